@@ -1,0 +1,46 @@
+//! The named limits that more than one folder depends on, and how they relate.
+//!
+//! Limits of one folder alone stand in that folder.
+
+/// One KiB in bytes.
+pub const KIB: usize = 1024;
+/// One MiB in bytes.
+pub const MIB: usize = 1024 * KIB;
+
+/// The unit of durable writes in bytes: offsets, lengths and addresses are multiples of it. At
+/// least the physical block of every device in use, so that an acknowledged sector is never
+/// written again.
+pub const BLOCK_SIZE: usize = 4 * KIB;
+
+/// Bytes at the front of every log entry that are the node's own (place, generation, chain). The
+/// sealed batch starts right behind them, in memory and on disk.
+pub const ENTRY_HEADER_SIZE: usize = 128;
+
+/// The largest value of one slot in bytes (a sealed batch without the entry header): with its
+/// header it still fits the largest pooled buffer.
+pub const VALUE_BYTES_MAX: usize = 2 * MIB - BLOCK_SIZE;
+
+/// The largest record in bytes that a client may append.
+pub const RECORD_BYTES_MAX: usize = MIB;
+
+/// The most records in one append.
+pub const APPEND_RECORDS_MAX: usize = 16 * KIB;
+
+/// The largest run of records (with their length prefixes) in one append, in bytes.
+pub const APPEND_BYTES_MAX: usize = MIB + 64 * KIB;
+
+/// The most members of a cluster.
+pub const MEMBERS_MAX: usize = 15;
+
+/// `length` rounded up to the next multiple of [`BLOCK_SIZE`].
+pub const fn block_align(length: usize) -> usize {
+    length.div_ceil(BLOCK_SIZE) * BLOCK_SIZE
+}
+
+const _: () = {
+    assert!(BLOCK_SIZE.is_power_of_two());
+    assert!(ENTRY_HEADER_SIZE < BLOCK_SIZE);
+    // A full append always fits an empty batch, whatever headers stand around it.
+    assert!(APPEND_BYTES_MAX + BLOCK_SIZE < VALUE_BYTES_MAX);
+    assert!(RECORD_BYTES_MAX + 4 <= APPEND_BYTES_MAX);
+};

@@ -1,0 +1,18 @@
+//! What every other folder may import: identifiers, time, checksums, units and block-aligned
+//! memory.
+//!
+//! Nothing here does IO, reads a clock or starts a thread. The only `unsafe` outside `uring/`
+//! is in [`memory`], which owns the aligned allocations.
+
+pub mod checksum;
+pub mod ids;
+pub mod limits;
+pub mod memory;
+pub mod records;
+pub mod rng;
+pub mod time;
+
+pub use checksum::Checksum;
+pub use ids::{Ballot, ClusterId, Epoch, GroupId, LogId, NodeId, Position, Slot};
+pub use memory::{Batch, BlockBuf, BlockPool};
+pub use time::Instant;

@@ -1,0 +1,79 @@
+//! The network's half of the seam: connections that receive by themselves and send one thing at a
+//! time.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+
+use crate::base::Batch;
+
+/// A connection. Never reused within a process: an event for a closed connection can be told from
+/// one of its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// One piece of a gathered send; the seam keeps it until the send has completed.
+#[derive(Debug)]
+pub enum SendPart {
+    /// Encoded bytes.
+    Bytes(Vec<u8>),
+    /// The value of a sealed batch: the very bytes that go to the disk.
+    Value(Batch),
+}
+
+impl SendPart {
+    /// The bytes to send.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            SendPart::Bytes(bytes) => bytes,
+            SendPart::Value(batch) => batch.value(),
+        }
+    }
+}
+
+/// Why a connection is gone.
+#[derive(Debug)]
+pub enum CloseReason {
+    /// The other side has ended the stream in good order.
+    Ended,
+    /// Connecting, sending or receiving failed.
+    Failed(io::Error),
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Ended => f.write_str("closed by the other side"),
+            CloseReason::Failed(error) => fmt::Display::fmt(error, f),
+        }
+    }
+}
+
+/// Stream sockets. A connection receives from the moment it stands (unless paused), in order,
+/// without being asked; it sends one list of parts at a time.
+pub trait Net {
+    /// Received bytes, in memory that belongs to the network until the chunk is dropped. Drop it
+    /// soon: the kernel has a bounded number of such buffers for all connections.
+    type Chunk: Deref<Target = [u8]> + fmt::Debug;
+
+    /// Starts listening; [`super::Event::Accepted`] follows for each connection.
+    fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr>;
+    /// Starts to connect; ends in `Connected` or `Closed` for the id returned.
+    fn connect(&mut self, address: SocketAddr) -> ConnId;
+    /// Sends `parts` one behind the other, whole: short sends are continued by the seam. Ends in
+    /// `Sent` or `Closed`. At most [`Net::SEND_PARTS_MAX`] parts, not all empty.
+    ///
+    /// # Panics
+    /// When a send is in flight on `conn` already (two at once could interleave).
+    fn send(&mut self, conn: ConnId, parts: Vec<SendPart>);
+    /// Stops receiving on `conn` after what is already on its way: back-pressure.
+    fn pause(&mut self, conn: ConnId);
+    /// Receives again.
+    fn resume(&mut self, conn: ConnId);
+    /// Ends the connection; operations in flight are dropped and no event of it follows.
+    fn close(&mut self, conn: ConnId);
+
+    /// The most parts of one send.
+    const SEND_PARTS_MAX: usize = 64;
+}

@@ -1,0 +1,9 @@
+//! Loggos: a high-throughput Multi-Paxos replicated log on io_uring.
+//!
+//! The map of the folders, the rules on who may import whom, and both formats (disk and wire)
+//! are in `src/README.md`. Users start with the README; those who embed the client start with
+//! the `client` module.
+
+pub mod base;
+pub mod io;
+pub mod paxos;

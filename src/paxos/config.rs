@@ -1,0 +1,100 @@
+//! The core's parameters: members, windows and timeouts, validated once.
+
+use std::time::Duration;
+
+use crate::base::NodeId;
+use crate::base::limits::{MEMBERS_MAX, MIB, VALUE_BYTES_MAX};
+
+/// Parameters of one replica's core. Every member of a group uses the same members.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This replica.
+    pub id: NodeId,
+    /// All members, this one included; sorted, no doubles.
+    pub members: Vec<NodeId>,
+    /// The most slots proposed and not yet chosen.
+    pub window_slots_max: u64,
+    /// The most bytes proposed and not yet chosen (one value may always be proposed).
+    pub window_bytes_max: usize,
+    /// The most bytes sent to one peer and not yet answered.
+    pub peer_bytes_max: usize,
+    /// The most bytes of values kept in memory for peers that are behind; a peer further behind
+    /// fetches what it lacks.
+    pub retained_bytes_max: usize,
+    /// Slots this far above its own chosen watermark a replica still accepts.
+    pub accept_ahead_slots_max: u64,
+    /// The most slots one fetch asks for.
+    pub fetch_slots_max: u64,
+    /// How often a leader tells that it lives.
+    pub heartbeat_interval: Duration,
+    /// An election starts this long, to twice as long, after the last word of a leader; and a
+    /// leader that has not heard from a quorum for this long steps down.
+    pub election_timeout: Duration,
+    /// What has not been answered for this long is sent again.
+    pub resend_timeout: Duration,
+    /// A leader whose write has not completed for this long steps down, and a replica in that
+    /// state does not campaign.
+    pub disk_stall_timeout: Duration,
+}
+
+/// A configuration that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The members are empty, doubled, too many or lack this replica.
+    #[error(
+        "the member list {0:?} is not a sorted list of 1 to {MEMBERS_MAX} different members that includes this one"
+    )]
+    Members(Vec<NodeId>),
+    /// A window, limit or timeout is out of range.
+    #[error("{0}")]
+    Range(&'static str),
+}
+
+impl Config {
+    /// The defaults for `id` among `members`.
+    pub fn new(id: NodeId, mut members: Vec<NodeId>) -> Config {
+        members.sort_unstable();
+        Config {
+            id,
+            members,
+            window_slots_max: 256,
+            window_bytes_max: 16 * MIB,
+            peer_bytes_max: 16 * MIB,
+            retained_bytes_max: 32 * MIB,
+            accept_ahead_slots_max: 1024,
+            fetch_slots_max: 512,
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout: Duration::from_millis(400),
+            resend_timeout: Duration::from_millis(500),
+            disk_stall_timeout: Duration::from_millis(2000),
+        }
+    }
+
+    /// Checks that the parameters fit together.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let sorted = self.members.windows(2).all(|pair| pair[0] < pair[1]);
+        let named = !self.members.contains(&NodeId(0)) && self.members.contains(&self.id);
+        if !sorted || !named || self.members.len() > MEMBERS_MAX {
+            return Err(ConfigError::Members(self.members.clone()));
+        }
+        let rules = [
+            (self.window_slots_max >= 1, "window_slots_max must be at least 1"),
+            (
+                self.accept_ahead_slots_max >= self.window_slots_max,
+                "accept_ahead_slots_max must not be below window_slots_max",
+            ),
+            (self.fetch_slots_max >= 1, "fetch_slots_max must be at least 1"),
+            (self.peer_bytes_max >= VALUE_BYTES_MAX, "peer_bytes_max must hold the largest value"),
+            (
+                self.election_timeout >= self.heartbeat_interval * 3,
+                "election_timeout must be at least three heartbeat intervals",
+            ),
+            (!self.heartbeat_interval.is_zero(), "heartbeat_interval must be above zero"),
+            (!self.resend_timeout.is_zero(), "resend_timeout must be above zero"),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(ConfigError::Range(rule)),
+            None => Ok(()),
+        }
+    }
+}

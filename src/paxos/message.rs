@@ -1,0 +1,134 @@
+//! The messages between replicas. `wire/` turns them into bytes and back; the core alone gives
+//! them meaning.
+
+use crate::base::{Ballot, Checksum, Slot};
+
+/// What a promise tells of one slot: the highest ballot at which the sender accepted, and the
+/// checksum of the value (to be asserted when the value is fetched; (slot, ballot) identifies it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AcceptedSlot {
+    /// The slot, above the sender's chosen watermark.
+    pub slot: Slot,
+    /// The highest ballot at which the sender has accepted a value for it.
+    pub ballot: Ballot,
+    /// That value's checksum.
+    pub checksum: Checksum,
+}
+
+/// A message from one replica to another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Message<V> {
+    /// "Would you promise `ballot`?" Changes nothing at the receiver.
+    PreVote {
+        /// The ballot the sender would use.
+        ballot: Ballot,
+        /// The sender's chosen watermark.
+        chosen: Slot,
+    },
+    /// The answer to a pre-vote.
+    PreVoteReply {
+        /// The ballot that was asked about.
+        ballot: Ballot,
+        /// Whether the sender would promise it now.
+        granted: bool,
+        /// The sender's promise, so that a late candidate learns the round.
+        promised: Ballot,
+        /// The sender's chosen watermark.
+        chosen: Slot,
+    },
+    /// Phase 1a for all slots above `chosen`.
+    Prepare {
+        /// The candidate's ballot.
+        ballot: Ballot,
+        /// The candidate's chosen watermark.
+        chosen: Slot,
+    },
+    /// Phase 1b. Sent only once the promise is durable.
+    Promise {
+        /// The ballot promised.
+        ballot: Ballot,
+        /// The sender's chosen watermark: everything up to it can be fetched from the sender.
+        chosen: Slot,
+        /// What the sender has accepted above its chosen watermark, by slot.
+        accepted: Vec<AcceptedSlot>,
+    },
+    /// "I have promised a higher ballot": the answer to a stale prepare, accept or heartbeat.
+    Nack {
+        /// The ballot refused.
+        ballot: Ballot,
+        /// The ballot promised.
+        promised: Ballot,
+    },
+    /// Phase 2a for one slot.
+    Accept {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The slot.
+        slot: Slot,
+        /// The chosen watermark as far as the receiver can know it from this leader's stream.
+        chosen: Slot,
+        /// The value.
+        value: V,
+    },
+    /// Phase 2b. Sent only once the acceptance is durable.
+    Accepted {
+        /// The ballot accepted at.
+        ballot: Ballot,
+        /// The slot accepted.
+        slot: Slot,
+    },
+    /// The leader (or a candidate still recovering) is alive; carries the watermark alone when
+    /// the pipe runs dry.
+    Heartbeat {
+        /// The sender's ballot.
+        ballot: Ballot,
+        /// As in `Accept`.
+        chosen: Slot,
+        /// Rises with every heartbeat of the sender; 0 asks for no reply.
+        sequence: u64,
+    },
+    /// The answer to a heartbeat with a sequence.
+    HeartbeatReply {
+        /// The heartbeat's ballot.
+        ballot: Ballot,
+        /// The heartbeat's sequence.
+        sequence: u64,
+        /// The sender's chosen watermark.
+        chosen: Slot,
+    },
+    /// "Send me these chosen slots." Answered with `Learn`s for as many as the receiver likes to
+    /// send at once, in slot order.
+    Fetch {
+        /// The first slot wanted.
+        first: Slot,
+        /// The last slot wanted.
+        last: Slot,
+    },
+    /// A chosen slot.
+    Learn {
+        /// The slot.
+        slot: Slot,
+        /// The ballot at which the sender holds the value.
+        ballot: Ballot,
+        /// The chosen value.
+        value: V,
+    },
+    /// A candidate lacks the value that a promise told of.
+    FetchAccepted {
+        /// The candidate's ballot.
+        ballot: Ballot,
+        /// The slot.
+        slot: Slot,
+    },
+    /// The answer: what the sender has accepted for the slot.
+    AcceptedValue {
+        /// The candidate's ballot.
+        ballot: Ballot,
+        /// The slot.
+        slot: Slot,
+        /// The ballot at which the value was accepted.
+        accepted: Ballot,
+        /// The value.
+        value: V,
+    },
+}
