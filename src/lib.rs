@@ -6,4 +6,5 @@
 
 pub mod base;
 pub mod io;
+pub mod machine;
 pub mod paxos;
