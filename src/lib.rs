@@ -8,3 +8,4 @@ pub mod base;
 pub mod io;
 pub mod machine;
 pub mod paxos;
+pub mod wire;
