@@ -13,6 +13,8 @@
 
 mod acceptor;
 mod catchup;
+#[cfg(test)]
+mod chaos;
 mod config;
 mod core;
 mod effect;
@@ -23,6 +25,8 @@ mod persists;
 mod quorum;
 mod recovery;
 mod status;
+#[cfg(test)]
+mod testkit;
 mod window;
 
 pub use self::core::Core;
