@@ -5,6 +5,7 @@
 //! the `client` module.
 
 pub mod base;
+pub mod client;
 pub mod io;
 pub mod paxos;
 pub mod wire;
