@@ -5,6 +5,7 @@
 //! the `client` module.
 
 pub mod base;
+pub mod client;
 pub mod io;
 pub mod machine;
 pub mod paxos;
