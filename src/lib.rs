@@ -7,3 +7,4 @@
 pub mod base;
 pub mod io;
 pub mod paxos;
+pub mod uring;
