@@ -9,4 +9,5 @@ pub mod client;
 pub mod io;
 pub mod machine;
 pub mod paxos;
+pub mod uring;
 pub mod wire;
