@@ -658,3 +658,46 @@ fn a_server_that_asks_or_is_of_another_version_is_refused() {
     assert_eq!(reasons, [RefuseReason::OtherVersion]);
     assert!(!connection.can_submit());
 }
+
+#[tokio::test]
+async fn nodes_that_point_in_circles_are_not_asked_in_a_hot_loop() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    let (listeners, members) = nodes(2);
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let mut servers = Vec::new();
+    for (node, listener) in (1..).zip(listeners) {
+        let welcome = welcome_of(node, None, &members);
+        let (stop, asked) = (stop.clone(), asked.clone());
+        servers.push(std::thread::spawn(move || {
+            loop {
+                let mut served = Served::accept(&listener);
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                served.hello();
+                served.reply(&HelloReply::Welcome(welcome.clone()));
+                while let Some(got) = served.request() {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    served.answer(&got.failed(ErrorCode::NotLeader, Some(3 - node)));
+                }
+            }
+        }));
+    }
+    let targets: Vec<_> = members.iter().map(|(_, address)| address.clone()).collect();
+    let client = Client::connect(targets.clone(), short(500)).await.unwrap();
+    let error = client.append(&["a"]).await.unwrap_err();
+    assert!(error.had_no_effect(), "{error:?}");
+    drop(client);
+    let end = move || {
+        stop.store(true, Ordering::SeqCst);
+        for target in targets {
+            TcpStream::connect(target).unwrap();
+        }
+        servers.into_iter().for_each(join);
+    };
+    tokio::task::spawn_blocking(end).await.unwrap();
+    let asked = asked.load(Ordering::SeqCst);
+    // The pauses double from 10 ms: some eight tries fit into 500 ms.
+    assert!((2..20).contains(&asked), "{asked} requests");
+}
