@@ -49,7 +49,7 @@ struct Search {
     current: Option<Arc<Session>>,
     /// Where the leader is said to be.
     preferred: Option<String>,
-    /// What the user gave, then what the nodes told; no doubles.
+    /// What the user gave, then the members that the last node told of; no doubles.
     addresses: Vec<String>,
     members: Vec<(NodeId, String)>,
     cursor: usize,
@@ -61,6 +61,8 @@ struct Search {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) options: ClientOptions,
+    /// What the user gave.
+    targets: Vec<String>,
     cluster: Option<ClusterId>,
     search: Mutex<Search>,
 }
@@ -73,13 +75,13 @@ impl Link {
         let search = Search {
             current: None,
             preferred: None,
-            addresses: targets,
+            addresses: targets.clone(),
             members: Vec::new(),
             cursor,
             rng,
             last_failure: "no node has been tried yet".to_owned(),
         };
-        Link { options, cluster, search: Mutex::new(search) }
+        Link { options, targets, cluster, search: Mutex::new(search) }
     }
 
     /// The connection that stands, or a new one.
@@ -166,7 +168,7 @@ impl Link {
         deadline: Instant,
     ) -> Arc<Session> {
         for _ in 0..LEADER_HOPS_MAX {
-            learn(search, &session);
+            self.learn(search, &session);
             let leader = session.welcome.leader.filter(|leader| *leader != session.welcome.node);
             let Some(target) = leader.and_then(|leader| address_of(&search.members, leader)) else {
                 break;
@@ -179,10 +181,21 @@ impl Link {
                 }
             }
         }
-        learn(search, &session);
+        self.learn(search, &session);
         let session = Arc::new(session);
         search.current = Some(session.clone());
         session
+    }
+
+    /// Takes over the member list of the node that was reached.
+    fn learn(&self, search: &mut Search, session: &Session) {
+        search.members.clone_from(&session.welcome.members);
+        search.addresses.clone_from(&self.targets);
+        for (_, address) in &session.welcome.members {
+            if !search.addresses.contains(address) {
+                search.addresses.push(address.clone());
+            }
+        }
     }
 }
 
@@ -199,16 +212,6 @@ fn note_failure(search: &mut Search, target: &str, error: &OpenError) {
         OpenError::Refused { text, .. } => format!("{target} refuses the connection: {text}"),
         OpenError::Failed(why) => why.clone(),
     };
-}
-
-/// Takes over the member list of the node that was reached.
-fn learn(search: &mut Search, session: &Session) {
-    search.members.clone_from(&session.welcome.members);
-    for (_, address) in &session.welcome.members {
-        if !search.addresses.contains(address) {
-            search.addresses.push(address.clone());
-        }
-    }
 }
 
 fn address_of(members: &[(NodeId, String)], node: NodeId) -> Option<String> {
