@@ -21,7 +21,8 @@ impl<V: Value> Core<V> {
         self.note_chosen(peer, chosen);
         // A replica whose disk does not answer could not make the promise durable: its consent
         // would start a campaign that it then holds up.
-        let granted = ballot > self.promised && !self.hears_leader() && !self.disk_stalled();
+        // A ballot that is promised already is the sender's own, of a campaign that it repeats.
+        let granted = ballot >= self.promised && !self.hears_leader() && !self.disk_stalled();
         let (promised, chosen) = (self.promised, self.chosen);
         self.send(peer, Message::PreVoteReply { ballot, granted, promised, chosen }, fx);
         self.catch_up(Some(peer), fx);

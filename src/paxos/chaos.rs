@@ -15,7 +15,7 @@ use crate::base::NodeId;
 use crate::base::rng::Rng;
 
 const MS: u64 = 1_000_000;
-const RUNS: u64 = 2000;
+const RUNS: u64 = 5000;
 /// Virtual time within which a healed cluster must have chosen new values everywhere.
 const HEALED_WITHIN_MS: u64 = 20_000;
 /// So many values are proposed after the healing.
@@ -34,7 +34,11 @@ fn propose(cluster: &mut Cluster, proposed: &mut u64, node: usize) -> Option<Tex
 
 fn harm(cluster: &mut Cluster) {
     let count = cluster.count() as u64;
-    let node = cluster.rng.below(count) as usize;
+    let mut node = cluster.rng.below(count) as usize;
+    // Leaders are where it hurts.
+    if cluster.rng.below(2) == 0 {
+        node = (0..cluster.count()).find(|node| cluster.can_propose(*node)).unwrap_or(node);
+    }
     let peer = cluster.rng.below(count) as usize;
     match cluster.rng.below(12) {
         0..=2 if cluster.is_up(node) => cluster.crash(node),
@@ -116,7 +120,7 @@ fn run(seed: u64, trace: bool) -> Hits {
                 propose(&mut cluster, &mut proposed, node);
             }
         }
-        if rng.below(4) == 0 {
+        if rng.below(3) == 0 {
             harm(&mut cluster);
         }
     }
@@ -176,7 +180,7 @@ fn clusters_agree_under_faults_and_recover() {
     }
     println!("{runs} runs: {total:?}");
     for (what, count) in total.all() {
-        assert!(count >= runs / 10, "{what} was hit {count} times only in {runs} runs");
+        assert!(count >= runs / 100, "{what} was hit {count} times only in {runs} runs");
     }
 }
 

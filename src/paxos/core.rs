@@ -80,8 +80,10 @@ pub struct Core<V: Value> {
     pub(super) election_at: Instant,
     /// From a leader's last word to the election; drawn anew at each change.
     pub(super) election_delay: Duration,
-    /// The highest round heard of.
-    pub(super) round_seen: u64,
+    /// The highest ballot heard of, its own included.
+    pub(super) seen: Ballot,
+    /// The ballot of a campaign of this process that has proposed nothing yet.
+    pub(super) unused: Option<Ballot>,
     /// Campaigns in a row that got past the pre-vote and failed.
     pub(super) failures: u32,
     /// Whether it has left a campaign to others since it last heard a leader.
@@ -131,7 +133,8 @@ impl<V: Value> Core<V> {
             told: (Ballot::NONE, Slot::NONE),
             election_at: now,
             election_delay: config.election_timeout,
-            round_seen: recovered.promised.round,
+            seen: recovered.promised,
+            unused: None,
             failures: 0,
             deferred: false,
             peers: vec![Peer::default(); members],
@@ -332,7 +335,7 @@ impl<V: Value> Core<V> {
     pub(super) fn promise(&mut self, ballot: Ballot, then: Vec<Outgoing<V>>, fx: &mut Effects<V>) {
         assert!(ballot > self.promised, "a promise rises");
         self.promised = ballot;
-        self.round_seen = self.round_seen.max(ballot.round);
+        self.seen = self.seen.max(ballot);
         let id = self.persists.start(Pending::Promise(ballot), self.now);
         fx.push(Effect::Persist { id, write: Write::Promise(ballot), then });
     }
@@ -349,7 +352,7 @@ impl<V: Value> Core<V> {
     ) {
         assert!(slot > self.chosen, "a chosen slot is not written again");
         self.promised = self.promised.max(ballot);
-        self.round_seen = self.round_seen.max(ballot.round);
+        self.seen = self.seen.max(ballot);
         let pending = Pending::Entry { slot, ballot, size: value.size() };
         let id = self.persists.start(pending, self.now);
         let held = value.clone();

@@ -6,7 +6,7 @@
 
 use super::Value;
 use super::core::{Core, ROUND_MAX, State};
-use super::effect::Effects;
+use super::effect::{Effect, Effects};
 use super::message::{AcceptedSlot, Message};
 use super::quorum::Votes;
 use super::recovery::Reports;
@@ -61,8 +61,7 @@ impl<V: Value> Core<V> {
     }
 
     fn start_pre_vote(&mut self, restarts: u32, fx: &mut Effects<V>) {
-        let seen = Ballot { round: self.round_seen.max(self.promised.round), ..Ballot::NONE };
-        let ballot = seen.next_for(self.config.id);
+        let ballot = self.campaign_ballot();
         let grants = Votes::only(self.me);
         self.state = State::PreVoting(PreVoting { ballot, grants, restarts });
         self.leader = None;
@@ -76,6 +75,16 @@ impl<V: Value> Core<V> {
         }
     }
 
+    /// The ballot to campaign with: a new one above all, unless the last campaign's ballot is
+    /// still the highest. Nothing has been proposed under that one, so that promises of it may
+    /// be collected once more; were it given up because disks are slow, rounds would run away.
+    fn campaign_ballot(&self) -> Ballot {
+        match self.unused {
+            Some(ballot) if ballot == self.promised && ballot >= self.seen => ballot,
+            _ => self.seen.max(self.promised).next_for(self.config.id),
+        }
+    }
+
     pub(super) fn on_pre_vote_reply(
         &mut self,
         peer: usize,
@@ -86,7 +95,7 @@ impl<V: Value> Core<V> {
         fx: &mut Effects<V>,
     ) {
         self.note_chosen(peer, chosen);
-        self.note_round(promised);
+        self.note_ballot(promised);
         if let State::PreVoting(voting) = &mut self.state
             && voting.ballot == ballot
         {
@@ -118,16 +127,25 @@ impl<V: Value> Core<V> {
     }
 
     fn start_prepare(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
-        let message = Message::Prepare { ballot, chosen: self.chosen };
-        let then = self.peer_indices().map(|peer| self.outgoing(peer, message.clone())).collect();
         self.state = State::Preparing(Preparing {
             ballot,
             promises: Votes::NONE,
             reports: Reports::new(),
             target: self.chosen,
         });
+        self.unused = Some(ballot);
         self.await_election();
-        self.promise(ballot, then, fx);
+        let message = Message::Prepare { ballot, chosen: self.chosen };
+        let asked = self.peer_indices().map(|peer| self.outgoing(peer, message.clone()));
+        if ballot > self.promised {
+            let then = asked.collect();
+            self.promise(ballot, then, fx);
+        } else if self.promised_durable >= ballot {
+            fx.extend(asked.map(Effect::Send));
+            self.own_promise_durable(ballot, fx);
+        }
+        // Otherwise the promise of the campaign before is still on its way to the disk, and will
+        // send its prepares.
     }
 
     pub(super) fn own_promise_durable(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
@@ -175,7 +193,7 @@ impl<V: Value> Core<V> {
     }
 
     pub(super) fn on_nack(&mut self, ballot: Ballot, promised: Ballot, fx: &mut Effects<V>) {
-        self.note_round(promised);
+        self.note_ballot(promised);
         if self.own_ballot() == Some(ballot) && promised > ballot {
             self.give_up(fx);
         }
@@ -224,9 +242,9 @@ impl<V: Value> Core<V> {
         }
     }
 
-    fn note_round(&mut self, ballot: Ballot) {
+    fn note_ballot(&mut self, ballot: Ballot) {
         if ballot.round < ROUND_MAX {
-            self.round_seen = self.round_seen.max(ballot.round);
+            self.seen = self.seen.max(ballot);
         }
     }
 }

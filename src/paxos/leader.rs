@@ -121,6 +121,7 @@ impl<V: Value> Core<V> {
             heartbeat_at: self.now + self.config.heartbeat_interval,
         });
         self.leader = Some(self.config.id);
+        self.unused = None;
         self.fetching = None;
         self.failures = 0;
         self.deferred = false;

@@ -123,11 +123,15 @@ impl Cluster {
         config.window_bytes_max = 4 << 20;
         config.peer_bytes_max = 2 << 20;
         config.retained_bytes_max = (1 + rng.below(4) as usize) << 20;
+        config.heartbeat_interval = Duration::from_millis([5, 10, 50][rng.below(3) as usize]);
+        config.election_timeout = config.heartbeat_interval * (4 + rng.below(6) as u32);
+        config.resend_timeout = Duration::from_millis(20 + rng.below(500));
+        config.disk_stall_timeout = config.election_timeout * 4;
         let faults = Faults {
-            loss_percent: [0, 0, 2, 20][rng.below(4) as usize],
+            loss_percent: [0, 2, 10, 30][rng.below(4) as usize],
             double_percent: [0, 5, 20][rng.below(3) as usize],
             reorder: rng.below(2) == 0,
-            delay_max: Duration::from_millis([1, 10, 100][rng.below(3) as usize]),
+            delay_max: Duration::from_millis([1, 10, 50][rng.below(3) as usize]),
             disk_delay_max: Duration::from_millis([1, 10, 60][rng.below(3) as usize]),
         };
         let mut cluster = Cluster {
