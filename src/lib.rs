@@ -6,4 +6,5 @@
 
 pub mod base;
 pub mod io;
+pub mod log;
 pub mod paxos;
