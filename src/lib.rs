@@ -7,6 +7,7 @@
 pub mod base;
 pub mod client;
 pub mod io;
+pub mod log;
 pub mod machine;
 pub mod paxos;
 pub mod uring;

@@ -1,0 +1,524 @@
+//! What stands where: a dense index of the segments that are not yet indexed on disk, a summary of
+//! those that are. Pure bookkeeping; the log, recovery and the reads use it.
+//!
+//! A slot may stand in the log several times (accepted again at a higher ballot) and slots do not
+//! come in order (after a change of leader): the latest entry of a slot wins, until the slot is
+//! applied; from then on its value cannot change, and a later copy is a mere repetition.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
+use crate::base::{Ballot, Checksum, Position, Slot};
+use crate::io::FileId;
+
+use super::footer::{SEGMENT_ENTRIES_MAX, footer_size};
+use super::format::GENERATION_FIRST;
+use super::{FOOTERS_CACHED_MAX, PositionLookup};
+
+/// How far an entry has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryState {
+    /// Appended.
+    Pending,
+    /// Its slot is applied, and this entry holds its value and position.
+    Applied,
+    /// A later entry holds its slot; or it repeats an applied slot; or it is a mark.
+    Replaced,
+}
+
+/// One entry of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexEntry {
+    pub slot: Slot,
+    pub ballot: Ballot,
+    /// Of the header, in the segment's file.
+    pub offset: u32,
+    pub value_size: u32,
+    /// The position of the first record, once applied.
+    pub first: Position,
+    /// How many records, once applied.
+    pub records: u32,
+    pub state: EntryState,
+}
+
+impl IndexEntry {
+    fn holds(&self, position: Position) -> bool {
+        self.state == EntryState::Applied
+            && self.first <= position
+            && position.0 - self.first.0 < u64::from(self.records)
+    }
+}
+
+/// Whether a segment's footer stands on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Footer {
+    /// Not yet: the dense index is in memory.
+    Missing,
+    /// Its write is in flight.
+    Writing,
+    /// It stands; the dense index is gone.
+    Written,
+}
+
+/// A segment that holds entries, or is about to.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub number: u64,
+    pub generation: u32,
+    /// Open for writing (always, while not indexed and prepared) or reading.
+    pub file: Option<FileId>,
+    pub first_sequence: u64,
+    /// Empty once the footer is written.
+    pub entries: Vec<IndexEntry>,
+    pub count: u32,
+    /// Where the next entry goes.
+    pub tail: u64,
+    /// A later segment has been begun: nothing is added here.
+    pub sealed: bool,
+    /// The lowest and highest slot.
+    pub slots: Option<(Slot, Slot)>,
+    /// The lowest position and the one behind the highest, of what is applied here.
+    pub positions: Option<(Position, Position)>,
+    /// Entries still pending.
+    pub pending: u32,
+    /// The last sequence appended to the log when `pending` came to 0: once it is durable, so is
+    /// everything that the footer tells of, and every entry that replaced one of this segment.
+    pub settled_at: u64,
+    pub footer: Footer,
+    /// The checksum of the last header written.
+    pub last: Checksum,
+}
+
+impl Segment {
+    pub fn new(number: u64, generation: u32, first_sequence: u64) -> Segment {
+        Segment {
+            number,
+            generation,
+            file: None,
+            first_sequence,
+            entries: Vec::new(),
+            count: 0,
+            tail: BLOCK_SIZE as u64,
+            sealed: false,
+            slots: None,
+            positions: None,
+            pending: 0,
+            settled_at: 0,
+            footer: Footer::Missing,
+            last: Checksum(0),
+        }
+    }
+
+    /// Where the footer starts in the file.
+    pub fn footer_offset(&self, segment_bytes: u64) -> u64 {
+        segment_bytes - footer_size(self.count as usize) as u64
+    }
+
+    fn note_slot(&mut self, slot: Slot) {
+        if slot == Slot::NONE {
+            return;
+        }
+        let (low, high) = self.slots.unwrap_or((slot, slot));
+        self.slots = Some((low.min(slot), high.max(slot)));
+    }
+
+    pub fn note_position(&mut self, first: Position, records: u32) {
+        if records == 0 {
+            return;
+        }
+        let end = first.plus(u64::from(records));
+        let (low, high) = self.positions.unwrap_or((first, end));
+        self.positions = Some((low.min(first), high.max(end)));
+    }
+
+    /// The highest slot applied from here: everything up to it is applied and, once the segment
+    /// is settled, durable in the log.
+    pub fn applied_max(&self) -> Slot {
+        let applied = self.entries.iter().filter(|entry| entry.state == EntryState::Applied);
+        applied.map(|entry| entry.slot).max().unwrap_or(Slot::NONE)
+    }
+
+    fn last_sequence(&self) -> u64 {
+        self.first_sequence + u64::from(self.count) - 1
+    }
+}
+
+/// A footer in memory: the applied entries by slot (and so by position too).
+#[derive(Debug)]
+pub(super) struct LoadedFooter {
+    applied: Vec<IndexEntry>,
+}
+
+impl LoadedFooter {
+    pub fn new(entries: &[IndexEntry]) -> LoadedFooter {
+        let mut applied: Vec<_> =
+            entries.iter().filter(|entry| entry.state == EntryState::Applied).copied().collect();
+        applied.sort_unstable_by_key(|entry| entry.slot);
+        LoadedFooter { applied }
+    }
+
+    pub fn by_slot(&self, slot: Slot) -> Option<&IndexEntry> {
+        let at = self.applied.binary_search_by_key(&slot, |entry| entry.slot).ok()?;
+        Some(&self.applied[at])
+    }
+
+    pub fn by_position(&self, position: Position) -> Option<&IndexEntry> {
+        // Among those that start at or before it only the last can hold it, but no-ops start
+        // where the records before them end: they stand between.
+        let end = self.applied.partition_point(|entry| entry.first <= position);
+        self.applied[..end]
+            .iter()
+            .rev()
+            .find(|entry| entry.records > 0)
+            .filter(|e| e.holds(position))
+    }
+}
+
+/// The footers read or written most recently.
+#[derive(Debug, Default)]
+pub(super) struct FooterCache {
+    /// The most recently used last.
+    loaded: Vec<(u64, Rc<LoadedFooter>)>,
+}
+
+impl FooterCache {
+    pub fn peek(&self, segment: u64) -> Option<&Rc<LoadedFooter>> {
+        self.loaded.iter().find(|(number, _)| *number == segment).map(|(_, footer)| footer)
+    }
+
+    pub fn get(&mut self, segment: u64) -> Option<Rc<LoadedFooter>> {
+        let at = self.loaded.iter().position(|(number, _)| *number == segment)?;
+        let found = self.loaded.remove(at);
+        self.loaded.push(found.clone());
+        Some(found.1)
+    }
+
+    pub fn insert(&mut self, segment: u64, footer: Rc<LoadedFooter>) {
+        self.loaded.retain(|(number, _)| *number != segment);
+        if self.loaded.len() == FOOTERS_CACHED_MAX {
+            self.loaded.remove(0);
+        }
+        self.loaded.push((segment, footer));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EntryRef {
+    segment: u64,
+    at: u32,
+}
+
+/// Where an entry stands, for a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Located {
+    pub segment: u64,
+    pub entry: IndexEntry,
+}
+
+/// What a lookup in memory tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    Found(Located),
+    /// The footer of this segment must be read first; then ask again.
+    NeedsFooter(u64),
+    /// In the log, but not durable yet.
+    NotDurable,
+    Missing,
+}
+
+/// The index of the whole log.
+#[derive(Debug)]
+pub(super) struct Index {
+    segment_bytes: u64,
+    /// By number, without gaps; the last is the active one.
+    segments: VecDeque<Segment>,
+    /// The entry that holds a slot, for the segments in memory.
+    latest: BTreeMap<Slot, EntryRef>,
+    /// Applied slots with records, by first position, for the segments in memory.
+    positions: BTreeMap<Position, Slot>,
+    applied: Slot,
+    slot_max: Slot,
+    next_sequence: u64,
+}
+
+impl Index {
+    /// An index whose only segment is `first`, still empty.
+    pub fn new(segment_bytes: u64, first: Segment) -> Index {
+        let next_sequence = first.first_sequence;
+        Index {
+            segment_bytes,
+            segments: VecDeque::from([first]),
+            latest: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            applied: Slot::NONE,
+            slot_max: Slot::NONE,
+            next_sequence,
+        }
+    }
+
+    pub fn segments(&self) -> &VecDeque<Segment> {
+        &self.segments
+    }
+
+    pub fn segment(&self, number: u64) -> Option<&Segment> {
+        let first = self.segments[0].number;
+        self.segments.get(usize::try_from(number.checked_sub(first)?).ok()?)
+    }
+
+    pub fn segment_mut(&mut self, number: u64) -> Option<&mut Segment> {
+        let first = self.segments[0].number;
+        self.segments.get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
+    }
+
+    pub fn active(&self) -> &Segment {
+        self.segments.back().expect("there is always an active segment")
+    }
+
+    pub fn active_mut(&mut self) -> &mut Segment {
+        self.segments.back_mut().expect("there is always an active segment")
+    }
+
+    /// The highest slot in the log.
+    pub fn slot_max(&self) -> Slot {
+        self.slot_max
+    }
+
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    pub fn applied(&self) -> Slot {
+        self.applied
+    }
+
+    pub fn set_applied(&mut self, applied: Slot) {
+        self.applied = applied;
+    }
+
+    pub fn indexed_count(&self) -> u64 {
+        self.segments.iter().filter(|s| s.footer == Footer::Written).count() as u64
+    }
+
+    pub fn dense_count(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.entries.len() as u64).sum()
+    }
+
+    /// Whether an entry of `size` bytes still fits the active segment, with its row in the footer.
+    pub fn active_fits(&self, size: usize) -> bool {
+        let active = self.active();
+        let count = active.count as usize + 1;
+        !active.sealed
+            && count <= SEGMENT_ENTRIES_MAX
+            && active.tail + size as u64 + footer_size(count) as u64 <= self.segment_bytes
+    }
+
+    /// Seals the active segment and makes the next one active. Returns its number.
+    pub fn begin_next(&mut self) -> u64 {
+        let next_sequence = self.next_sequence;
+        let active = self.active_mut();
+        active.sealed = true;
+        let number = active.number + 1;
+        if active.pending == 0 {
+            // Everything in it has been settled before it was full.
+            active.settled_at = next_sequence - 1;
+        }
+        self.segments.push_back(Segment::new(number, GENERATION_FIRST, next_sequence));
+        number
+    }
+
+    /// Notes an entry at the active segment's tail. Slot 0 is a mark.
+    pub fn push(&mut self, slot: Slot, ballot: Ballot, value_size: u32) {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.slot_max = self.slot_max.max(slot);
+        let replaced = match self.latest.get(&slot).copied() {
+            _ if slot == Slot::NONE || slot <= self.applied => None,
+            older => older,
+        };
+        let state = match slot {
+            Slot::NONE => EntryState::Replaced,
+            _ if slot <= self.applied => EntryState::Replaced,
+            _ => EntryState::Pending,
+        };
+        let active = self.active_mut();
+        assert_eq!(sequence, active.first_sequence + u64::from(active.count), "no gap");
+        let reference = EntryRef { segment: active.number, at: active.count };
+        let offset = u32::try_from(active.tail).expect("segments are below 4 GiB");
+        let (first, records) = (Position(0), 0);
+        active.entries.push(IndexEntry { slot, ballot, offset, value_size, first, records, state });
+        active.count += 1;
+        active.tail += block_align(ENTRY_HEADER_SIZE + value_size as usize) as u64;
+        active.note_slot(slot);
+        if state == EntryState::Pending {
+            active.pending += 1;
+            self.latest.insert(slot, reference);
+        }
+        if let Some(older) = replaced {
+            self.settle(older, EntryState::Replaced, Position(0), 0);
+        }
+    }
+
+    fn settle(&mut self, entry: EntryRef, state: EntryState, first: Position, records: u32) {
+        let settled_at = self.next_sequence - 1;
+        let segment = self.segment_mut(entry.segment).expect("the index names what stands");
+        let row = &mut segment.entries[entry.at as usize];
+        assert_eq!(row.state, EntryState::Pending, "slot {} is settled once", row.slot);
+        row.state = state;
+        row.first = first;
+        row.records = records;
+        segment.note_position(first, records);
+        segment.pending -= 1;
+        if segment.pending == 0 {
+            segment.settled_at = settled_at;
+        }
+    }
+
+    /// Notes that `slot` has been applied.
+    ///
+    /// # Panics
+    /// When slots come out of order, or the slot was never appended.
+    pub fn set_position(&mut self, slot: Slot, first: Position, records: u32) {
+        assert_eq!(slot, self.applied.next(), "slots are applied in order");
+        let entry = self.latest.get(&slot).copied();
+        let entry = entry.unwrap_or_else(|| panic!("slot {slot} is applied but not in the log"));
+        self.applied = slot;
+        self.settle(entry, EntryState::Applied, first, records);
+        if records > 0 {
+            self.positions.insert(first, slot);
+        }
+    }
+
+    /// The latest entry of a slot, when its segment's index is in memory.
+    pub fn dense(&self, slot: Slot) -> Option<Located> {
+        let found = self.latest.get(&slot)?;
+        let segment = self.segment(found.segment)?;
+        Some(Located { segment: found.segment, entry: segment.entries[found.at as usize] })
+    }
+
+    /// The slots in memory above `slot`, by slot.
+    pub fn dense_above(&self, slot: Slot) -> Vec<Slot> {
+        self.latest.range(slot.next()..).map(|(slot, _)| *slot).collect()
+    }
+
+    fn if_durable(&self, found: Located, durable: u64) -> Lookup {
+        let last = self.segment(found.segment).map_or(0, |segment| {
+            let at = segment.entries.partition_point(|e| e.offset < found.entry.offset) as u64;
+            segment.first_sequence + at
+        });
+        if last <= durable { Lookup::Found(found) } else { Lookup::NotDurable }
+    }
+
+    /// Where `slot` stands.
+    pub fn find_slot(&self, slot: Slot, durable: u64, footers: &FooterCache) -> Lookup {
+        if let Some(found) = self.dense(slot) {
+            return self.if_durable(found, durable);
+        }
+        let candidates = self.segments.iter().rev().filter(|segment| {
+            segment.footer == Footer::Written
+                && segment.slots.is_some_and(|(low, high)| low <= slot && slot <= high)
+        });
+        for segment in candidates {
+            match footers.peek(segment.number) {
+                None => return Lookup::NeedsFooter(segment.number),
+                Some(footer) => {
+                    if let Some(entry) = footer.by_slot(slot) {
+                        return Lookup::Found(Located { segment: segment.number, entry: *entry });
+                    }
+                }
+            }
+        }
+        Lookup::Missing
+    }
+
+    /// Where the record at `position` stands.
+    pub fn find_position(&self, position: Position, durable: u64, footers: &FooterCache) -> Lookup {
+        if let Some(found) = self.dense_at(position) {
+            return self.if_durable(found, durable);
+        }
+        for segment in self.position_candidates(position) {
+            match footers.peek(segment.number) {
+                None => return Lookup::NeedsFooter(segment.number),
+                Some(footer) => {
+                    if let Some(entry) = footer.by_position(position) {
+                        return Lookup::Found(Located { segment: segment.number, entry: *entry });
+                    }
+                }
+            }
+        }
+        Lookup::Missing
+    }
+
+    fn dense_at(&self, position: Position) -> Option<Located> {
+        let (_, slot) = self.positions.range(..=position).next_back()?;
+        self.dense(*slot).filter(|found| found.entry.holds(position))
+    }
+
+    fn position_candidates(&self, position: Position) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().rev().filter(move |segment| {
+            segment.footer == Footer::Written
+                && segment.positions.is_some_and(|(low, end)| low <= position && position < end)
+        })
+    }
+
+    /// The slot that holds `position`, as far as memory tells.
+    pub fn slot_at(&self, position: Position, footers: &FooterCache) -> PositionLookup {
+        match self.find_position(position, u64::MAX, footers) {
+            Lookup::Found(found) => {
+                PositionLookup::Slot { slot: found.entry.slot, first: found.entry.first }
+            }
+            Lookup::NeedsFooter(_) => PositionLookup::OnDisk,
+            Lookup::NotDurable | Lookup::Missing => PositionLookup::Unknown,
+        }
+    }
+
+    /// A sealed segment whose footer can be written now.
+    pub fn footer_candidate(&self, durable: u64) -> Option<u64> {
+        let ready = |segment: &&Segment| {
+            segment.sealed
+                && segment.footer == Footer::Missing
+                && segment.pending == 0
+                && segment.count > 0
+                && segment.settled_at <= durable
+                && segment.last_sequence() <= durable
+        };
+        self.segments.iter().find(ready).map(|segment| segment.number)
+    }
+
+    /// The footer of the segment stands on disk: its entries leave memory.
+    pub fn footer_written(&mut self, number: u64) -> LoadedFooter {
+        let segment = self.segment_mut(number).expect("the index names what stands");
+        segment.footer = Footer::Written;
+        let entries = std::mem::take(&mut segment.entries);
+        for entry in &entries {
+            if self.latest.get(&entry.slot).is_some_and(|found| found.segment == number) {
+                self.latest.remove(&entry.slot);
+                if entry.records > 0 {
+                    // A no-op shares its position with the records behind it.
+                    self.positions.remove(&entry.first);
+                }
+            }
+        }
+        LoadedFooter::new(&entries)
+    }
+
+    /// Fills the active segment, which is empty, from its footer on disk (recovery).
+    pub fn add_indexed(&mut self, entries: &[IndexEntry], tail: u64) {
+        let active = self.active_mut();
+        assert_eq!(active.count, 0, "a segment is filled once");
+        active.count = entries.len() as u32;
+        active.tail = tail;
+        active.sealed = true;
+        active.footer = Footer::Written;
+        let mut slot_max = Slot::NONE;
+        for entry in entries.iter().filter(|entry| entry.state == EntryState::Applied) {
+            active.note_slot(entry.slot);
+            active.note_position(entry.first, entry.records);
+        }
+        for entry in entries {
+            slot_max = slot_max.max(entry.slot);
+        }
+        self.slot_max = self.slot_max.max(slot_max);
+        self.next_sequence += entries.len() as u64;
+    }
+}

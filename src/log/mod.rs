@@ -1,0 +1,513 @@
+//! The durable segmented log of one group, over the `io` seam.
+//!
+//! Its caller is `node/`: it hands in accepted entries and promises in the order of the core's
+//! effects, calls [`Log::submit`] at the end of each turn, and passes the disk's completions to
+//! [`Log::on_disk_event`]. The guarantees:
+//!
+//! - [`LogEvent::Durable`] is reported for a contiguous prefix of the entries only, and only once
+//!   every byte of it survives a power loss.
+//! - Whatever a crash leaves, [`Log::open`] finds every entry and every promise that was reported
+//!   durable, or refuses with the exact place of the damage. It cuts only what never was durable.
+//! - After any failed or short write nothing is ever reported durable again ([`LogFailure`]).
+//!
+//! Files of a group's folder: `vote` ([`vote`](self)), and `segment-<16 hex digits>.log`, of fixed
+//! size: one header block, entries (header, value, zeros up to the block), zeros, and at the end
+//! the index footer, once everything in the segment has been applied. `src/README.md` has the
+//! formats.
+
+mod error;
+mod footer;
+mod format;
+mod index;
+mod prepare;
+mod reads;
+mod recovery;
+mod replay;
+mod vote;
+mod walk;
+mod writer;
+
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+pub use error::{Damage, LogError, LogFailure, ReadError};
+pub use reads::NotStored;
+
+use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
+use crate::base::memory::BUFFER_BYTES_MAX;
+use crate::base::{Ballot, Batch, BlockPool, ClusterId, GroupId, Instant, NodeId, Position, Slot};
+use crate::io::{Disk, DiskEvent, Storage, Token};
+
+use format::Place;
+use index::Index;
+use prepare::Preparer;
+use reads::Reads;
+use vote::VoteWriter;
+use writer::Writer;
+
+/// The top byte of every token of a log; the two bytes below it are the group.
+pub const TOKEN_TAG: u64 = 0x4c;
+
+/// Segment size when nothing else is said.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * MIB as u64;
+/// The largest segment: offsets within a segment fit 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
+/// Writes started and not yet acknowledged, at most. A write that has completed before an older
+/// one counts too: so whole writes behind a torn one are at most one (the in-flight window).
+pub const WRITES_UNACKNOWLEDGED_MAX: usize = 2;
+/// A second write starts beside the first one only with this many bytes (IO.md: two small writes
+/// at once cost a flush each and gain nothing).
+pub const SECOND_WRITE_BYTES_MIN: usize = 256 * KIB;
+/// One vectored write gathers entries up to this many bytes.
+pub const WRITE_BYTES_MAX: usize = 4 * MIB;
+/// Read operations in flight at most; more are refused with [`NotStored::Busy`].
+pub const READS_MAX: usize = 256;
+/// Index footers of sealed segments kept in memory.
+pub const FOOTERS_CACHED_MAX: usize = 8;
+/// Files of indexed segments kept open for reading.
+pub const FILES_CACHED_MAX: usize = 64;
+/// After disk full (creating a segment), the next attempt comes after this time.
+pub const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How a log write is made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogSync {
+    /// One durable write (`RWF_DSYNC`).
+    Dsync,
+    /// A write, then a flush once it has completed.
+    WriteThenFsync,
+}
+
+/// Parameters of a log.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Stands in every header.
+    pub cluster: ClusterId,
+    /// Whose log it is; stands in the vote file.
+    pub node: NodeId,
+    /// Stands in every header.
+    pub group: GroupId,
+    /// Size of a segment file: a multiple of the block. Fixed when the directory is formatted.
+    pub segment_bytes: u64,
+    /// The largest entry (header, value, padding) that is ever appended; a segment holds one.
+    pub entry_bytes_max: usize,
+    /// Segments prepared ahead.
+    pub spare_segments: usize,
+    /// How writes are made durable.
+    pub log_sync: LogSync,
+    /// When nothing has been written for this long, one mark entry records that the last entries
+    /// had been durable, so that later damage to them can be told from a torn tail. `None`: never.
+    pub mark_idle_after: Option<Duration>,
+    /// Where buffers come from.
+    pub pool: BlockPool,
+}
+
+impl LogOptions {
+    /// The defaults.
+    pub fn new(cluster: ClusterId, node: NodeId, group: GroupId, pool: BlockPool) -> LogOptions {
+        LogOptions {
+            cluster,
+            node,
+            group,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            entry_bytes_max: BUFFER_BYTES_MAX,
+            spare_segments: 2,
+            log_sync: LogSync::Dsync,
+            mark_idle_after: Some(Duration::from_secs(1)),
+            pool,
+        }
+    }
+
+    /// Checks that the parameters fit together.
+    pub fn validate(&self) -> Result<(), LogError> {
+        let block = BLOCK_SIZE as u64;
+        let needed = block + self.entry_bytes_max as u64 + footer::footer_size(1) as u64;
+        let rules = [
+            (self.segment_bytes.is_multiple_of(block), "segment_bytes must be whole blocks"),
+            (self.segment_bytes <= SEGMENT_BYTES_MAX, "segment_bytes is over its limit"),
+            (self.segment_bytes >= needed, "a segment must hold the largest entry"),
+            (
+                self.entry_bytes_max <= BUFFER_BYTES_MAX,
+                "entry_bytes_max is over the largest buffer",
+            ),
+            (self.entry_bytes_max >= BLOCK_SIZE, "entry_bytes_max must be at least one block"),
+            (self.spare_segments >= 1, "at least one spare segment is needed"),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(LogError::Options(rule)),
+            None => Ok(()),
+        }
+    }
+
+    fn place(&self, segment: u64, generation: u32) -> Place {
+        Place { cluster: self.cluster, group: self.group, segment, generation }
+    }
+}
+
+/// What is appended: an accepted or learnt value.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The slot, from 1.
+    pub slot: Slot,
+    /// The ballot at which the value was accepted.
+    pub ballot: Ballot,
+    /// Every slot up to here is chosen and stands before this entry in the log.
+    pub chosen: Slot,
+    /// The value.
+    pub batch: &'a Batch,
+}
+
+/// Names one append; rises by one each within a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AppendId(pub u64);
+
+/// Names one promise write; rises by one each within a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VoteId(pub u64);
+
+/// Chosen by whoever asks for a read; comes back with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadTicket(pub u64);
+
+/// What a read brings.
+#[derive(Clone, Debug)]
+pub struct ReadEntry {
+    /// The slot.
+    pub slot: Slot,
+    /// The ballot at which it stands in this log.
+    pub ballot: Ballot,
+    /// The position of its first record; `None` while the slot has not been applied.
+    pub first_position: Option<Position>,
+    /// The value, verified.
+    pub batch: Batch,
+}
+
+/// What the log reports.
+#[derive(Debug)]
+pub enum LogEvent {
+    /// This append and every earlier one survive a power loss.
+    Durable(AppendId),
+    /// This promise and every earlier one survive a power loss.
+    VoteDurable(VoteId),
+    /// A read has ended.
+    Read {
+        /// Whose.
+        ticket: ReadTicket,
+        /// The verified entry, or why there is none.
+        result: Result<ReadEntry, ReadError>,
+    },
+}
+
+/// What [`Log::open`] found.
+#[derive(Clone, Debug, Default)]
+pub struct LogRecovered {
+    /// The highest ballot in the vote file or on any entry.
+    pub promised: Ballot,
+    /// Every slot up to here is chosen and in the log.
+    pub chosen: Slot,
+    /// The latest entry of each slot above `chosen`, by slot.
+    pub accepted: Vec<(Slot, Ballot, Batch)>,
+    /// Entries in the log, repeated slots and marks included.
+    pub entries: u64,
+    /// Bytes (whole blocks) of a torn tail that were cut: never acknowledged.
+    pub torn_bytes: u64,
+    /// Index footers that were damaged or half-written; they are written again.
+    pub footers_damaged: u32,
+    /// Whether one of the two copies of the vote was damaged or older and has been repaired.
+    pub vote_repaired: bool,
+}
+
+/// Where a position stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PositionLookup {
+    /// In this slot, whose first record has this position.
+    Slot {
+        /// The slot.
+        slot: Slot,
+        /// The position of its first record.
+        first: Position,
+    },
+    /// In a sealed segment whose index is not in memory: [`Log::read_position`] finds it.
+    OnDisk,
+    /// Not applied yet (or never written).
+    Unknown,
+}
+
+/// Counters since the log was opened, and gauges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Durable writes of entries that have completed.
+    pub durable_writes: u64,
+    /// Bytes of entries and segment headers in them.
+    pub bytes_written: u64,
+    /// Entries appended by the caller.
+    pub entries: u64,
+    /// Idle marks written.
+    pub marks: u64,
+    /// Promises made durable.
+    pub votes: u64,
+    /// Segments in use or prepared.
+    pub segments: u64,
+    /// Segments prepared and not yet begun.
+    pub spare_segments: u64,
+    /// Segments whose index footer stands on disk.
+    pub indexed_segments: u64,
+    /// Entries whose index is held in memory.
+    pub entries_in_memory: u64,
+    /// Entries that wait for their write to start.
+    pub queued_entries: u64,
+    /// The highest slot that has become durable.
+    pub durable_slot: Slot,
+    /// Times that creating a segment met a full disk.
+    pub disk_full: u64,
+}
+
+/// What a token stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    /// The write with this number, or its flush.
+    Write(u64),
+    /// A step of the vote's write.
+    Vote,
+    /// A step in preparing a segment.
+    Prepare,
+    /// The footer of this segment.
+    Footer(u64),
+    /// Opening the file of this segment for reads.
+    OpenFile(u64),
+    /// Reading the footer of this segment.
+    LoadFooter(u64),
+    /// Reading the entry of this read.
+    ReadEntry(ReadTicket),
+}
+
+/// Issues tokens and knows what is in flight.
+struct Tokens {
+    base: u64,
+    next: u64,
+    ops: HashMap<u64, Op>,
+}
+
+const TOKEN_COUNTER_BITS: u32 = 40;
+
+impl Tokens {
+    fn new(group: GroupId) -> Tokens {
+        let base = TOKEN_TAG << 56 | u64::from(group.0) << TOKEN_COUNTER_BITS;
+        Tokens { base, next: 0, ops: HashMap::new() }
+    }
+
+    fn issue(&mut self, op: Op) -> Token {
+        let token = self.base | self.next;
+        self.next = (self.next + 1) & ((1 << TOKEN_COUNTER_BITS) - 1);
+        assert!(self.ops.insert(token, op).is_none(), "a token is in flight at most once");
+        Token(token)
+    }
+}
+
+/// The log of one group. See the module for its guarantees.
+pub struct Log {
+    folder: String,
+    options: LogOptions,
+    tokens: Tokens,
+    index: Index,
+    writer: Writer,
+    vote: VoteWriter,
+    preparer: Preparer,
+    reads: Reads,
+    /// Chosen slots up to here are replayed.
+    replay_through: Slot,
+    failure: Option<LogFailure>,
+    stats: LogStats,
+}
+
+impl Log {
+    /// Makes the folder of a new log: its first vote, promising nothing. The folder must be empty.
+    pub fn format<S: Storage>(
+        storage: &mut S,
+        folder: &str,
+        options: &LogOptions,
+    ) -> Result<(), LogError> {
+        recovery::format(storage, folder, options)
+    }
+
+    /// Opens the log of a formatted folder: makes what is in the files durable, verifies all of
+    /// it, cuts a torn tail, and reads the vote. [`Log::replay`] follows.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when something that had been durable is damaged; nothing has been
+    /// changed then.
+    pub fn open<S: Storage>(
+        storage: &mut S,
+        folder: &str,
+        options: LogOptions,
+    ) -> Result<(Log, LogRecovered), LogError> {
+        recovery::open(storage, folder, options)
+    }
+
+    /// Hands the batch of every chosen slot, from 1 to the chosen watermark, to `visitor`, which
+    /// returns the position of its first record and how many records it has. To be called once,
+    /// between [`Log::open`] and the first append.
+    pub fn replay<S: Storage>(
+        &mut self,
+        storage: &mut S,
+        visitor: &mut dyn FnMut(Slot, Ballot, &Batch) -> Result<(Position, u32), String>,
+    ) -> Result<(), LogError> {
+        replay::replay(self, storage, visitor)
+    }
+
+    /// Gives the entry its place in the log and queues it. Does no IO: see [`Log::submit`].
+    ///
+    /// # Panics
+    /// When the entry is over `entry_bytes_max`, or the slot is 0.
+    pub fn append(&mut self, entry: Entry<'_>) -> AppendId {
+        let size = entry.batch.entry_size();
+        assert!(entry.slot > Slot::NONE, "slots start at 1");
+        assert!(size <= self.options.entry_bytes_max, "an entry of {size} bytes fits a segment");
+        assert!(entry.chosen <= self.index.slot_max(), "what is chosen stands in the log before");
+        let (segment, offset) = self.place(size);
+        self.index.push(entry.slot, entry.ballot, entry.batch.value_size() as u32);
+        self.stats.entries += 1;
+        self.writer.queue_entry(entry, segment, offset)
+    }
+
+    /// Queues a promise: it becomes durable in both copies of the vote file.
+    ///
+    /// # Panics
+    /// When the ballot is below one promised before: a promise never goes down.
+    pub fn vote(&mut self, ballot: Ballot) -> VoteId {
+        self.vote.queue(ballot)
+    }
+
+    /// Whether a batch appended now would start to be written in this turn.
+    pub fn is_free(&self) -> bool {
+        self.is_free_for(0)
+    }
+
+    /// As [`Log::is_free`], for a batch that would take `bytes`: a large one may start beside the
+    /// write in flight.
+    pub fn is_free_for(&self, bytes: usize) -> bool {
+        self.failure.is_none() && self.writer.is_free_for(bytes)
+    }
+
+    /// Whether the largest entry would find room. False when the disk is full and no prepared
+    /// segment is left; becomes true again when a segment could be made.
+    pub fn has_room(&self) -> bool {
+        !self.preparer.is_full()
+            || self.preparer.prepared_through() > self.index.active().number
+            || (self.index.active().file.is_some()
+                && self.index.active_fits(self.options.entry_bytes_max))
+    }
+
+    /// To be called at the end of each turn: starts what may be started.
+    pub fn submit<D: Disk>(&mut self, now: Instant, disk: &mut D) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.vote.submit(disk, &mut self.tokens, &self.options);
+        self.queue_mark(now);
+        self.start_writes(disk);
+        self.prepare(now, disk);
+        self.start_footers(disk);
+    }
+
+    /// Whether the completion is one for this log's [`Log::on_disk_event`].
+    pub fn owns(&self, token: Token) -> bool {
+        token.0 >> TOKEN_COUNTER_BITS == self.tokens.base >> TOKEN_COUNTER_BITS
+    }
+
+    /// Takes a completion; appends what follows from it to `out`.
+    ///
+    /// # Errors
+    /// A write or flush has failed or was short: fatal for the process. Every later call fails
+    /// too, and nothing is reported durable any more.
+    pub fn on_disk_event<D: Disk>(
+        &mut self,
+        now: Instant,
+        disk: &mut D,
+        event: DiskEvent,
+        out: &mut Vec<LogEvent>,
+    ) -> Result<(), LogFailure> {
+        let op = self.tokens.ops.remove(&event.token.0).expect("only tokens in flight complete");
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let result = match op {
+            Op::Write(number) => self.on_write(now, disk, number, event, out),
+            Op::Vote => self.on_vote(disk, event, out),
+            Op::Prepare => self.on_prepare(now, disk, event),
+            Op::Footer(segment) => self.on_footer(disk, segment, event),
+            Op::OpenFile(_) | Op::LoadFooter(_) | Op::ReadEntry(_) => {
+                self.on_read(disk, op, event, out);
+                Ok(())
+            }
+        };
+        if let Err(failure) = &result {
+            self.failure = Some(failure.clone());
+        }
+        result
+    }
+
+    /// Tells where the records of an applied slot stand. In slot order, once per slot; the slot
+    /// must have been appended.
+    pub fn set_position(&mut self, slot: Slot, first: Position, records: u32) {
+        self.index.set_position(slot, first, records);
+    }
+
+    /// The slot that holds the record at `position`, as far as memory tells.
+    pub fn slot_at(&self, position: Position) -> PositionLookup {
+        self.index.slot_at(position, self.reads.footers())
+    }
+
+    /// Reads the value of a durable slot; ends in [`LogEvent::Read`].
+    ///
+    /// # Errors
+    /// The slot is not in the log, not durable yet, or too many reads are in flight.
+    pub fn read_slot<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        ticket: ReadTicket,
+        slot: Slot,
+    ) -> Result<(), NotStored> {
+        self.start_read(disk, ticket, reads::Wanted::Slot(slot))
+    }
+
+    /// Reads the slot that holds the record at `position`; ends in [`LogEvent::Read`].
+    ///
+    /// # Errors
+    /// The position has not been applied, its slot is not durable yet here, or too many reads are
+    /// in flight.
+    pub fn read_position<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        ticket: ReadTicket,
+        position: Position,
+    ) -> Result<(), NotStored> {
+        self.start_read(disk, ticket, reads::Wanted::Position(position))
+    }
+
+    /// When [`Log::submit`] should be called although nothing completes.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.failure.is_some() {
+            return None;
+        }
+        let mark = self.mark_deadline();
+        [self.preparer.deadline(), mark].into_iter().flatten().min()
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> LogStats {
+        let active = self.index.active().number;
+        LogStats {
+            votes: self.vote.votes(),
+            segments: self.index.segments().len() as u64
+                + self.preparer.prepared_through().saturating_sub(active),
+            spare_segments: self.preparer.prepared_through().saturating_sub(active),
+            indexed_segments: self.index.indexed_count(),
+            entries_in_memory: self.index.dense_count(),
+            queued_entries: self.writer.queued_count() as u64,
+            disk_full: self.preparer.full_count(),
+            ..self.stats
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Prepares segments ahead, in the background: created under a temporary name, reserved, filled
+//! with zeros, flushed, renamed, and the folder flushed, so that an append never changes file
+//! metadata and a half-made segment is never mistaken for one.
+//!
+//! The filling is throttled so that commits are not disturbed: one chunk in flight, and a pause
+//! after each, unless the log has used more bytes than have been filled since (it keeps pace with
+//! the log), or is close to running out.
+
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
+use crate::base::{BlockBuf, Instant};
+use crate::io::{Disk, DiskEvent, FileId, FileOptions, Sync, WritePart};
+
+use super::format::{join, segment_name, segment_temporary};
+use super::{FULL_RETRY_INTERVAL, Log, LogFailure, Op};
+
+/// Bytes filled at once while there is time.
+const FILL_BYTES: usize = 256 * KIB;
+/// Bytes filled at once when the log is close to running out.
+const FILL_BYTES_URGENT: usize = MIB;
+/// The pause after a chunk while there is time: 64 MB/s in the background.
+const FILL_PAUSE: Duration = Duration::from_millis(4);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Allocate,
+    Fill,
+    Flush,
+    Rename,
+    SyncFolder,
+}
+
+struct Job {
+    number: u64,
+    stage: Stage,
+    file: Option<FileId>,
+    filled: u64,
+    /// Asked for in the chunk in flight.
+    chunk: usize,
+    /// The log's count of placed bytes when the job began.
+    placed_at_start: u64,
+}
+
+/// The segments prepared, and the one being prepared.
+pub(super) struct Preparer {
+    prepared_through: u64,
+    spares: VecDeque<(u64, FileId)>,
+    job: Option<Job>,
+    in_flight: bool,
+    zeros: Option<Rc<BlockBuf>>,
+    /// Not before this time, unless it is urgent.
+    pause_until: Option<Instant>,
+    full: bool,
+    full_count: u64,
+}
+
+impl Preparer {
+    /// `spares`: the segments that stand prepared behind the active one, by number.
+    pub fn new(active: u64, spares: VecDeque<(u64, FileId)>) -> Preparer {
+        Preparer {
+            prepared_through: spares.back().map_or(active, |(number, _)| *number),
+            spares,
+            job: None,
+            in_flight: false,
+            zeros: None,
+            pause_until: None,
+            full: false,
+            full_count: 0,
+        }
+    }
+
+    /// The highest segment that stands.
+    pub fn prepared_through(&self) -> u64 {
+        self.prepared_through
+    }
+
+    /// Whether the last attempt met a full disk.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub fn full_count(&self) -> u64 {
+        self.full_count
+    }
+
+    /// The prepared file of the segment, if it stands.
+    pub fn take(&mut self, number: u64) -> Option<FileId> {
+        let (front, file) = *self.spares.front()?;
+        assert!(front >= number, "segments are taken in order");
+        (front == number).then(|| {
+            self.spares.pop_front();
+            file
+        })
+    }
+
+    /// When the pause ends.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.pause_until.filter(|_| self.job.is_some() && !self.in_flight)
+    }
+}
+
+impl Log {
+    /// Starts the next step of the preparation, if it is time.
+    pub(super) fn prepare<D: Disk>(&mut self, now: Instant, disk: &mut D) {
+        let active = self.index.active();
+        let wanted = active.number + self.options.spare_segments as u64;
+        let half_used = active.tail * 2 > self.options.segment_bytes;
+        let none_left = self.preparer.prepared_through <= active.number;
+        let urgent = active.file.is_none() || (none_left && half_used);
+        let placed = self.writer.placed_bytes();
+        let preparer = &mut self.preparer;
+        if preparer.in_flight {
+            return;
+        }
+        if preparer.job.is_none() {
+            if preparer.prepared_through >= wanted {
+                preparer.zeros = None;
+                return;
+            }
+            preparer.job = Some(Job {
+                number: preparer.prepared_through + 1,
+                stage: Stage::Open,
+                file: None,
+                filled: 0,
+                chunk: 0,
+                placed_at_start: placed,
+            });
+        }
+        let job = preparer.job.as_ref().expect("made above");
+        let used = placed - job.placed_at_start;
+        let behind = used + used / 4 > job.filled;
+        let hurry = !preparer.full && (urgent || behind);
+        if preparer.pause_until.is_some_and(|until| until > now) && !hurry {
+            return;
+        }
+        preparer.pause_until = None;
+        preparer.in_flight = true;
+        let chunk = if urgent { FILL_BYTES_URGENT } else { FILL_BYTES };
+        self.prepare_step(disk, chunk);
+    }
+
+    fn prepare_step<D: Disk>(&mut self, disk: &mut D, chunk: usize) {
+        let token = self.tokens.issue(Op::Prepare);
+        let job = self.preparer.job.as_mut().expect("a step belongs to a job");
+        let temporary = join(&self.folder, &segment_temporary(job.number));
+        let file = job.file.unwrap_or(FileId(u32::MAX));
+        match job.stage {
+            Stage::Open => disk.open_async(token, &temporary, FileOptions::CreateNew),
+            Stage::Allocate => disk.allocate(token, file, self.options.segment_bytes),
+            Stage::Fill => {
+                let left = self.options.segment_bytes - job.filled;
+                job.chunk = chunk.min(usize::try_from(left).unwrap_or(chunk));
+                let pool = &self.options.pool;
+                let zeros = self.preparer.zeros.get_or_insert_with(|| {
+                    let mut zeros = pool.take(FILL_BYTES_URGENT);
+                    zeros.fill(0);
+                    Rc::new(zeros)
+                });
+                let parts = vec![WritePart::Buffer(zeros.clone(), job.chunk)];
+                disk.write(token, file, job.filled, parts, Sync::Cached);
+            }
+            Stage::Flush => disk.flush(token, file),
+            Stage::Rename => {
+                let name = join(&self.folder, &segment_name(job.number));
+                disk.rename_async(token, &temporary, &name);
+            }
+            Stage::SyncFolder => disk.sync_folder_async(token, &self.folder),
+        }
+    }
+
+    pub(super) fn on_prepare<D: Disk>(
+        &mut self,
+        now: Instant,
+        disk: &mut D,
+        event: DiskEvent,
+    ) -> Result<(), LogFailure> {
+        let preparer = &mut self.preparer;
+        preparer.in_flight = false;
+        let job = preparer.job.as_mut().expect("a step belongs to a job");
+        let doing = format!("preparing {}", segment_name(job.number));
+        let result = match (job.stage, event.result) {
+            // Some file systems cannot reserve; the filling does it then.
+            (Stage::Allocate, Err(error)) if error.source.kind() == io::ErrorKind::Unsupported => {
+                Ok(0)
+            }
+            // A failed flush is never tried again: what it lost is not known (IO.md).
+            (Stage::Flush | Stage::SyncFolder, Err(error)) => {
+                return Err(LogFailure::failed(&doing, &error));
+            }
+            (_, Err(error)) if error.is_full() => Err(()),
+            (_, Err(error)) => return Err(LogFailure::failed(&doing, &error)),
+            (_, Ok(done)) => Ok(done),
+        };
+        let Ok(done) = result else {
+            preparer.full = true;
+            preparer.full_count += 1;
+            preparer.pause_until = Some(now + FULL_RETRY_INTERVAL);
+            return Ok(());
+        };
+        match job.stage {
+            Stage::Open => {
+                job.file = Some(FileId(done));
+                job.stage = Stage::Allocate;
+            }
+            Stage::Allocate => {
+                job.stage = Stage::Fill;
+                // Room has been made (or it shows while filling).
+                preparer.full = false;
+            }
+            Stage::Fill => {
+                // Nothing here is acknowledged: a short fill goes on from where it ended.
+                let whole = done as usize / BLOCK_SIZE * BLOCK_SIZE;
+                if whole == 0 {
+                    return Err(LogFailure::short(&doing, done, job.chunk as u32));
+                }
+                job.filled += whole as u64;
+                preparer.pause_until = Some(now + FILL_PAUSE);
+                if job.filled == self.options.segment_bytes {
+                    job.stage = Stage::Flush;
+                    preparer.pause_until = None;
+                }
+            }
+            Stage::Flush => job.stage = Stage::Rename,
+            Stage::Rename => job.stage = Stage::SyncFolder,
+            Stage::SyncFolder => self.finish_segment(disk),
+        }
+        Ok(())
+    }
+
+    fn finish_segment<D: Disk>(&mut self, disk: &mut D) {
+        let job = self.preparer.job.take().expect("a step belongs to a job");
+        let file = job.file.expect("opened in the first step");
+        self.preparer.prepared_through = job.number;
+        self.preparer.full = false;
+        match self.index.segment_mut(job.number) {
+            Some(segment) => segment.file = Some(file),
+            None => self.preparer.spares.push_back((job.number, file)),
+        }
+        // Entries may have waited for it.
+        self.start_writes(disk);
+    }
+}

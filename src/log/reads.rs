@@ -1,0 +1,291 @@
+//! Reads of slots and positions while the log runs: summary, then footer (from the cache or the
+//! disk), then the entry, verified against its header, its place and its checksum.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::base::limits::ENTRY_HEADER_SIZE;
+use crate::base::limits::block_align;
+use crate::base::{Batch, BlockBuf, Position, Slot};
+use crate::io::{Disk, DiskEvent, FileId, FileOptions};
+
+use super::format::{EntryHeader, EntryKind, join, segment_name};
+use super::index::{EntryState, Footer, FooterCache, Index, LoadedFooter, Located, Lookup};
+use super::{
+    Damage, FILES_CACHED_MAX, Log, LogEvent, Op, READS_MAX, ReadEntry, ReadError, ReadTicket,
+    footer,
+};
+
+/// Lookups of one read at most; each reads one footer or file. More means that reads push each
+/// other's footers out of the cache.
+const LOOKUPS_MAX: u32 = 64;
+
+/// Why a read is refused at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotStored {
+    /// The slot is not in the log; the position has not been applied.
+    #[error("the log does not hold it")]
+    Missing,
+    /// It is in the log, but its write has not completed: the caller still has it in memory.
+    #[error("it is not durable yet")]
+    NotDurable,
+    /// [`READS_MAX`] reads are in flight: ask again later.
+    #[error("too many reads are in flight")]
+    Busy,
+}
+
+/// What a read asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Slot(Slot),
+    Position(Position),
+}
+
+struct Job {
+    wanted: Wanted,
+    lookups: u32,
+    /// The entry being read.
+    target: Option<Located>,
+}
+
+/// The reads in flight and what they share.
+#[derive(Default)]
+pub(super) struct Reads {
+    jobs: HashMap<ReadTicket, Job>,
+    footers: FooterCache,
+    /// Reads that wait for a segment's file to open or its footer to be read.
+    loads: HashMap<u64, Vec<ReadTicket>>,
+    /// Indexed segments whose file is open, the most recently used last.
+    files: Vec<u64>,
+}
+
+impl Reads {
+    pub fn footers(&self) -> &FooterCache {
+        &self.footers
+    }
+
+    pub fn footers_mut(&mut self) -> &mut FooterCache {
+        &mut self.footers
+    }
+
+    /// A segment's footer has been written: it is kept, for those who read near the tail.
+    pub fn indexed<D: Disk>(
+        &mut self,
+        index: &mut Index,
+        disk: &mut D,
+        segment: u64,
+        footer: LoadedFooter,
+    ) {
+        self.footers.insert(segment, Rc::new(footer));
+        self.opened(index, disk, segment);
+    }
+
+    fn in_use(&self, segment: u64) -> bool {
+        self.loads.contains_key(&segment)
+            || self.jobs.values().any(|job| job.target.is_some_and(|t| t.segment == segment))
+    }
+
+    /// Notes that the file of an indexed segment is open; closes the one not used for longest.
+    fn opened<D: Disk>(&mut self, index: &mut Index, disk: &mut D, segment: u64) {
+        self.files.push(segment);
+        if self.files.len() <= FILES_CACHED_MAX {
+            return;
+        }
+        // A file with an operation in flight stays; there are at most READS_MAX such.
+        if let Some(at) = self.files.iter().position(|number| !self.in_use(*number)) {
+            let number = self.files.remove(at);
+            let file = index.segment_mut(number).and_then(|segment| segment.file.take());
+            disk.close(file.expect("a file in the list is open"));
+        }
+    }
+
+    fn touch(&mut self, segment: u64) {
+        if let Some(at) = self.files.iter().position(|number| *number == segment) {
+            let number = self.files.remove(at);
+            self.files.push(number);
+        }
+    }
+}
+
+impl Log {
+    fn lookup(&self, wanted: Wanted) -> Lookup {
+        let durable = self.writer.durable();
+        match wanted {
+            Wanted::Slot(slot) => self.index.find_slot(slot, durable, &self.reads.footers),
+            Wanted::Position(at) => self.index.find_position(at, durable, &self.reads.footers),
+        }
+    }
+
+    pub(super) fn start_read<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        ticket: ReadTicket,
+        wanted: Wanted,
+    ) -> Result<(), NotStored> {
+        match self.lookup(wanted) {
+            Lookup::Missing => return Err(NotStored::Missing),
+            Lookup::NotDurable => return Err(NotStored::NotDurable),
+            _ if self.reads.jobs.len() >= READS_MAX => return Err(NotStored::Busy),
+            Lookup::Found(_) | Lookup::NeedsFooter(_) => {}
+        }
+        let older = self.reads.jobs.insert(ticket, Job { wanted, lookups: 0, target: None });
+        assert!(older.is_none(), "a read ticket is in flight at most once");
+        let ended = self.advance(disk, ticket);
+        assert!(ended.is_none(), "the first lookup has just been made");
+        Ok(())
+    }
+
+    /// Starts the next operation of a read; `Some` when it has ended instead.
+    fn advance<D: Disk>(&mut self, disk: &mut D, ticket: ReadTicket) -> Option<ReadError> {
+        let job = self.reads.jobs.get_mut(&ticket).expect("the read is in flight");
+        job.lookups += 1;
+        if job.lookups > LOOKUPS_MAX {
+            return Some(ReadError::Io("reads push each other's index out of memory".into()));
+        }
+        let wanted = job.wanted;
+        let (number, target) = match self.lookup(wanted) {
+            Lookup::Found(found) => (found.segment, Some(found)),
+            Lookup::NeedsFooter(number) => (number, None),
+            Lookup::Missing | Lookup::NotDurable => return Some(ReadError::Missing),
+        };
+        if let Some(waiting) = self.reads.loads.get_mut(&number) {
+            // Its file or footer is on its way for another read.
+            waiting.push(ticket);
+            return None;
+        }
+        let segment = self.index.segment(number).expect("the index names what stands");
+        let Some(file) = segment.file else {
+            self.reads.loads.insert(number, vec![ticket]);
+            let name = join(&self.folder, &segment_name(number));
+            disk.open_async(self.tokens.issue(Op::OpenFile(number)), &name, FileOptions::Read);
+            return None;
+        };
+        self.reads.touch(number);
+        let (op, offset, size) = match target {
+            Some(found) => {
+                let job = self.reads.jobs.get_mut(&ticket).expect("as above");
+                job.target = Some(found);
+                let size = block_align(ENTRY_HEADER_SIZE + found.entry.value_size as usize);
+                (Op::ReadEntry(ticket), u64::from(found.entry.offset), size)
+            }
+            None => {
+                self.reads.loads.insert(number, vec![ticket]);
+                let segment = self.index.segment(number).expect("as above");
+                let offset = segment.footer_offset(self.options.segment_bytes);
+                (Op::LoadFooter(number), offset, footer::footer_size(segment.count as usize))
+            }
+        };
+        let buffer = self.options.pool.take(size);
+        disk.read(self.tokens.issue(op), file, offset, buffer, size);
+        None
+    }
+
+    pub(super) fn on_read<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        op: Op,
+        event: DiskEvent,
+        out: &mut Vec<LogEvent>,
+    ) {
+        let (number, loaded) = match op {
+            Op::ReadEntry(ticket) => {
+                let result = self.finish_entry(ticket, event);
+                self.reads.jobs.remove(&ticket);
+                out.push(LogEvent::Read { ticket, result });
+                return;
+            }
+            Op::OpenFile(number) => (number, self.finish_open(disk, number, event)),
+            Op::LoadFooter(number) => (number, self.finish_footer(number, event)),
+            _ => unreachable!("only operations of reads come here"),
+        };
+        let waiting = self.reads.loads.remove(&number).expect("a load has a read that waits");
+        for ticket in waiting {
+            let ended = match &loaded {
+                Ok(()) => self.advance(disk, ticket),
+                Err(error) => Some(error.clone()),
+            };
+            if let Some(error) = ended {
+                self.reads.jobs.remove(&ticket);
+                out.push(LogEvent::Read { ticket, result: Err(error) });
+            }
+        }
+    }
+
+    fn finish_open<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        number: u64,
+        event: DiskEvent,
+    ) -> Result<(), ReadError> {
+        let id = event.result.map_err(|error| ReadError::Io(error.to_string()))?;
+        let segment = self.index.segment_mut(number).expect("the index names what stands");
+        assert_eq!(segment.footer, Footer::Written, "the file of a segment in memory is open");
+        segment.file = Some(FileId(id));
+        self.reads.opened(&mut self.index, disk, number);
+        Ok(())
+    }
+
+    fn finish_footer(&mut self, number: u64, event: DiskEvent) -> Result<(), ReadError> {
+        let done = event.result.map_err(|error| ReadError::Io(error.to_string()))?;
+        let buffer = event.buffer.expect("a read gives its buffer back");
+        let segment = self.index.segment(number).expect("the index names what stands");
+        let size = footer::footer_size(segment.count as usize);
+        let offset = segment.footer_offset(self.options.segment_bytes);
+        let place = self.options.place(number, segment.generation);
+        let decoded = match done as usize == size {
+            true => footer::decode(&buffer[..size], &place),
+            false => Err(format!("only {done} of {size} bytes could be read")),
+        };
+        let name = join(&self.folder, &segment_name(number));
+        let (_, entries) =
+            decoded.map_err(|why| ReadError::Damaged(Damage::new(&name, offset, None, why)))?;
+        self.reads.footers.insert(number, Rc::new(LoadedFooter::new(&entries)));
+        Ok(())
+    }
+
+    fn finish_entry(
+        &mut self,
+        ticket: ReadTicket,
+        event: DiskEvent,
+    ) -> Result<ReadEntry, ReadError> {
+        let job = self.reads.jobs.get(&ticket).expect("the read is in flight");
+        let target = job.target.expect("an entry is read from a place");
+        let done = event.result.map_err(|error| ReadError::Io(error.to_string()))?;
+        let buffer = event.buffer.expect("a read gives its buffer back");
+        let generation = self.index.segment(target.segment).map_or(0, |s| s.generation);
+        let place = self.options.place(target.segment, generation);
+        let entry = target.entry;
+        let batch = open_entry(buffer, done as usize, &place, &entry).map_err(|why| {
+            let name = join(&self.folder, &segment_name(target.segment));
+            let damage = Damage::new(&name, u64::from(entry.offset), Some(entry.slot), why);
+            ReadError::Damaged(damage)
+        })?;
+        let first_position = (entry.state == EntryState::Applied).then_some(entry.first);
+        Ok(ReadEntry { slot: entry.slot, ballot: entry.ballot, first_position, batch })
+    }
+}
+
+/// Verifies the entry in the first `length` bytes of `buffer` and makes it a batch, without a
+/// copy of the value.
+pub(super) fn open_entry(
+    buffer: BlockBuf,
+    length: usize,
+    place: &super::format::Place,
+    entry: &super::index::IndexEntry,
+) -> Result<Batch, String> {
+    let bytes = &buffer[..length];
+    let (header, _) = EntryHeader::decode(bytes)?;
+    header.stands_at(place, u64::from(entry.offset))?;
+    if header.kind != EntryKind::Value
+        || (header.slot, header.ballot, header.value_size)
+            != (entry.slot, entry.ballot, entry.value_size)
+    {
+        let (slot, ballot) = (header.slot, header.ballot);
+        return Err(format!("slot {slot} of ballot {ballot} stands here, which is not indexed so"));
+    }
+    header.check_value(bytes)?;
+    match header.value_size {
+        0 => Ok(Batch::noop()),
+        size => Ok(Batch::seal(buffer, size as usize, header.value_checksum)),
+    }
+}

@@ -1,0 +1,293 @@
+//! The vote file: the promised ballot, in two copies of one block each.
+//!
+//! A promise is acknowledged only when *both* copies are durable, one after the other. So at any
+//! crash at most one copy is torn, and the other holds the last acknowledged promise or a later
+//! one. Had only one copy been written per promise, in turn, rot of the newer copy could not be
+//! told from a torn write, and the older copy would bring back a lower promise: the node could
+//! then accept below what it had promised, and two values could be chosen for one slot.
+
+use std::rc::Rc;
+
+use crate::base::limits::BLOCK_SIZE;
+use crate::base::{Ballot, Checksum, ClusterId, Epoch, GroupId, NodeId};
+use crate::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, WritePart};
+
+use super::format::{FORMAT_VERSION, get_u16, get_u32, get_u64, join, put_u16, put_u32, put_u64};
+use super::{Damage, Log, LogError, LogEvent, LogFailure, LogOptions, LogSync, Op, Tokens, VoteId};
+
+/// The file's name within the group's folder.
+pub(super) const VOTE_NAME: &str = "vote";
+const VOTE_MAGIC: u32 = u32::from_le_bytes(*b"LgV1");
+const COPIES: usize = 2;
+const CHECKSUM_AT: usize = BLOCK_SIZE - 4;
+
+/// One copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vote {
+    pub cluster: ClusterId,
+    pub group: GroupId,
+    pub node: NodeId,
+    /// Rises by one with each promise; 1 when formatted.
+    pub sequence: u64,
+    pub ballot: Ballot,
+    pub epoch: Epoch,
+}
+
+impl Vote {
+    pub fn encode(&self, block: &mut [u8]) {
+        let out = &mut block[..BLOCK_SIZE];
+        out.fill(0);
+        put_u32(out, 0, VOTE_MAGIC);
+        put_u16(out, 4, FORMAT_VERSION);
+        put_u16(out, 6, self.group.0);
+        put_u64(out, 8, self.cluster.0);
+        put_u16(out, 16, self.node.0);
+        put_u16(out, 18, self.ballot.node.0);
+        put_u32(out, 20, self.epoch.0);
+        put_u64(out, 24, self.sequence);
+        put_u64(out, 32, self.ballot.round);
+        let checksum = Checksum::of(&out[..CHECKSUM_AT]);
+        put_u32(out, CHECKSUM_AT, checksum.0);
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Vote, String> {
+        let bytes = bytes.get(..BLOCK_SIZE).ok_or("the copy is cut off")?;
+        if get_u32(bytes, 0) != VOTE_MAGIC {
+            return Err("no vote stands here (wrong magic)".into());
+        }
+        if Checksum::of(&bytes[..CHECKSUM_AT]).0 != get_u32(bytes, CHECKSUM_AT) {
+            return Err("the vote's checksum does not match".into());
+        }
+        match get_u16(bytes, 4) {
+            FORMAT_VERSION => {}
+            other => return Err(format!("format version {other}, {FORMAT_VERSION} is known")),
+        }
+        Ok(Vote {
+            cluster: ClusterId(get_u64(bytes, 8)),
+            group: GroupId(get_u16(bytes, 6)),
+            node: NodeId(get_u16(bytes, 16)),
+            sequence: get_u64(bytes, 24),
+            ballot: Ballot { round: get_u64(bytes, 32), node: NodeId(get_u16(bytes, 18)) },
+            epoch: Epoch(get_u32(bytes, 20)),
+        })
+    }
+
+    fn first(options: &LogOptions) -> Vote {
+        Vote {
+            cluster: options.cluster,
+            group: options.group,
+            node: options.node,
+            sequence: 1,
+            ballot: Ballot::NONE,
+            epoch: Epoch(0),
+        }
+    }
+}
+
+/// Creates the vote file with a first vote that promises nothing. Not durable by name before the
+/// folder has been synced.
+pub(super) fn create<S: Storage>(
+    storage: &mut S,
+    folder: &str,
+    options: &LogOptions,
+) -> Result<(), LogError> {
+    let name = join(folder, VOTE_NAME);
+    let file = storage
+        .open(&name, FileOptions::CreateNew)
+        .map_err(LogError::io(format!("creating {name}")))?;
+    let result = write_both(storage, &name, file, options, &Vote::first(options));
+    storage.close(file);
+    result
+}
+
+fn write_both<S: Storage>(
+    storage: &mut S,
+    name: &str,
+    file: FileId,
+    options: &LogOptions,
+    vote: &Vote,
+) -> Result<(), LogError> {
+    let mut block = options.pool.take(BLOCK_SIZE);
+    vote.encode(&mut block);
+    for copy in 0..COPIES {
+        storage
+            .write_at(file, (copy * BLOCK_SIZE) as u64, &block, BLOCK_SIZE)
+            .and_then(|()| storage.sync(file))
+            .map_err(LogError::io(format!("writing {name}")))?;
+    }
+    Ok(())
+}
+
+/// Both copies as they stand.
+pub(super) fn read_copies<S: Storage>(
+    storage: &mut S,
+    name: &str,
+    file: FileId,
+    pool: &crate::base::BlockPool,
+) -> Result<[Result<Vote, String>; COPIES], LogError> {
+    let mut block = pool.take(BLOCK_SIZE);
+    let mut copies = [Err(String::new()), Err(String::new())];
+    for (index, copy) in copies.iter_mut().enumerate() {
+        let offset = (index * BLOCK_SIZE) as u64;
+        let read = storage
+            .read_at(file, offset, &mut block, BLOCK_SIZE)
+            .map_err(LogError::io(format!("reading {name}")))?;
+        *copy = Vote::decode(&block[..read]);
+    }
+    Ok(copies)
+}
+
+/// Reads the vote, checks whose it is, and writes both copies again when one is damaged or older
+/// (`true` then), so that later damage to one copy loses nothing.
+pub(super) fn load<S: Storage>(
+    storage: &mut S,
+    folder: &str,
+    options: &LogOptions,
+) -> Result<(FileId, Vote, bool), LogError> {
+    let name = join(folder, VOTE_NAME);
+    let file = storage
+        .open(&name, FileOptions::ReadWrite)
+        .map_err(LogError::io(format!("opening {name}")))?;
+    storage.sync(file).map_err(LogError::io(format!("flushing {name}")))?;
+    let copies = read_copies(storage, &name, file, &options.pool)?;
+    let agree = copies[0].is_ok() && copies[0] == copies[1];
+    let vote = match copies {
+        [Ok(a), Ok(b)] => {
+            if a.sequence >= b.sequence {
+                a
+            } else {
+                b
+            }
+        }
+        [Ok(vote), Err(_)] | [Err(_), Ok(vote)] => vote,
+        [Err(a), Err(b)] => {
+            let why = format!("both copies of the vote are damaged: {a}; {b}");
+            return Err(LogError::Corrupt(Damage::new(&name, 0, None, why)));
+        }
+    };
+    let wanted = Vote { sequence: vote.sequence, ballot: vote.ballot, ..Vote::first(options) };
+    if (vote.cluster, vote.group, vote.node) != (wanted.cluster, wanted.group, wanted.node) {
+        let why = format!(
+            "it is the vote of cluster {}, group {}, node {}; expected cluster {}, group {}, node {}",
+            vote.cluster, vote.group, vote.node, wanted.cluster, wanted.group, wanted.node
+        );
+        return Err(LogError::Foreign { file: name, why });
+    }
+    if !agree {
+        // The copies are made alike the safe way too: the good one is overwritten last.
+        let mut block = options.pool.take(BLOCK_SIZE);
+        vote.encode(&mut block);
+        let order = if matches!(copies[0], Ok(first) if first == vote) { [1, 0] } else { [0, 1] };
+        for copy in order {
+            storage
+                .write_at(file, (copy * BLOCK_SIZE) as u64, &block, BLOCK_SIZE)
+                .and_then(|()| storage.sync(file))
+                .map_err(LogError::io(format!("repairing {name}")))?;
+        }
+    }
+    Ok((file, vote, !agree))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Writing(usize),
+    Flushing(usize),
+}
+
+/// Writes promises, one at a time; promises queued meanwhile are covered by the highest.
+pub(super) struct VoteWriter {
+    file: FileId,
+    /// The last vote started (or recovered).
+    vote: Vote,
+    /// The highest ballot queued or written.
+    promised: Ballot,
+    next_id: u64,
+    queued: Option<(Ballot, u64)>,
+    writing: Option<(Stage, u64)>,
+    acknowledged: u64,
+}
+
+impl VoteWriter {
+    pub fn new(file: FileId, vote: Vote) -> VoteWriter {
+        let promised = vote.ballot;
+        let (queued, writing) = (None, None);
+        VoteWriter { file, vote, promised, next_id: 1, queued, writing, acknowledged: 0 }
+    }
+
+    pub fn votes(&self) -> u64 {
+        self.acknowledged
+    }
+
+    pub fn queue(&mut self, ballot: Ballot) -> VoteId {
+        assert!(ballot >= self.promised, "a promise never goes down");
+        self.promised = ballot;
+        let id = self.next_id;
+        self.next_id += 1;
+        self.queued = Some((ballot, id));
+        VoteId(id)
+    }
+
+    pub fn submit<D: Disk>(&mut self, disk: &mut D, tokens: &mut Tokens, options: &LogOptions) {
+        if self.writing.is_some() {
+            return;
+        }
+        let Some((ballot, id)) = self.queued.take() else { return };
+        self.vote = Vote { ballot, sequence: self.vote.sequence + 1, ..self.vote };
+        self.write(disk, tokens, options, 0, id);
+    }
+
+    fn write<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        tokens: &mut Tokens,
+        options: &LogOptions,
+        copy: usize,
+        id: u64,
+    ) {
+        let mut block = options.pool.take(BLOCK_SIZE);
+        self.vote.encode(&mut block);
+        let parts = vec![WritePart::Buffer(Rc::new(block), BLOCK_SIZE)];
+        let sync = match options.log_sync {
+            LogSync::Dsync => Sync::Durable,
+            LogSync::WriteThenFsync => Sync::Cached,
+        };
+        self.writing = Some((Stage::Writing(copy), id));
+        let token = tokens.issue(Op::Vote);
+        disk.write(token, self.file, (copy * BLOCK_SIZE) as u64, parts, sync);
+    }
+}
+
+impl Log {
+    pub(super) fn on_vote<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        event: DiskEvent,
+        out: &mut Vec<LogEvent>,
+    ) -> Result<(), LogFailure> {
+        let vote = &mut self.vote;
+        let (stage, id) = vote.writing.expect("a vote write is in flight");
+        let done = event.result.map_err(|error| LogFailure::failed("writing the vote", &error))?;
+        let copy = match stage {
+            Stage::Writing(copy) => {
+                if done as usize != BLOCK_SIZE {
+                    return Err(LogFailure::short("writing the vote", done, BLOCK_SIZE as u32));
+                }
+                if self.options.log_sync == LogSync::WriteThenFsync {
+                    vote.writing = Some((Stage::Flushing(copy), id));
+                    disk.flush(self.tokens.issue(Op::Vote), vote.file);
+                    return Ok(());
+                }
+                copy
+            }
+            Stage::Flushing(copy) => copy,
+        };
+        if copy + 1 < COPIES {
+            vote.write(disk, &mut self.tokens, &self.options, copy + 1, id);
+            return Ok(());
+        }
+        vote.writing = None;
+        vote.acknowledged = id;
+        out.push(LogEvent::VoteDurable(VoteId(id)));
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Walks the chain of entries as it stands on disk, and looks behind its end for proof of damage.
+//! Used by recovery and by inspect; changes nothing.
+//!
+//! The chain ends at the first place where no entry follows that continues it. Whether that is a
+//! torn tail or damage is decided by what stands behind: each header tells which sequence was
+//! acknowledged as durable when it was written. If any header behind the end tells of the missing
+//! sequence, or of a later one, then what is missing had been durable: damage. If none does, it was
+//! part of the writes in flight, of which any may have reached the disk whole, torn or not at all.
+
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, MIB};
+use crate::base::memory::BUFFER_BYTES_MAX;
+use crate::base::{BlockBuf, BlockPool, Checksum, Slot};
+use crate::io::{FileId, Storage};
+
+use super::LogError;
+use super::footer::{self, Trailer};
+use super::format::{
+    EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, check_place, is_zero,
+};
+use super::index::IndexEntry;
+
+const READ_AHEAD_BYTES: usize = MIB;
+
+/// Reads a segment's file through a window, forwards.
+pub(super) struct SegmentReader {
+    pub file: FileId,
+    pub name: String,
+    pub length: u64,
+    buffer: BlockBuf,
+    start: u64,
+    filled: usize,
+}
+
+impl SegmentReader {
+    pub fn new(file: FileId, name: String, length: u64, pool: &BlockPool) -> SegmentReader {
+        let buffer = pool.take(BUFFER_BYTES_MAX);
+        SegmentReader { file, name, length, buffer, start: 0, filled: 0 }
+    }
+
+    /// The bytes at `offset` (whole blocks), up to `length` of them: fewer only at the file's end.
+    pub fn at<S: Storage>(
+        &mut self,
+        storage: &mut S,
+        offset: u64,
+        length: usize,
+    ) -> Result<&[u8], LogError> {
+        let end = offset + length as u64;
+        if offset < self.start || end > self.start + self.filled as u64 {
+            let left = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let wanted = length.max(READ_AHEAD_BYTES).min(BUFFER_BYTES_MAX).min(left);
+            self.start = offset;
+            self.filled = 0;
+            self.filled = storage
+                .read_at(self.file, offset, &mut self.buffer, wanted)
+                .map_err(LogError::io(format!("reading {} at {offset}", self.name)))?;
+        }
+        let from = (offset - self.start) as usize;
+        let to = (from + length).min(self.filled);
+        Ok(&self.buffer[from.min(to)..to])
+    }
+}
+
+/// Where the walk stands in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// Of the next entry.
+    pub sequence: u64,
+    pub previous: Checksum,
+    /// The highest chosen watermark of the entries walked.
+    pub chosen: Slot,
+}
+
+impl Chain {
+    pub const START: Chain = Chain { sequence: 1, previous: Checksum(0), chosen: Slot::NONE };
+}
+
+/// Why no entry follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub offset: u64,
+    pub slot: Option<Slot>,
+    pub why: String,
+    /// Nothing but zeros stand there: nothing was begun.
+    pub empty: bool,
+}
+
+/// Walks the entries from `offset` on while they continue the chain. Returns where and why it
+/// ended; `Broken::offset` is the tail.
+pub(super) fn walk_entries<S: Storage>(
+    reader: &mut SegmentReader,
+    storage: &mut S,
+    place: &Place,
+    chain: &mut Chain,
+    visit: &mut dyn FnMut(&EntryHeader, &[u8]),
+) -> Result<Broken, LogError> {
+    let mut offset = BLOCK_SIZE as u64;
+    loop {
+        let block = reader.at(storage, offset, BLOCK_SIZE)?;
+        let broken = |slot, why: String, empty| Ok(Broken { offset, slot, why, empty });
+        if block.len() < BLOCK_SIZE {
+            return broken(None, "the segment ends here".into(), true);
+        }
+        if is_zero(block) {
+            return broken(None, "only zeros stand here".into(), true);
+        }
+        let (header, checksum) = match EntryHeader::decode(block) {
+            Ok(decoded) => decoded,
+            Err(why) => return broken(None, why, false),
+        };
+        let slot = (header.kind == EntryKind::Value).then_some(header.slot);
+        if let Err(why) = header.stands_at(place, offset) {
+            return broken(slot, why, false);
+        }
+        if (header.sequence, header.previous) != (chain.sequence, chain.previous) {
+            let (found, wanted) = (header.sequence, chain.sequence);
+            let why = format!(
+                "entry {found} does not continue the chain (entry {wanted} after header {})",
+                chain.previous
+            );
+            return broken(slot, why, false);
+        }
+        let size = header.entry_size();
+        let entry = reader.at(storage, offset, size)?;
+        if let Err(why) = header.check_value(entry) {
+            return broken(slot, why, false);
+        }
+        visit(&header, &entry[ENTRY_HEADER_SIZE..][..header.value_size as usize]);
+        chain.sequence += 1;
+        chain.previous = checksum;
+        chain.chosen = chain.chosen.max(header.chosen);
+        offset += size as u64;
+    }
+}
+
+/// The footer at the end of a segment.
+pub(super) enum FoundFooter {
+    /// Zeros (or the entries' own bytes) stand there.
+    None,
+    /// Something that begins like one, but is not whole.
+    Damaged(String),
+    Valid(Trailer, Vec<IndexEntry>),
+}
+
+/// Reads and verifies the footer.
+pub(super) fn read_footer<S: Storage>(
+    reader: &mut SegmentReader,
+    storage: &mut S,
+    place: &Place,
+) -> Result<FoundFooter, LogError> {
+    let Some(last) = reader.length.checked_sub(BLOCK_SIZE as u64) else {
+        return Ok(FoundFooter::None);
+    };
+    let block = reader.at(storage, last, BLOCK_SIZE)?;
+    if is_zero(block) {
+        return Ok(FoundFooter::None);
+    }
+    let Some(size) = footer::stated_size(block) else {
+        return Ok(FoundFooter::Damaged("the index footer's last block is damaged".into()));
+    };
+    let Some(offset) = reader.length.checked_sub(size as u64) else {
+        return Ok(FoundFooter::Damaged("the index footer is larger than its segment".into()));
+    };
+    let bytes = reader.at(storage, offset, size)?;
+    Ok(match footer::decode(bytes, place) {
+        Ok((trailer, entries)) => FoundFooter::Valid(trailer, entries),
+        Err(why) => FoundFooter::Damaged(why),
+    })
+}
+
+/// What stands behind the end of the chain, in one segment.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    /// The first proof that the missing sequence had been durable.
+    pub proof: Option<String>,
+    /// Runs of blocks that are not zero: offset and length.
+    pub remains: Vec<(u64, u64)>,
+}
+
+/// Looks at every block of the segment from `from` on. `missing`: the sequence at which the chain
+/// ended.
+///
+/// Blocks are judged alone, since where entries start is not known behind damage. A client could
+/// store a forged header as a record's bytes; bound to this segment, offset and generation it
+/// could at worst make a torn tail look like damage, never the other way round.
+pub(super) fn look_behind<S: Storage>(
+    reader: &mut SegmentReader,
+    storage: &mut S,
+    place: &Place,
+    from: u64,
+    missing: u64,
+) -> Result<Behind, LogError> {
+    let mut behind = Behind::default();
+    let block_size = BLOCK_SIZE as u64;
+    let mut offset = from;
+    while offset < reader.length {
+        let name = reader.name.clone();
+        let block = reader.at(storage, offset, BLOCK_SIZE)?;
+        if !is_zero(block) {
+            if behind.proof.is_none() {
+                behind.proof = proof_in(block, place, offset, missing)
+                    .map(|what| format!("{what} at offset {offset} of {name}"));
+            }
+            match behind.remains.last_mut() {
+                Some((start, length)) if *start + *length == offset => *length += block_size,
+                _ => behind.remains.push((offset, block_size)),
+            }
+        }
+        offset += block_size;
+    }
+    if behind.proof.is_none()
+        && let FoundFooter::Valid(trailer, _) = read_footer(reader, storage, place)?
+        && trailer.first_sequence + u64::from(trailer.count) > missing
+    {
+        behind.proof = Some(format!("the index footer of {}", reader.name));
+    }
+    Ok(behind)
+}
+
+fn proof_in(block: &[u8], place: &Place, offset: u64, missing: u64) -> Option<String> {
+    if offset == 0 {
+        let header = SegmentHeader::decode(block).ok()?;
+        check_place(&header.place, place).ok()?;
+        return (header.durable_sequence >= missing).then(|| "the segment header".to_owned());
+    }
+    let (header, _) = EntryHeader::decode(block).ok()?;
+    header.stands_at(place, offset).ok()?;
+    (header.durable_sequence >= missing).then(|| format!("entry {}", header.sequence))
+}
+
+/// The generation that the segment's own header tells, if it has a valid one.
+pub(super) fn generation_of(block: &[u8]) -> u32 {
+    SegmentHeader::decode(block).map_or(GENERATION_FIRST, |header| header.place.generation)
+}
+
+/// What the first block of a segment is.
+pub(super) enum Start {
+    /// It continues the chain.
+    Continues,
+    /// Nothing was ever written here.
+    Empty,
+    /// It does not continue the chain.
+    Broken(String),
+    /// It is whole, but of another cluster, group or size: not this log's file.
+    Foreign(String),
+}
+
+/// Judges the first block.
+pub(super) fn judge_start(block: &[u8], place: &Place, length: u64, chain: &Chain) -> Start {
+    if block.len() == BLOCK_SIZE && is_zero(block) {
+        return Start::Empty;
+    }
+    let header = match SegmentHeader::decode(block) {
+        Ok(header) => header,
+        Err(why) => return Start::Broken(why),
+    };
+    let found = header.place;
+    if (found.cluster, found.group, found.segment) != (place.cluster, place.group, place.segment) {
+        return Start::Foreign(check_place(&found, place).expect_err("they differ"));
+    }
+    if header.segment_bytes != length {
+        let stated = header.segment_bytes;
+        return Start::Foreign(format!("it says {stated} bytes, but is {length} bytes long"));
+    }
+    if (header.first_sequence, header.previous) != (chain.sequence, chain.previous) {
+        let (found, wanted) = (header.first_sequence, chain.sequence);
+        return Start::Broken(format!(
+            "the segment starts at entry {found}, but entry {wanted} comes next"
+        ));
+    }
+    Start::Continues
+}

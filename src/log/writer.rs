@@ -1,0 +1,363 @@
+//! The way of an entry to the disk: queued, gathered into one vectored write per run of entries,
+//! acknowledged in order.
+//!
+//! An entry's place is known when it is appended; its header is stamped when its write starts, so
+//! that it can tell what was durable at that moment. Example of why: entry 7 is in flight, 8 is
+//! queued; 7 completes and is acknowledged, then 8 is written. Stamped while it was queued, 8
+//! would say "6 is durable", and rot of 7 would later look like a torn tail and be cut.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::base::limits::BLOCK_SIZE;
+use crate::base::{Ballot, Batch, Checksum, Instant, Slot};
+use crate::io::{Disk, DiskEvent, FileId, Sync, WritePart};
+
+use super::format::{EntryHeader, EntryKind, SegmentHeader, segment_name};
+use super::index::Footer;
+use super::{
+    AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, SECOND_WRITE_BYTES_MIN,
+    WRITE_BYTES_MAX, WRITES_UNACKNOWLEDGED_MAX, footer,
+};
+
+struct Pending {
+    /// `None`: an idle mark.
+    id: Option<AppendId>,
+    slot: Slot,
+    ballot: Ballot,
+    chosen: Slot,
+    batch: Batch,
+    segment: u64,
+    offset: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Writing,
+    Flushing,
+    Done,
+}
+
+/// One write started and not yet acknowledged.
+struct Write {
+    number: u64,
+    file: FileId,
+    segment: u64,
+    bytes: u32,
+    last_sequence: u64,
+    /// The last of the caller's appends in it.
+    id: Option<AppendId>,
+    slot_max: Slot,
+    stage: Stage,
+}
+
+/// The queue and the writes in flight.
+pub(super) struct Writer {
+    queue: VecDeque<Pending>,
+    queued_bytes: usize,
+    /// In log order.
+    writes: VecDeque<Write>,
+    next_write: u64,
+    next_id: u64,
+    /// The sequence of the next entry to be stamped.
+    next_sequence: u64,
+    /// The checksum of the last header stamped.
+    previous: Checksum,
+    /// Everything up to this sequence is durable and acknowledged.
+    durable: u64,
+    /// The chosen watermark of the last entry, for marks.
+    chosen: Slot,
+    /// Bytes placed since the log was opened.
+    placed_bytes: u64,
+    /// Since when everything is acknowledged and not yet attested by a later entry.
+    unmarked_since: Option<Instant>,
+}
+
+impl Writer {
+    pub fn new(next_sequence: u64, previous: Checksum, chosen: Slot) -> Writer {
+        Writer {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            writes: VecDeque::new(),
+            next_write: 0,
+            next_id: 1,
+            next_sequence,
+            previous,
+            durable: next_sequence - 1,
+            chosen,
+            placed_bytes: 0,
+            unmarked_since: None,
+        }
+    }
+
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    pub fn placed_bytes(&self) -> u64 {
+        self.placed_bytes
+    }
+
+    pub fn queued_count(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether entries wait for a segment or for a write in flight.
+    pub fn is_free_for(&self, bytes: usize) -> bool {
+        let waiting = self.queued_bytes + bytes;
+        match self.writes.len() {
+            0 => self.queued_bytes < WRITE_BYTES_MAX,
+            count if count < WRITES_UNACKNOWLEDGED_MAX => {
+                waiting >= SECOND_WRITE_BYTES_MIN && self.queued_bytes < WRITE_BYTES_MAX
+            }
+            _ => false,
+        }
+    }
+
+    fn may_start(&self) -> bool {
+        match self.writes.len() {
+            0 => !self.queue.is_empty(),
+            count if count < WRITES_UNACKNOWLEDGED_MAX => {
+                self.queued_bytes >= SECOND_WRITE_BYTES_MIN
+            }
+            _ => false,
+        }
+    }
+
+    pub fn queue_entry(&mut self, entry: Entry<'_>, segment: u64, offset: u64) -> AppendId {
+        let id = AppendId(self.next_id);
+        self.next_id += 1;
+        self.chosen = self.chosen.max(entry.chosen);
+        self.unmarked_since = None;
+        let Entry { slot, ballot, chosen, batch } = entry;
+        let batch = batch.clone();
+        self.push(Pending { id: Some(id), slot, ballot, chosen, batch, segment, offset });
+        id
+    }
+
+    fn push(&mut self, pending: Pending) {
+        let size = pending.batch.entry_size();
+        self.queued_bytes += size;
+        self.placed_bytes += size as u64;
+        self.queue.push_back(pending);
+    }
+}
+
+impl Log {
+    /// The segment and offset of the next entry of `size` bytes.
+    pub(super) fn place(&mut self, size: usize) -> (u64, u64) {
+        if !self.index.active_fits(size) {
+            let number = self.index.begin_next();
+            self.index.active_mut().file = self.preparer.take(number);
+        }
+        let active = self.index.active();
+        (active.number, active.tail)
+    }
+
+    pub(super) fn start_writes<D: Disk>(&mut self, disk: &mut D) {
+        while self.writer.may_start() {
+            let head = self.writer.queue.front().expect("something waits");
+            let number = head.segment;
+            let segment = self.index.segment(number).expect("placed entries have a segment");
+            // Without a file the segment is still being prepared: entries wait.
+            let Some(file) = segment.file else { return };
+            self.start_write(disk, number, file);
+        }
+    }
+
+    /// Starts one write of the entries at the head of the queue that stand in this segment.
+    fn start_write<D: Disk>(&mut self, disk: &mut D, number: u64, file: FileId) {
+        let segment = self.index.segment(number).expect("placed entries have a segment");
+        let place = self.options.place(number, segment.generation);
+        let mut offset = self.writer.queue[0].offset;
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        if offset == BLOCK_SIZE as u64 {
+            // The first entries take the segment's header along, in the same write.
+            let mut block = self.options.pool.take(BLOCK_SIZE);
+            let header = SegmentHeader {
+                place,
+                segment_bytes: self.options.segment_bytes,
+                first_sequence: self.writer.next_sequence,
+                durable_sequence: self.writer.durable,
+                previous: self.writer.previous,
+            };
+            header.encode(&mut block);
+            parts.push(WritePart::Buffer(Rc::new(block), BLOCK_SIZE));
+            bytes += BLOCK_SIZE;
+            offset = 0;
+        }
+        let (mut id, mut slot_max) = (None, Slot::NONE);
+        while let Some(head) = self.writer.queue.front() {
+            let size = head.batch.entry_size();
+            let fits = parts.len() < D::WRITE_PARTS_MAX && bytes + size <= WRITE_BYTES_MAX;
+            if head.segment != number || !fits {
+                break;
+            }
+            let pending = self.writer.queue.pop_front().expect("there is a head");
+            assert_eq!(pending.offset, offset + bytes as u64, "a run is contiguous");
+            id = pending.id.or(id);
+            slot_max = slot_max.max(pending.slot);
+            parts.push(WritePart::Entry(self.stamp(&pending, place)));
+            self.writer.queued_bytes -= size;
+            bytes += size;
+        }
+        let previous = self.writer.previous;
+        self.index.segment_mut(number).expect("as above").last = previous;
+        let write_number = self.writer.next_write;
+        self.writer.next_write += 1;
+        self.writer.writes.push_back(Write {
+            number: write_number,
+            file,
+            segment: number,
+            bytes: bytes as u32,
+            last_sequence: self.writer.next_sequence - 1,
+            id,
+            slot_max,
+            stage: Stage::Writing,
+        });
+        let sync = match self.options.log_sync {
+            LogSync::Dsync => Sync::Durable,
+            LogSync::WriteThenFsync => Sync::Cached,
+        };
+        disk.write(self.tokens.issue(Op::Write(write_number)), file, offset, parts, sync);
+    }
+
+    fn stamp(&mut self, pending: &Pending, place: super::format::Place) -> Batch {
+        let header = EntryHeader {
+            place,
+            kind: if pending.id.is_some() { EntryKind::Value } else { EntryKind::Mark },
+            offset: pending.offset,
+            sequence: self.writer.next_sequence,
+            durable_sequence: self.writer.durable,
+            slot: pending.slot,
+            ballot: pending.ballot,
+            chosen: pending.chosen,
+            value_size: pending.batch.value_size() as u32,
+            value_checksum: pending.batch.checksum(),
+            previous: self.writer.previous,
+        };
+        let (bytes, checksum) = header.encode();
+        self.writer.next_sequence += 1;
+        self.writer.previous = checksum;
+        pending.batch.stamp(&self.options.pool, &bytes)
+    }
+
+    pub(super) fn on_write<D: Disk>(
+        &mut self,
+        now: Instant,
+        disk: &mut D,
+        number: u64,
+        event: DiskEvent,
+        out: &mut Vec<LogEvent>,
+    ) -> Result<(), LogFailure> {
+        let writes = &mut self.writer.writes;
+        let write = writes.iter_mut().find(|write| write.number == number);
+        let write = write.expect("the completion is of a write in flight");
+        let doing = format!("writing {}", segment_name(write.segment));
+        let done = event.result.map_err(|error| LogFailure::failed(&doing, &error))?;
+        match write.stage {
+            Stage::Writing if done != write.bytes => {
+                return Err(LogFailure::short(&doing, done, write.bytes));
+            }
+            Stage::Writing if self.options.log_sync == LogSync::WriteThenFsync => {
+                write.stage = Stage::Flushing;
+                let file = write.file;
+                disk.flush(self.tokens.issue(Op::Write(number)), file);
+            }
+            Stage::Writing | Stage::Flushing => write.stage = Stage::Done,
+            Stage::Done => panic!("a write completes once"),
+        }
+        self.acknowledge(now, out);
+        Ok(())
+    }
+
+    /// Reports the contiguous completed prefix. A write that overtook an older one waits.
+    fn acknowledge(&mut self, now: Instant, out: &mut Vec<LogEvent>) {
+        let mut last_id = None;
+        while self.writer.writes.front().is_some_and(|write| write.stage == Stage::Done) {
+            let write = self.writer.writes.pop_front().expect("there is a front");
+            assert!(write.last_sequence > self.writer.durable, "durability only rises");
+            self.writer.durable = write.last_sequence;
+            self.stats.durable_writes += 1;
+            self.stats.bytes_written += u64::from(write.bytes);
+            self.stats.durable_slot = self.stats.durable_slot.max(write.slot_max);
+            last_id = write.id.or(last_id);
+        }
+        if let Some(id) = last_id {
+            out.push(LogEvent::Durable(id));
+            if self.writer.writes.is_empty() && self.writer.queue.is_empty() {
+                self.writer.unmarked_since = Some(now);
+            }
+        }
+    }
+
+    /// When the idle mark is due.
+    pub(super) fn mark_deadline(&self) -> Option<Instant> {
+        let idle = self.options.mark_idle_after?;
+        let fits = self.index.active_fits(BLOCK_SIZE) && self.index.active().file.is_some();
+        self.writer.unmarked_since.filter(|_| fits).map(|since| since + idle)
+    }
+
+    /// Queues an idle mark when it is due: it attests that the last entries had been durable, and
+    /// takes the chosen watermark along.
+    pub(super) fn queue_mark(&mut self, now: Instant) {
+        if self.mark_deadline().is_none_or(|due| due > now) {
+            return;
+        }
+        let (segment, offset) = self.place(BLOCK_SIZE);
+        self.index.push(Slot::NONE, Ballot::NONE, 0);
+        self.writer.unmarked_since = None;
+        self.stats.marks += 1;
+        let chosen = self.writer.chosen.max(self.index.applied());
+        self.writer.push(Pending {
+            id: None,
+            slot: Slot::NONE,
+            ballot: Ballot::NONE,
+            chosen,
+            batch: Batch::noop(),
+            segment,
+            offset,
+        });
+    }
+
+    /// Writes the footers of the sealed segments that are all settled.
+    pub(super) fn start_footers<D: Disk>(&mut self, disk: &mut D) {
+        while let Some(number) = self.index.footer_candidate(self.writer.durable) {
+            let segment = self.index.segment_mut(number).expect("a candidate stands");
+            segment.footer = Footer::Writing;
+            let trailer = footer::Trailer {
+                place: self.options.place(number, segment.generation),
+                count: segment.count,
+                first_sequence: segment.first_sequence,
+                chosen: segment.applied_max(),
+                last: segment.last,
+            };
+            let mut buffer = self.options.pool.take(trailer.size());
+            footer::encode(&trailer, &segment.entries, &mut buffer);
+            let offset = segment.footer_offset(self.options.segment_bytes);
+            let file = segment.file.expect("a segment in memory is open");
+            let parts = vec![WritePart::Buffer(Rc::new(buffer), trailer.size())];
+            let token = self.tokens.issue(Op::Footer(number));
+            disk.write(token, file, offset, parts, Sync::Durable);
+        }
+    }
+
+    pub(super) fn on_footer<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        number: u64,
+        event: DiskEvent,
+    ) -> Result<(), LogFailure> {
+        let doing = format!("writing the footer of {}", segment_name(number));
+        let done = event.result.map_err(|error| LogFailure::failed(&doing, &error))?;
+        let segment = self.index.segment(number).expect("the index names what stands");
+        let size = footer::footer_size(segment.count as usize) as u32;
+        if done != size {
+            return Err(LogFailure::short(&doing, done, size));
+        }
+        let loaded = self.index.footer_written(number);
+        self.reads.indexed(&mut self.index, disk, number, loaded);
+        Ok(())
+    }
+}
