@@ -9,6 +9,8 @@ pub mod client;
 pub mod io;
 pub mod log;
 pub mod machine;
+pub mod node;
 pub mod paxos;
+pub mod server;
 pub mod uring;
 pub mod wire;

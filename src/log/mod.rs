@@ -18,6 +18,7 @@
 mod error;
 mod footer;
 mod format;
+mod identity;
 mod index;
 mod prepare;
 mod reads;
@@ -27,11 +28,11 @@ mod vote;
 mod walk;
 mod writer;
 
-
 use std::collections::HashMap;
 use std::time::Duration;
 
 pub use error::{Damage, LogError, LogFailure, ReadError};
+pub use identity::{DataDir, FormatRequest, Identity, IdentityError, Member};
 pub use reads::NotStored;
 
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};

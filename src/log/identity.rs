@@ -1,0 +1,367 @@
+//! The identity of a data directory: which cluster, which node, which members.
+//!
+//! Made once by `loggos format` ([`DataDir::format`]), read by whoever opens the directory. A
+//! directory without one is nobody's and is never served: a blank disk is not a member.
+//!
+//! `identity.toml` is TOML for people to read, padded with newlines to whole blocks. Its first
+//! line is a comment with the checksum of everything behind that line, so that a flipped bit or an
+//! edit is noticed; the identity is never edited by hand.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::limits::{BLOCK_SIZE, MEMBERS_MAX, block_align};
+use crate::base::memory::BUFFER_BYTES_MAX;
+use crate::base::{BlockPool, Checksum, ClusterId, GroupId, NodeId};
+use crate::io::{FileOptions, Storage};
+
+use super::{Log, LogError, LogOptions};
+
+const FILE: &str = "identity.toml";
+const FILE_NEW: &str = "identity.toml.new";
+/// The version of the directory's layout and of every format in it.
+const FORMAT_VERSION: u32 = 1;
+/// An identity is small; a larger file is not one.
+const IDENTITY_BYTES_MAX: usize = 64 * 1024;
+const CHECKSUM_PREFIX: &str = "# checksum ";
+
+const _: () = assert!(IDENTITY_BYTES_MAX <= BUFFER_BYTES_MAX);
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// Where it serves peers and clients, `host:port`.
+    pub address: String,
+}
+
+/// Who a data directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The digest of the name, which stands in every header.
+    pub cluster_id: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// All members, sorted by id.
+    pub members: Vec<Member>,
+    /// How many groups the node serves; each has its folder.
+    pub group_count: u16,
+    /// The size of a segment file in bytes.
+    pub segment_bytes: u64,
+}
+
+/// What `format` is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormatRequest {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node.
+    pub node: NodeId,
+    /// All members, the node included, in any order.
+    pub members: Vec<Member>,
+    /// How many groups.
+    pub group_count: u16,
+    /// The size of a segment file in bytes.
+    pub segment_bytes: u64,
+}
+
+/// Why a data directory cannot be formatted or used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// There is no identity: the directory was never formatted.
+    #[error("it is not formatted (no {FILE}): run `loggos format` first")]
+    Unformatted,
+    /// Formatting would destroy what is there.
+    #[error("it is not empty (it holds `{0}`): a directory is formatted once, and only when empty")]
+    NotEmpty(String),
+    /// The file is not what was written.
+    #[error("{FILE} is damaged: {0}")]
+    Damaged(String),
+    /// Written by another version.
+    #[error("{FILE} has format {found}, this version reads {FORMAT_VERSION}")]
+    OtherVersion {
+        /// What the file says.
+        found: u32,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Request(String),
+    /// The system refused an operation.
+    #[error("{what}: {source}")]
+    Io {
+        /// The operation and its file.
+        what: String,
+        /// The system's own word.
+        source: io::Error,
+    },
+    /// A group's log could not be made.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// The file's content. Numbers and texts only: it is read by people and by later versions.
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    cluster: String,
+    cluster_id: String,
+    node: u16,
+    group_count: u16,
+    segment_bytes: u64,
+    members: Vec<DocumentMember>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct DocumentMember {
+    node: u16,
+    address: String,
+}
+
+/// A data directory, through the seam.
+#[derive(Debug)]
+pub struct DataDir;
+
+impl DataDir {
+    /// The folder of a group's log.
+    pub fn group_folder(group: GroupId) -> String {
+        format!("group-{:04}", group.0)
+    }
+
+    /// Makes the directory that `storage` stands for a member: the groups' logs first, the
+    /// identity last, so that a crash half way leaves a directory that is not taken for one.
+    ///
+    /// # Errors
+    /// When the directory holds anything (except the lock file), or the request makes no sense.
+    pub fn format<S: Storage>(
+        storage: &mut S,
+        request: &FormatRequest,
+    ) -> Result<Identity, IdentityError> {
+        let identity = check_request(request)?;
+        let names = storage.list("").map_err(io_error("listing the directory"))?;
+        if let Some(name) = names.into_iter().find(|name| name != "lock") {
+            return Err(IdentityError::NotEmpty(name));
+        }
+        let pool = BlockPool::new(0);
+        for group in (0..identity.group_count).map(GroupId) {
+            let folder = DataDir::group_folder(group);
+            storage.create_folder(&folder).map_err(io_error(&folder))?;
+            let options = LogOptions::new(identity.cluster_id, identity.node, group, pool.clone());
+            let options = LogOptions { segment_bytes: identity.segment_bytes, ..options };
+            options.validate()?;
+            Log::format(storage, &folder, &options)?;
+        }
+        // The folders' names must be durable before the identity says that they are there.
+        storage.sync_folder("").map_err(io_error("syncing the directory"))?;
+        write(storage, &identity, &pool)?;
+        Ok(identity)
+    }
+
+    /// The identity of a formatted directory.
+    pub fn load<S: Storage>(storage: &mut S) -> Result<Identity, IdentityError> {
+        let names = storage.list("").map_err(io_error("listing the directory"))?;
+        if !names.iter().any(|name| name == FILE) {
+            return Err(IdentityError::Unformatted);
+        }
+        let text = read(storage)?;
+        parse(&text)
+    }
+}
+
+fn io_error(what: &str) -> impl FnOnce(io::Error) -> IdentityError {
+    let what = what.to_owned();
+    move |source| IdentityError::Io { what, source }
+}
+
+fn check_request(request: &FormatRequest) -> Result<Identity, IdentityError> {
+    let mut members = request.members.clone();
+    members.sort_unstable_by_key(|member| member.node);
+    let distinct = members.windows(2).all(|pair| pair[0].node < pair[1].node);
+    let named = members.iter().any(|member| member.node == request.node);
+    let unnamed = members.iter().any(|member| member.node == NodeId(0));
+    let problem = if request.cluster.is_empty() {
+        "the cluster needs a name"
+    } else if !distinct || unnamed {
+        "the members need different ids from 1"
+    } else if !named {
+        "the node is not among the members"
+    } else if members.len() > MEMBERS_MAX {
+        "there are too many members"
+    } else if request.group_count == 0 {
+        "at least one group is needed"
+    } else {
+        return Ok(Identity {
+            cluster: request.cluster.clone(),
+            cluster_id: ClusterId::of_name(&request.cluster),
+            node: request.node,
+            members,
+            group_count: request.group_count,
+            segment_bytes: request.segment_bytes,
+        });
+    };
+    Err(IdentityError::Request(problem.to_owned()))
+}
+
+fn write<S: Storage>(
+    storage: &mut S,
+    identity: &Identity,
+    pool: &BlockPool,
+) -> Result<(), IdentityError> {
+    let document = Document {
+        format: FORMAT_VERSION,
+        cluster: identity.cluster.clone(),
+        cluster_id: identity.cluster_id.to_string(),
+        node: identity.node.0,
+        group_count: identity.group_count,
+        segment_bytes: identity.segment_bytes,
+        members: identity
+            .members
+            .iter()
+            .map(|member| DocumentMember { node: member.node.0, address: member.address.clone() })
+            .collect(),
+    };
+    let body = toml::to_string(&document)
+        .map_err(|error| IdentityError::Request(format!("it cannot be written down: {error}")))?;
+    let text = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
+    if text.len() > IDENTITY_BYTES_MAX {
+        return Err(IdentityError::Request("the names and addresses are too long".to_owned()));
+    }
+    let length = block_align(text.len());
+    let mut buffer = pool.take(length);
+    buffer[..length].fill(b'\n');
+    buffer[..text.len()].copy_from_slice(text.as_bytes());
+    let file = storage.open(FILE_NEW, FileOptions::CreateNew).map_err(io_error(FILE_NEW))?;
+    let written = storage.write_at(file, 0, &buffer, length).and_then(|()| storage.sync(file));
+    storage.close(file);
+    written.map_err(io_error(FILE_NEW))?;
+    storage.rename(FILE_NEW, FILE).map_err(io_error(FILE))?;
+    storage.sync_folder("").map_err(io_error("syncing the directory"))
+}
+
+fn read<S: Storage>(storage: &mut S) -> Result<String, IdentityError> {
+    let file = storage.open(FILE, FileOptions::Read).map_err(io_error(FILE))?;
+    let mut buffer = BlockPool::new(0).take(IDENTITY_BYTES_MAX);
+    let size = storage.read_at(file, 0, &mut buffer, IDENTITY_BYTES_MAX);
+    storage.close(file);
+    let size = size.map_err(io_error(FILE))?;
+    String::from_utf8(buffer[..size].to_vec())
+        .map_err(|_| IdentityError::Damaged("it is not text".to_owned()))
+}
+
+fn parse(text: &str) -> Result<Identity, IdentityError> {
+    let damaged = |why: String| IdentityError::Damaged(why);
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let stated = first.strip_prefix(CHECKSUM_PREFIX).unwrap_or_default();
+    let stated = u32::from_str_radix(stated.trim(), 16)
+        .map_err(|_| damaged("its first line is no checksum".to_owned()))?;
+    // The padding is newlines; the document itself ends in exactly one.
+    let body = format!("{}\n", rest.trim_end_matches('\n'));
+    let found = Checksum::of(body.as_bytes());
+    if found != Checksum(stated) {
+        let stated = Checksum(stated);
+        return Err(damaged(format!("its checksum is {found} where {stated} is stated")));
+    }
+    let document: Document =
+        toml::from_str(&body).map_err(|error| damaged(error.message().to_owned()))?;
+    if document.format != FORMAT_VERSION {
+        return Err(IdentityError::OtherVersion { found: document.format });
+    }
+    let members = document
+        .members
+        .into_iter()
+        .map(|member| Member { node: NodeId(member.node), address: member.address })
+        .collect();
+    let request = FormatRequest {
+        cluster: document.cluster,
+        node: NodeId(document.node),
+        members,
+        group_count: document.group_count,
+        segment_bytes: document.segment_bytes,
+    };
+    let identity = check_request(&request)?;
+    if identity.cluster_id.to_string() != document.cluster_id {
+        return Err(damaged("the cluster's id does not fit its name".to_owned()));
+    }
+    if !identity.segment_bytes.is_multiple_of(BLOCK_SIZE as u64) {
+        return Err(damaged("segment_bytes is not a whole number of blocks".to_owned()));
+    }
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> String {
+        let body = toml::to_string(&Document {
+            format: FORMAT_VERSION,
+            cluster: "demo".to_owned(),
+            cluster_id: ClusterId::of_name("demo").to_string(),
+            node: 2,
+            group_count: 1,
+            segment_bytes: 64 << 20,
+            members: (1..=3)
+                .map(|node| DocumentMember { node, address: format!("host-{node}:7400") })
+                .collect(),
+        })
+        .unwrap();
+        format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()))
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_padding_does_not_matter() {
+        let identity = parse(&text()).unwrap();
+        assert_eq!((identity.node, identity.members.len()), (NodeId(2), 3));
+        assert_eq!(parse(&(text() + "\n\n\n\n")).unwrap(), identity);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let good = text().into_bytes();
+        for index in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[index] ^= 1 << bit;
+                let Ok(bad) = String::from_utf8(bad) else { continue };
+                // A flip in the case of a checksum's digit says the same number.
+                if bad.eq_ignore_ascii_case(&text()) && index < CHECKSUM_PREFIX.len() + 8 {
+                    continue;
+                }
+                assert!(parse(&bad).is_err(), "bit {bit} of byte {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_from_damage() {
+        let body = text().split_once('\n').unwrap().1.replace("format = 1", "format = 2");
+        let other = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
+        assert!(matches!(parse(&other), Err(IdentityError::OtherVersion { found: 2 })));
+    }
+
+    #[test]
+    fn requests_that_make_no_sense_are_refused() {
+        let member = |node| Member { node: NodeId(node), address: format!("host:{node}") };
+        let request = FormatRequest {
+            cluster: "demo".to_owned(),
+            node: NodeId(1),
+            members: vec![member(2), member(1)],
+            group_count: 1,
+            segment_bytes: 64 << 20,
+        };
+        assert_eq!(check_request(&request).unwrap().members[0].node, NodeId(1));
+        let bad = [
+            FormatRequest { cluster: String::new(), ..request.clone() },
+            FormatRequest { node: NodeId(3), ..request.clone() },
+            FormatRequest { members: vec![member(1), member(1)], ..request.clone() },
+            FormatRequest { members: vec![member(0), member(1)], ..request.clone() },
+            FormatRequest { group_count: 0, ..request.clone() },
+        ];
+        for request in bad {
+            assert!(matches!(check_request(&request), Err(IdentityError::Request(_))));
+        }
+    }
+}
