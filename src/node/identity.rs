@@ -1,0 +1,157 @@
+//! Who this node is, and who may talk to it: the greeting's rules.
+//!
+//! Used by the node when it dials and by the server when it is dialled. A stranger is refused with
+//! a reason that says what does not match.
+
+use crate::base::{ClusterId, NodeId};
+use crate::wire::hello::members_digest;
+use crate::wire::{Hello, HelloReply, HelloRole, Limits, PROTOCOL_VERSION, RefuseReason, Welcome};
+
+/// The identity that `format` gave the data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// The digest of the name.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// All members with their addresses, sorted by id.
+    pub members: Vec<(NodeId, String)>,
+    /// How many groups the cluster has.
+    pub group_count: u16,
+}
+
+impl Identity {
+    /// The members' ids.
+    pub fn member_ids(&self) -> Vec<NodeId> {
+        self.members.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// The greeting to a peer.
+    pub fn hello_to(&self, peer: NodeId) -> Hello {
+        Hello {
+            protocol_version: PROTOCOL_VERSION,
+            cluster: Some(self.cluster),
+            role: HelloRole::Peer {
+                node: self.node,
+                to: peer,
+                members_digest: members_digest(&self.members),
+                group_count: self.group_count,
+            },
+        }
+    }
+
+    /// The answer to a greeting: a welcome, or the refusal with its reason.
+    pub fn answer(&self, hello: &Hello, leader: Option<NodeId>) -> HelloReply {
+        let protocol_version = PROTOCOL_VERSION;
+        match self.judge(hello) {
+            Err((reason, text)) => HelloReply::Refused { protocol_version, reason, text },
+            Ok(()) => HelloReply::Welcome(Welcome {
+                protocol_version,
+                node: self.node,
+                cluster: self.cluster,
+                cluster_name: self.cluster_name.clone(),
+                group_count: self.group_count,
+                members: self.members.clone(),
+                leader,
+                limits: Limits::default(),
+            }),
+        }
+    }
+
+    /// Judges a greeting.
+    fn judge(&self, hello: &Hello) -> Result<(), (RefuseReason, String)> {
+        if hello.protocol_version != PROTOCOL_VERSION {
+            let text = format!(
+                "protocol version {} where this node speaks {PROTOCOL_VERSION}",
+                hello.protocol_version
+            );
+            return Err((RefuseReason::OtherVersion, text));
+        }
+        let name = &self.cluster_name;
+        if let Some(cluster) = hello.cluster
+            && cluster != self.cluster
+        {
+            let text = format!("cluster {cluster} where this is `{name}` ({})", self.cluster);
+            return Err((RefuseReason::OtherCluster, text));
+        }
+        match hello.role {
+            HelloRole::Client => Ok(()),
+            HelloRole::Peer { node, to, members_digest, group_count } => {
+                self.judge_peer(node, to, members_digest, group_count)
+            }
+        }
+    }
+
+    fn judge_peer(
+        &self,
+        node: NodeId,
+        to: NodeId,
+        digest: u64,
+        group_count: u16,
+    ) -> Result<(), (RefuseReason, String)> {
+        if to != self.node {
+            let text = format!("this is node {}, not node {}", self.node, to);
+            return Err((RefuseReason::WrongNode, text));
+        }
+        if node == self.node || !self.members.iter().any(|(id, _)| *id == node) {
+            let text = format!("node {} is not another member of this cluster", node);
+            return Err((RefuseReason::NotMember, text));
+        }
+        if digest != members_digest(&self.members) {
+            let text = "the member lists differ: format all nodes with the same --members";
+            return Err((RefuseReason::MembersMismatch, text.to_owned()));
+        }
+        if group_count != self.group_count {
+            let text = format!("{} groups where this has {}", group_count, self.group_count);
+            return Err((RefuseReason::GroupCountMismatch, text));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(node: u16) -> Identity {
+        let members = (1..=3).map(|id| (NodeId(id), format!("127.0.0.1:{id}"))).collect();
+        Identity {
+            cluster_name: "test".to_owned(),
+            cluster: ClusterId::of_name("test"),
+            node: NodeId(node),
+            members,
+            group_count: 1,
+        }
+    }
+
+    fn reason(identity: &Identity, hello: &Hello) -> Option<RefuseReason> {
+        identity.judge(hello).err().map(|(reason, _)| reason)
+    }
+
+    #[test]
+    fn members_are_welcome_and_strangers_are_refused_with_the_reason() {
+        let (one, two) = (identity(1), identity(2));
+        assert_eq!(reason(&two, &one.hello_to(NodeId(2))), None);
+        assert_eq!(reason(&two, &one.hello_to(NodeId(3))), Some(RefuseReason::WrongNode));
+        assert_eq!(reason(&two, &two.hello_to(NodeId(2))), Some(RefuseReason::NotMember));
+
+        let mut other = identity(1);
+        other.cluster = ClusterId::of_name("other");
+        assert_eq!(reason(&two, &other.hello_to(NodeId(2))), Some(RefuseReason::OtherCluster));
+        let mut other = identity(1);
+        other.members[2].1 = "127.0.0.1:9".to_owned();
+        assert_eq!(reason(&two, &other.hello_to(NodeId(2))), Some(RefuseReason::MembersMismatch));
+        let mut other = identity(1);
+        other.group_count = 2;
+        let refused = reason(&two, &other.hello_to(NodeId(2)));
+        assert_eq!(refused, Some(RefuseReason::GroupCountMismatch));
+        let mut hello = one.hello_to(NodeId(2));
+        hello.protocol_version += 1;
+        assert_eq!(reason(&two, &hello), Some(RefuseReason::OtherVersion));
+        let client =
+            Hello { protocol_version: PROTOCOL_VERSION, cluster: None, role: HelloRole::Client };
+        assert_eq!(reason(&two, &client), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! Glue between the core, the log, the machine and the wire: completions in, steps, submissions
+//! out. No protocol rule lives here.
+//!
+//! `server/` owns a [`Node`] and drives it once per turn; the simulator drives the same code.
+//! Guarantee: what [`crate::paxos::Effect::Persist`] holds back leaves only after the log has
+//! reported it durable; positions are answered only for slots that are chosen and applied.
+
+mod appends;
+mod cache;
+mod identity;
+mod outbox;
+mod peers;
+mod replica;
+mod serve;
+mod status;
+
+use std::net::SocketAddr;
+
+pub use cache::AppliedSlot;
+pub use identity::Identity;
+pub use outbox::Outbox;
+pub use replica::Node;
+
+use crate::base::limits::MIB;
+use crate::base::{BlockPool, GroupId, LogId, NodeId, Position};
+use crate::io::ConnId;
+use crate::log::{LogError, LogFailure, LogOptions, ReadEntry, ReadError};
+use crate::paxos::{Config, ConfigError};
+
+/// Memory kept alive by recently applied slots, in bytes.
+const CACHE_BYTES_MAX: usize = 32 * MIB;
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Which cluster, which node, which members.
+    pub identity: Identity,
+    /// The group that this node object serves.
+    pub group: GroupId,
+    /// The members' addresses, resolved.
+    pub addresses: Vec<(NodeId, SocketAddr)>,
+    /// The core's parameters.
+    pub paxos: Config,
+    /// The log's parameters.
+    pub log: LogOptions,
+    /// Where all batches' memory comes from.
+    pub pool: BlockPool,
+    /// Memory kept alive by recently applied slots, in bytes.
+    pub cache_bytes_max: usize,
+    /// The seed of election jitter and reconnect back-off.
+    pub seed: u64,
+}
+
+impl NodeOptions {
+    /// The defaults for the first group of `identity`.
+    pub fn new(
+        identity: Identity,
+        addresses: Vec<(NodeId, SocketAddr)>,
+        pool: BlockPool,
+        seed: u64,
+    ) -> NodeOptions {
+        let group = GroupId(0);
+        NodeOptions {
+            paxos: Config::new(identity.node, identity.member_ids()),
+            log: LogOptions::new(identity.cluster, identity.node, group, pool.clone()),
+            identity,
+            group,
+            addresses,
+            pool,
+            cache_bytes_max: CACHE_BYTES_MAX,
+            seed,
+        }
+    }
+
+    /// The folder of the group's log within the data directory.
+    pub fn folder(&self) -> String {
+        format!("group-{:04}", self.group.0)
+    }
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The client's connection.
+    pub conn: ConnId,
+    /// The client's number for the request.
+    pub request: u64,
+}
+
+/// An answer to a client's request. Each ticket handed in comes back once.
+#[derive(Debug)]
+pub enum Answer {
+    /// An append has ended.
+    Append {
+        /// Who waits.
+        ticket: Ticket,
+        /// The position of its first record and how many records it has.
+        result: Result<(Position, u32), AppendFailure>,
+    },
+    /// A read of the log has ended.
+    Read {
+        /// Who waits.
+        ticket: Ticket,
+        /// The slot that was read.
+        result: Result<ReadEntry, ReadError>,
+    },
+}
+
+/// Why an append that was taken has no position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendFailure {
+    /// Never proposed: certainly without effect.
+    NotLeader {
+        /// Who leads, if known.
+        hint: Option<NodeId>,
+    },
+    /// Proposed by a leader that leads no more: it may yet be chosen, or not.
+    OutcomeUnknown,
+    /// Applied without effect: there is no such log.
+    NoSuchLog(LogId),
+}
+
+/// Why a request is not taken. It certainly has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Only the leader appends.
+    NotLeader {
+        /// Who leads, if known.
+        hint: Option<NodeId>,
+    },
+    /// The disk has no room for another segment.
+    DiskFull,
+    /// More is under way than the windows hold.
+    Overloaded,
+    /// The position is not stored here.
+    NotStored(String),
+}
+
+/// Why a node cannot start, or must stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeFailure {
+    /// The log cannot be opened or trusted.
+    #[error(transparent)]
+    Open(#[from] LogError),
+    /// A write or flush of the log failed while serving.
+    #[error(transparent)]
+    Disk(#[from] LogFailure),
+    /// The ring itself has failed.
+    #[error("io_uring has failed: {0}")]
+    Ring(std::io::Error),
+    /// The parameters do not fit together.
+    #[error("the configuration cannot work: {0}")]
+    Config(#[from] ConfigError),
+}

@@ -1,0 +1,418 @@
+//! The node: one replica of one group, driven turn by turn.
+//!
+//! `server/` hands it every event that is not a client's and every client's append or read; it
+//! answers through [`Node::take_answers`]. One turn: events come in and step the core; at the end
+//! of the turn ([`Node::end_turn`]) the open batch is sealed if the log is free, and everything
+//! that the turn produced is submitted together.
+
+use std::collections::VecDeque;
+
+use tracing::{error, info};
+
+use super::appends::Appends;
+use super::cache::{AppliedSlot, SlotCache};
+use super::peers::{PeerEvent, Peers};
+use super::serve::Serving;
+use super::{Answer, AppendFailure, NodeFailure, NodeOptions, Refusal, Ticket};
+use crate::base::{Ballot, Batch, Checksum, Instant, NodeId, Position, Slot};
+use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
+use crate::log::{AppendId, Entry, Log, LogEvent, LogRecovered, VoteId};
+use crate::machine::{Command, Machine, Outcome};
+use crate::paxos::{
+    Core, Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Value, Write,
+};
+use crate::wire::{FrameDecoder, Hello, HelloReply};
+
+/// A persist whose write is in the log's hands, with the replies it permits.
+#[derive(Debug)]
+struct Pending<W> {
+    write: W,
+    id: PersistId,
+    then: Vec<Outgoing<Batch>>,
+}
+
+impl Value for Batch {
+    fn noop() -> Batch {
+        Batch::noop()
+    }
+
+    fn size(&self) -> usize {
+        self.value_size()
+    }
+
+    fn checksum(&self) -> Checksum {
+        self.checksum()
+    }
+}
+
+/// One replica of one group.
+pub struct Node {
+    pub(super) options: NodeOptions,
+    pub(super) core: Core<Batch>,
+    pub(super) log: Log,
+    pub(super) machine: Machine,
+    pub(super) cache: SlotCache,
+    pub(super) peers: Peers,
+    pub(super) appends: Appends,
+    serving: Serving,
+    /// Entries handed to the log and not yet durable, in the log's order.
+    pending_entries: VecDeque<Pending<AppendId>>,
+    /// Promises handed to the log and not yet durable, in order.
+    pending_votes: VecDeque<Pending<VoteId>>,
+    inputs: VecDeque<Input<Batch>>,
+    effects: Effects<Batch>,
+    outcomes: Vec<Outcome>,
+    log_events: Vec<LogEvent>,
+    peer_events: Vec<PeerEvent>,
+    answers: Vec<Answer>,
+    pub(super) role: Role,
+    /// Slots and records applied since the start, the replayed ones not included.
+    pub(super) applied_slots: u64,
+    pub(super) applied_records: u64,
+}
+
+impl Node {
+    /// Opens the group's log and replays what is chosen. Blocks; nothing is served meanwhile.
+    pub fn open<I: Io>(io: &mut I, options: NodeOptions) -> Result<Node, NodeFailure> {
+        let pool = options.pool.clone();
+        let (mut log, recovered) = Log::open(io, &options.folder(), options.log.clone())?;
+        let mut machine = Machine::new();
+        let mut outcomes = Vec::new();
+        log.replay(io, &mut |slot, _, batch| {
+            let first = machine.tail();
+            outcomes.clear();
+            if let Err(error) = machine.apply(slot, batch.value(), &mut outcomes) {
+                // As when it was applied first: a no-op everywhere.
+                error!(%slot, %error, "a chosen value is not a batch");
+            }
+            Ok((first, records_between(first, machine.tail())))
+        })?;
+        info!(
+            chosen = %recovered.chosen,
+            promised = %recovered.promised,
+            accepted = recovered.accepted.len(),
+            tail = %machine.tail(),
+            torn_bytes = recovered.torn_bytes,
+            "recovered the log",
+        );
+        let core = Core::new(options.paxos.clone(), into_core(recovered), io.now(), options.seed)?;
+        let peers = Peers::new(
+            options.identity.clone(),
+            options.group,
+            &options.addresses,
+            pool.clone(),
+            options.seed ^ 0x7065_6572,
+        );
+        let role = core.role();
+        Ok(Node {
+            core,
+            log,
+            machine,
+            cache: SlotCache::new(options.cache_bytes_max),
+            peers,
+            appends: Appends::new(pool),
+            serving: Serving::default(),
+            pending_entries: VecDeque::new(),
+            pending_votes: VecDeque::new(),
+            inputs: VecDeque::new(),
+            effects: Effects::new(),
+            outcomes: Vec::new(),
+            log_events: Vec::new(),
+            peer_events: Vec::new(),
+            answers: Vec::new(),
+            role,
+            applied_slots: 0,
+            applied_records: 0,
+            options,
+        })
+    }
+
+    // ---- what clients ask -------------------------------------------------------------------
+
+    /// Whether an append of any permitted size would be taken now (or refused for a reason that
+    /// waiting does not mend). While it would not, client sockets are not read: back-pressure.
+    pub fn has_append_room(&self) -> bool {
+        self.role != Role::Leader || self.appends.has_room() || self.core.can_propose()
+    }
+
+    /// Takes an append into the open batch; an [`Answer`] with the ticket follows. The caller has
+    /// checked the run and asked [`Node::has_append_room`].
+    pub fn append(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        command: &Command<'_>,
+    ) -> Result<(), Refusal> {
+        if self.role != Role::Leader {
+            return Err(Refusal::NotLeader { hint: self.core.leader() });
+        }
+        if !self.log.has_room() {
+            return Err(Refusal::DiskFull);
+        }
+        if !self.appends.has_room() && self.core.can_propose() {
+            self.propose(now);
+        }
+        if !self.appends.has_room() {
+            return Err(Refusal::Overloaded);
+        }
+        self.appends.push(ticket, command);
+        Ok(())
+    }
+
+    /// Reads the slot that holds `position` from the log: [`Answer::Read`] follows.
+    pub fn read_position<I: Io>(
+        &mut self,
+        io: &mut I,
+        ticket: Ticket,
+        position: Position,
+    ) -> Result<(), Refusal> {
+        let read = self.serving.client_read(ticket);
+        self.log.read_position(io, read, position).map_err(|error| {
+            self.serving.forget(read);
+            Refusal::NotStored(error.to_string())
+        })
+    }
+
+    /// The slots from the one that holds `position` on, as far as they are in memory.
+    pub fn cached(&self, position: Position) -> impl Iterator<Item = &AppliedSlot> {
+        self.cache.starting_at(position)
+    }
+
+    /// The next position to be given out, as far as this replica has applied.
+    pub fn tail(&self) -> Position {
+        self.machine.tail()
+    }
+
+    /// The leader that this replica knows of, itself included.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.core.leader()
+    }
+
+    /// Moves what has been answered since the last call to the end of `answers`.
+    pub fn take_answers(&mut self, answers: &mut Vec<Answer>) {
+        answers.append(&mut self.answers);
+    }
+
+    /// The answer to a greeting.
+    pub fn answer(&self, hello: &Hello) -> HelloReply {
+        self.options.identity.answer(hello, self.core.leader())
+    }
+
+    // ---- events -----------------------------------------------------------------------------
+
+    /// Whether events of this connection belong to the node.
+    pub fn owns_conn(&self, conn: ConnId) -> bool {
+        self.peers.owns(conn)
+    }
+
+    /// A member has greeted on a connection that the server took in.
+    pub fn adopt_peer<I: Io>(
+        &mut self,
+        io: &mut I,
+        conn: ConnId,
+        node: NodeId,
+        decoder: FrameDecoder,
+        rest: &[u8],
+    ) {
+        if let Some(old) = self.peers.adopt(conn, node, decoder) {
+            Net::close(io, old);
+        }
+        if !rest.is_empty() {
+            self.on_received(io, conn, rest);
+        }
+    }
+
+    /// A connection that the node dialled stands.
+    pub fn on_connected<I: Io>(&mut self, io: &mut I, conn: ConnId) {
+        self.peers.on_connected(io, conn);
+    }
+
+    /// Bytes have arrived on a connection of the node.
+    pub fn on_received<I: Io>(&mut self, io: &mut I, conn: ConnId, bytes: &[u8]) {
+        let mut events = std::mem::take(&mut self.peer_events);
+        self.peers.on_received(io, conn, bytes, &mut events);
+        self.on_peer_events(io.now(), &mut events);
+        self.peer_events = events;
+    }
+
+    /// A send on a connection of the node has left.
+    pub fn on_sent(&mut self, conn: ConnId, parts: Vec<SendPart>) {
+        self.peers.on_sent(conn, parts);
+    }
+
+    /// A connection of the node is gone.
+    pub fn on_closed(&mut self, now: Instant, conn: ConnId, reason: &CloseReason) {
+        let mut events = std::mem::take(&mut self.peer_events);
+        self.peers.on_closed(now, conn, reason, &mut events);
+        self.on_peer_events(now, &mut events);
+        self.peer_events = events;
+    }
+
+    fn on_peer_events(&mut self, now: Instant, events: &mut Vec<PeerEvent>) {
+        for event in events.drain(..) {
+            let input = match event {
+                PeerEvent::Connected(peer) => Input::PeerConnected(peer),
+                PeerEvent::Lost(peer) => Input::PeerLost(peer),
+                PeerEvent::Message(from, message) => Input::Message { from, message },
+            };
+            self.step(now, input);
+        }
+    }
+
+    /// A disk operation has completed.
+    ///
+    /// # Errors
+    /// When a write or flush failed: the process must end without answering anything more.
+    pub fn on_disk_event<I: Io>(
+        &mut self,
+        io: &mut I,
+        event: DiskEvent,
+    ) -> Result<(), NodeFailure> {
+        let now = io.now();
+        let mut events = std::mem::take(&mut self.log_events);
+        let result = self.log.on_disk_event(now, io, event, &mut events);
+        for event in events.drain(..) {
+            match event {
+                LogEvent::Durable(upto) => self.on_entries_durable(now, upto),
+                LogEvent::VoteDurable(vote) => self.on_vote_durable(now, vote),
+                LogEvent::Read { ticket, result } => {
+                    self.serving.on_read(ticket, result, &mut self.peers, &mut self.answers);
+                }
+            }
+        }
+        self.log_events = events;
+        Ok(result?)
+    }
+
+    /// What the durable entries permit leaves now, and not before.
+    fn on_entries_durable(&mut self, now: Instant, upto: AppendId) {
+        while self.pending_entries.front().is_some_and(|pending| pending.write <= upto) {
+            let pending = self.pending_entries.pop_front().expect("looked at above");
+            self.persisted(now, pending.id, pending.then);
+        }
+    }
+
+    fn on_vote_durable(&mut self, now: Instant, vote: VoteId) {
+        while self.pending_votes.front().is_some_and(|pending| pending.write <= vote) {
+            let pending = self.pending_votes.pop_front().expect("looked at above");
+            self.persisted(now, pending.id, pending.then);
+        }
+    }
+
+    fn persisted(&mut self, now: Instant, id: PersistId, then: Vec<Outgoing<Batch>>) {
+        for reply in then {
+            self.peers.queue(reply.to, &reply.message);
+        }
+        self.step(now, Input::Persisted(id));
+    }
+
+    // ---- the core ---------------------------------------------------------------------------
+
+    fn step(&mut self, now: Instant, input: Input<Batch>) {
+        self.inputs.push_back(input);
+        while let Some(input) = self.inputs.pop_front() {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.core.step(now, input, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect);
+            }
+            self.effects = effects;
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect<Batch>) {
+        match effect {
+            Effect::Persist { id, write, then } => self.persist(id, write, then),
+            Effect::Send(out) => self.peers.queue(out.to, &out.message),
+            Effect::Chosen { slot, ballot, value } => self.apply(slot, ballot, value),
+            Effect::SendChosen { to, first, last } => self.serving.start(to, first, last),
+            Effect::RoleChanged(role) => self.change_role(role),
+        }
+    }
+
+    fn persist(&mut self, id: PersistId, write: Write<Batch>, then: Vec<Outgoing<Batch>>) {
+        match write {
+            Write::Promise(ballot) => {
+                let write = self.log.vote(ballot);
+                self.pending_votes.push_back(Pending { write, id, then });
+            }
+            Write::Entry { slot, ballot, chosen, value } => {
+                let write = self.log.append(Entry { slot, ballot, chosen, batch: &value });
+                self.pending_entries.push_back(Pending { write, id, then });
+            }
+        }
+    }
+
+    fn apply(&mut self, slot: Slot, ballot: Ballot, batch: Batch) {
+        let first = self.machine.tail();
+        self.outcomes.clear();
+        if let Err(error) = self.machine.apply(slot, batch.value(), &mut self.outcomes) {
+            error!(%slot, %error, "a chosen value is not a batch: applied as a no-op");
+        }
+        let records = records_between(first, self.machine.tail());
+        self.applied_slots += 1;
+        self.applied_records += u64::from(records);
+        self.log.set_position(slot, first, records);
+        self.appends.chosen(slot, &self.outcomes, &mut self.answers);
+        self.cache.push(AppliedSlot { slot, ballot, first, records, batch });
+    }
+
+    fn change_role(&mut self, role: Role) {
+        info!(?role, ballot = %self.core.promised(), chosen = %self.core.chosen(), "role");
+        if self.role == Role::Leader && role != Role::Leader {
+            let hint = match role {
+                Role::Follower { leader } => leader,
+                _ => None,
+            };
+            let failure = AppendFailure::NotLeader { hint };
+            self.appends.fail_all(failure, &mut self.answers);
+        }
+        self.role = role;
+    }
+
+    /// Seals the open batch and proposes it.
+    fn propose(&mut self, now: Instant) {
+        let slot = self.core.next_slot();
+        let batch = self.appends.seal(slot);
+        self.step(now, Input::Propose(batch));
+    }
+
+    // ---- the turn ---------------------------------------------------------------------------
+
+    /// Ends the turn: seals if the log is free, lets the core send what waits, and starts every
+    /// write and send.
+    pub fn end_turn<I: Io>(&mut self, io: &mut I) {
+        let now = io.now();
+        if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.step(now, Input::Tick);
+        }
+        self.peers.tick(io);
+        if !self.appends.is_empty()
+            && self.log.is_free_for(self.appends.open_bytes())
+            && self.role == Role::Leader
+            && self.core.can_propose()
+        {
+            self.propose(now);
+        }
+        self.step(now, Input::EndOfTurn);
+        self.serving.pump(io, &mut self.log, &self.cache, &mut self.peers);
+        self.log.submit(now, io);
+        self.peers.flush(io);
+    }
+
+    /// When the node has something to do although nothing happens.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadlines =
+            [self.core.next_deadline(), self.log.next_deadline(), self.peers.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+}
+
+fn into_core(recovered: LogRecovered) -> Recovered<Batch> {
+    let LogRecovered { promised, chosen, accepted, .. } = recovered;
+    Recovered { promised, chosen, accepted }
+}
+
+fn records_between(first: Position, tail: Position) -> u32 {
+    u32::try_from(tail.0 - first.0).expect("a value's records are bounded by its size")
+}

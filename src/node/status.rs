@@ -1,0 +1,70 @@
+//! What the node says of itself to `loggos status`. Nothing decides by it.
+
+use super::Node;
+use crate::base::{Instant, NodeId};
+use crate::paxos::Role;
+use crate::wire::NodeStatus;
+use crate::wire::status::{BallotStatus, BatchingStatus, MemberStatus, RoleStatus};
+
+impl Node {
+    /// The node's state. What only the process knows (its resources) is the server's to add.
+    pub fn status(&self, now: Instant) -> NodeStatus {
+        let core = self.core.status();
+        let identity = &self.options.identity;
+        let members = identity.members.iter().map(|(id, address)| {
+            if *id == identity.node {
+                return MemberStatus {
+                    id: id.0,
+                    address: address.clone(),
+                    connected: true,
+                    last_contact_ms: Some(0),
+                    chosen: Some(core.chosen.0),
+                };
+            }
+            let peer = core.peers.iter().find(|peer| peer.id == *id);
+            let last_contact = peer.and_then(|peer| peer.last_contact);
+            MemberStatus {
+                id: id.0,
+                address: address.clone(),
+                connected: self.peers.is_connected(*id),
+                last_contact_ms: last_contact.map(|last| now.since(last).as_millis() as u64),
+                chosen: last_contact.and(peer).map(|peer| peer.chosen.0),
+            }
+        });
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: identity.cluster_name.clone(),
+            node: identity.node.0,
+            group: self.options.group.0,
+            role: match core.role {
+                Role::Leader => RoleStatus::Leader,
+                Role::Candidate => RoleStatus::Candidate,
+                Role::Follower { .. } => RoleStatus::Follower,
+            },
+            leader: core.leader.map(|NodeId(id)| id),
+            ballot: BallotStatus { round: core.promised.round, node: core.promised.node.0 },
+            chosen: core.chosen.0,
+            applied: self.machine.applied().0,
+            durable: self.log.stats().durable_slot.0,
+            tail: self.machine.tail().0,
+            members: members.collect(),
+            batching: self.batching(),
+            ..NodeStatus::default()
+        }
+    }
+
+    fn batching(&self) -> BatchingStatus {
+        let stats = self.log.stats();
+        BatchingStatus {
+            slots: self.applied_slots,
+            records: self.applied_records,
+            durable_writes: stats.durable_writes,
+            log_bytes: stats.bytes_written,
+        }
+    }
+
+    /// Bytes of block memory in use.
+    pub fn block_bytes_live(&self) -> usize {
+        self.options.pool.live_bytes()
+    }
+}

@@ -1,0 +1,21 @@
+//! What clients see of a node: the native protocol on the node's one port, and the loop that
+//! drives everything of a group's thread.
+//!
+//! Called by `cli/serve` (on io_uring) and by the simulator. Guarantee: every request gets one
+//! answer, or its connection ends; a client that sends faster than the cluster commits is slowed
+//! down by its socket, never by a queue without a bound.
+
+mod reads;
+mod service;
+mod session;
+
+pub use service::{Resources, Server, run};
+
+/// The most long-polling reads that wait for new records, over all clients.
+const WAITERS_MAX: usize = 16 * 1024;
+/// The most reads of the log's files under way for clients.
+const DISK_READS_MAX: usize = 128;
+/// The most bytes of records in one answer to a read (a single larger record still goes alone).
+const READ_BYTES_MAX: usize = crate::base::limits::MIB;
+/// A client whose answers queue beyond this many bytes is not read until it takes them.
+const CLIENT_QUEUE_BYTES_MAX: usize = 4 * crate::base::limits::MIB;

@@ -1,0 +1,186 @@
+//! Reads by position: from the node's cache while they can, from its log otherwise, and waiting
+//! for what is not there yet.
+//!
+//! Used by the [`super::Server`]. A read collects records until one of its limits is reached or
+//! the tail; it may cross from the log's files into the cache.
+
+use crate::base::records::{RECORD_PREFIX_SIZE, Records};
+use crate::base::{Instant, Position};
+use crate::io::ConnId;
+use crate::machine::BatchView;
+use crate::wire::RequestId;
+
+use super::READ_BYTES_MAX;
+
+/// A read under way.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) conn: ConnId,
+    pub(super) request: RequestId,
+    /// The first position asked for.
+    pub(super) from: Position,
+    /// The records collected so far, from `from` on.
+    pub(super) run: Vec<u8>,
+    pub(super) records: u32,
+    records_max: u32,
+    bytes_max: usize,
+}
+
+/// A read that waits for the tail to pass its position.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) read: Read,
+    pub(super) deadline: Instant,
+}
+
+impl Read {
+    /// A read of at most `records_max` records and about `bytes_max` bytes; 0 means the
+    /// server's own limit.
+    pub(super) fn new(
+        conn: ConnId,
+        request: RequestId,
+        from: Position,
+        records_max: u32,
+        bytes_max: u32,
+    ) -> Read {
+        let or_limit = |asked: usize, limit: usize| match asked {
+            0 => limit,
+            asked => asked.min(limit),
+        };
+        Read {
+            conn,
+            request,
+            from,
+            run: Vec::new(),
+            records: 0,
+            records_max: or_limit(records_max as usize, u32::MAX as usize) as u32,
+            bytes_max: or_limit(bytes_max as usize, READ_BYTES_MAX),
+        }
+    }
+
+    /// The next position to collect.
+    pub(super) fn next(&self) -> Position {
+        self.from.plus(u64::from(self.records))
+    }
+
+    /// Whether a limit has been reached.
+    pub(super) fn is_full(&self) -> bool {
+        self.records >= self.records_max || self.run.len() >= self.bytes_max
+    }
+
+    /// Collects what is wanted of a slot whose first record has the position `first`. Returns
+    /// whether the read can go on behind this slot.
+    pub(super) fn collect(&mut self, first: Position, value: &[u8]) -> bool {
+        let Ok(view) = BatchView::parse(value) else {
+            // Applied as a no-op everywhere: it has no positions.
+            return true;
+        };
+        let mut position = first;
+        for command in view.commands() {
+            let end = position.plus(u64::from(command.records));
+            if command.log.0 != 0 {
+                continue;
+            }
+            let whole = position == self.next()
+                && command.records <= self.records_max - self.records
+                && self.run.len() + command.run.len() <= self.bytes_max;
+            if whole {
+                self.run.extend_from_slice(command.run);
+                self.records += command.records;
+            } else if end > self.next() && !self.collect_some(position, command.run) {
+                return false;
+            }
+            position = end;
+        }
+        !self.is_full()
+    }
+
+    fn collect_some(&mut self, first: Position, run: &[u8]) -> bool {
+        let mut position = first;
+        for record in Records::new(run).map_while(Result::ok) {
+            if position == self.next() {
+                let size = RECORD_PREFIX_SIZE + record.len();
+                let fits = self.records == 0 || self.run.len() + size <= self.bytes_max;
+                if self.records >= self.records_max || !fits {
+                    return false;
+                }
+                self.run.extend_from_slice(&(record.len() as u32).to_le_bytes());
+                self.run.extend_from_slice(record);
+                self.records += 1;
+            }
+            position = position.plus(1);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::records::push_record;
+    use crate::base::{Batch, BlockPool, LogId};
+    use crate::machine::{BatchBuilder, Command, CommandKind};
+
+    /// A batch of appends of `counts` records each; each record is its position.
+    fn batch(first: u64, counts: &[u32]) -> Batch {
+        let mut builder = BatchBuilder::new(BlockPool::new(0));
+        let mut position = first;
+        for records in counts {
+            let mut run = Vec::new();
+            for _ in 0..*records {
+                push_record(&mut run, &position.to_le_bytes());
+                position += 1;
+            }
+            builder.push(&Command {
+                kind: CommandKind::Append,
+                log: LogId(0),
+                session: 0,
+                sequence: 0,
+                records: *records,
+                run: &run,
+            });
+        }
+        builder.seal()
+    }
+
+    fn read(from: u64, records_max: u32, bytes_max: u32) -> Read {
+        Read::new(ConnId(1), RequestId(1), Position(from), records_max, bytes_max)
+    }
+
+    fn positions(read: &Read) -> Vec<u64> {
+        Records::new(&read.run)
+            .map(|record| u64::from_le_bytes(record.unwrap().try_into().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn collects_exactly_what_is_asked_for_across_slots_and_commands() {
+        let slots = [(0, batch(0, &[3, 1, 4])), (8, batch(8, &[5]))];
+        for from in 0..13 {
+            for records_max in 0..=14 {
+                let mut read = read(from, records_max, 0);
+                for (first, batch) in &slots {
+                    if !read.collect(Position(*first), batch.value()) {
+                        break;
+                    }
+                }
+                let limit = if records_max == 0 { 13 } else { u64::from(records_max) };
+                let expected: Vec<u64> = (from..13.min(from + limit)).collect();
+                assert_eq!(positions(&read), expected, "from {from}, at most {records_max}");
+                assert_eq!(read.records as usize, expected.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_byte_limit_holds_but_one_record_always_goes() {
+        let batch = batch(0, &[10]);
+        let mut small = read(2, 0, 30);
+        assert!(!small.collect(Position(0), batch.value()));
+        assert_eq!(positions(&small), [2, 3]);
+        let mut tiny = read(2, 0, 1);
+        assert!(!tiny.collect(Position(0), batch.value()));
+        assert_eq!(positions(&tiny), [2]);
+        assert!(tiny.is_full());
+    }
+}

@@ -1,0 +1,559 @@
+//! The server: connections in, requests to the node, answers out; and the loop of its thread.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::reads::{Read, Waiter};
+use super::session::{Phase, Session};
+use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, WAITERS_MAX};
+use crate::base::records::{RecordsError, check_run};
+use crate::base::{BlockPool, Instant, LogId, NodeId};
+use crate::io::{ConnId, Event, Io, Net, Wait};
+use crate::log::{ReadEntry, ReadError};
+use crate::machine::{Command, CommandKind};
+use crate::node::{Answer, AppendFailure, Node, NodeFailure, Refusal, Ticket};
+use crate::wire::client::decode_request;
+use crate::wire::hello::{decode_hello, encode_hello_reply};
+use crate::wire::status::ResourceStatus;
+use crate::wire::{
+    ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PROTOCOL_VERSION, ReadLevel, RefuseReason,
+    Request, RequestId, Response, WireError,
+};
+
+/// The longest sleep of the loop when no timer is due: a bound for what depends on the outside.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// The longest that a read may wait for new records.
+const READ_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A node and its clients.
+pub struct Server {
+    node: Node,
+    pool: BlockPool,
+    sessions: HashMap<ConnId, Session>,
+    /// Connections with answers to flush.
+    dirty: Vec<ConnId>,
+    /// Connections whose input is held back.
+    stalled: VecDeque<ConnId>,
+    /// Reads of the log's files under way, by the number in their ticket.
+    reads: HashMap<u64, Read>,
+    reads_started: u64,
+    waiters: Vec<Waiter>,
+    answers: Vec<Answer>,
+    started: Instant,
+    resources: Resources,
+}
+
+/// Tells what the process has used (CPU, memory): handed in by whoever knows the process.
+pub type Resources = fn() -> ResourceStatus;
+
+/// Drives the server until [`Event::Woken`] asks it to stop.
+///
+/// # Errors
+/// When the log or the ring has failed. Nothing has been answered since; the process must end.
+pub fn run<I: Io>(io: &mut I, server: &mut Server) -> Result<(), NodeFailure> {
+    let mut events = Vec::new();
+    loop {
+        io.turn(server.wait(io.now()), &mut events).map_err(NodeFailure::Ring)?;
+        for event in events.drain(..) {
+            if matches!(event, Event::Woken) {
+                info!("stopping");
+                return Ok(());
+            }
+            server.on_event(io, event)?;
+        }
+        server.end_turn(io);
+    }
+}
+
+impl Server {
+    /// A server for `node`, which must listen already or will.
+    pub fn new(node: Node, pool: BlockPool, now: Instant, resources: Resources) -> Server {
+        Server {
+            node,
+            pool,
+            sessions: HashMap::new(),
+            dirty: Vec::new(),
+            stalled: VecDeque::new(),
+            reads: HashMap::new(),
+            reads_started: 0,
+            waiters: Vec::new(),
+            answers: Vec::new(),
+            started: now,
+            resources,
+        }
+    }
+
+    /// The node behind it.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// How long the loop may sleep.
+    pub fn wait(&self, now: Instant) -> Wait {
+        if self.stalled.iter().any(|conn| self.may_read(*conn)) {
+            return Wait::No;
+        }
+        let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
+        let deadline = self.node.next_deadline().into_iter().chain(waiters).min();
+        Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
+    }
+
+    /// One event. Answers that follow from it leave at the end of the turn.
+    pub fn on_event<I: Io>(
+        &mut self,
+        io: &mut I,
+        event: Event<I::Chunk>,
+    ) -> Result<(), NodeFailure> {
+        match event {
+            Event::Disk(event) => self.node.on_disk_event(io, event)?,
+            Event::Accepted { conn, from } => {
+                debug!(?conn, %from, "accepted");
+                self.sessions.insert(conn, Session::new());
+            }
+            Event::Connected { conn } => self.node.on_connected(io, conn),
+            Event::Received { conn, chunk } => match self.node.owns_conn(conn) {
+                true => self.node.on_received(io, conn, &chunk),
+                false => self.on_received(io, conn, &chunk),
+            },
+            Event::Sent { conn, parts } => match self.sessions.get_mut(&conn) {
+                Some(session) => {
+                    session.outbox.sent(parts);
+                    self.mark_dirty(conn);
+                }
+                None => self.node.on_sent(conn, parts),
+            },
+            Event::Closed { conn, reason } => match self.sessions.remove(&conn) {
+                Some(_) => debug!(?conn, %reason, "a client is gone"),
+                None => self.node.on_closed(io.now(), conn, &reason),
+            },
+            Event::Woken => {}
+        }
+        Ok(())
+    }
+
+    /// Ends the turn: held-back input, the node's own turn, answers, and every send.
+    pub fn end_turn<I: Io>(&mut self, io: &mut I) {
+        for _ in 0..self.stalled.len() {
+            let conn = self.stalled.pop_front().expect("counted above");
+            self.resume(io, conn);
+        }
+        self.node.end_turn(io);
+        let mut answers = std::mem::take(&mut self.answers);
+        self.node.take_answers(&mut answers);
+        for answer in answers.drain(..) {
+            self.on_answer(io, answer);
+        }
+        self.answers = answers;
+        self.wake_waiters(io);
+        self.flush(io);
+    }
+
+    /// Starts the sends of every connection with answers.
+    fn flush<I: Io>(&mut self, io: &mut I) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for conn in dirty.drain(..) {
+            let Some(session) = self.sessions.get_mut(&conn) else { continue };
+            session.dirty = false;
+            session.outbox.flush(io, conn);
+            if session.phase == Phase::Closing && session.outbox.queued_bytes() == 0 {
+                Net::close(io, conn);
+                self.sessions.remove(&conn);
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    // ---- input ------------------------------------------------------------------------------
+
+    /// Whether the connection's input may be decoded now: the node takes appends, and the client
+    /// takes its answers.
+    fn may_read(&self, conn: ConnId) -> bool {
+        self.node.has_append_room()
+            && self
+                .sessions
+                .get(&conn)
+                .is_none_or(|session| session.outbox.queued_bytes() < CLIENT_QUEUE_BYTES_MAX)
+    }
+
+    fn on_received<I: Io>(&mut self, io: &mut I, conn: ConnId, bytes: &[u8]) {
+        // A session that is being closed, or was, has nothing more to say.
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if !session.stalled.is_empty() {
+            session.stalled.extend_from_slice(bytes);
+            return;
+        }
+        self.decode(io, conn, bytes);
+    }
+
+    fn resume<I: Io>(&mut self, io: &mut I, conn: ConnId) {
+        if !self.may_read(conn) {
+            self.stalled.push_back(conn);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let held = std::mem::take(&mut session.stalled);
+        self.decode(io, conn, &held);
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if session.stalled.is_empty() {
+            session.paused = false;
+            io.resume(conn);
+            // Keep the memory for the next time.
+            session.stalled = held;
+            session.stalled.clear();
+        }
+    }
+
+    /// Decodes frames until the bytes end or there is no room for what they ask.
+    fn decode<I: Io>(&mut self, io: &mut I, conn: ConnId, bytes: &[u8]) {
+        let mut rest = bytes;
+        loop {
+            if !rest.is_empty() && !self.may_read(conn) {
+                let session = self.sessions.get_mut(&conn).expect("decoded for a session");
+                session.stall(io, conn, rest);
+                self.stalled.push_back(conn);
+                return;
+            }
+            // Taken out while its frame borrows the decoder; the map keeps the rest in place.
+            let Some(session) = self.sessions.get_mut(&conn) else { return };
+            let mut decoder = std::mem::take(&mut session.decoder);
+            let phase = session.phase;
+            let result = match decoder.next(&mut rest, &self.pool) {
+                Ok(None) => {
+                    session.decoder = decoder;
+                    return;
+                }
+                Ok(Some(frame)) => match phase {
+                    Phase::Client => self.on_request(io, conn, &frame),
+                    Phase::Closing => Ok(()),
+                    Phase::Greeting => match self.on_hello(io, conn, &frame) {
+                        Some(peer) => {
+                            self.sessions.remove(&conn);
+                            self.node.adopt_peer(io, conn, peer, decoder, rest);
+                            return;
+                        }
+                        None => Ok(()),
+                    },
+                },
+                Err(error) => Err(error),
+            };
+            match (result, self.sessions.get_mut(&conn)) {
+                (_, None) => return,
+                (Ok(()), Some(session)) => session.decoder = decoder,
+                (Err(error), Some(_)) => return self.refuse_garbage(io, conn, &error),
+            }
+        }
+    }
+
+    /// Bytes that are not the protocol: say so and hang up.
+    fn refuse_garbage<I: Io>(&mut self, io: &mut I, conn: ConnId, error: &WireError) {
+        warn!(?conn, %error, "closing a connection that does not keep the protocol");
+        let session = self.sessions.get_mut(&conn).expect("the caller has looked");
+        let text = error.to_string();
+        if session.phase == Phase::Greeting {
+            let refused = refused(RefuseReason::Malformed, text);
+            let Session { encoder, outbox, .. } = session;
+            outbox.encode(|out| encode_hello_reply(&refused, encoder, out));
+        } else {
+            session.fail(RequestId(0), ErrorCode::BadRequest, None, &text);
+        }
+        session.phase = Phase::Closing;
+        session.outbox.flush(io, conn);
+        self.mark_dirty(conn);
+    }
+
+    /// Judges a greeting; returns the member when it is a peer's.
+    fn on_hello<I: Io>(&mut self, io: &mut I, conn: ConnId, frame: &Frame<'_>) -> Option<NodeId> {
+        let (reply, role) = match decode_hello(frame) {
+            Err(error) => (refused(RefuseReason::Malformed, error.to_string()), None),
+            Ok(hello) => (self.node.answer(&hello), Some(hello.role)),
+        };
+        let session = self.sessions.get_mut(&conn).expect("decoded for a session");
+        let Session { encoder, outbox, phase, .. } = session;
+        outbox.encode(|out| encode_hello_reply(&reply, encoder, out));
+        let peer = match (reply, role) {
+            (HelloReply::Welcome(_), Some(HelloRole::Peer { node, .. })) => Some(node),
+            (HelloReply::Welcome(_), _) => {
+                *phase = Phase::Client;
+                None
+            }
+            (HelloReply::Refused { reason, text, .. }, _) => {
+                warn!(?conn, ?reason, "refusing a connection: {text}");
+                *phase = Phase::Closing;
+                None
+            }
+        };
+        outbox.flush(io, conn);
+        self.mark_dirty(conn);
+        peer
+    }
+
+    fn on_request<I: Io>(
+        &mut self,
+        io: &mut I,
+        conn: ConnId,
+        frame: &Frame<'_>,
+    ) -> Result<(), WireError> {
+        match decode_request(frame)? {
+            Request::Append { request, log, session, sequence, records, run } => {
+                let kind = CommandKind::Append;
+                let command = Command { kind, log, session, sequence, records, run };
+                self.on_append(io.now(), conn, request, &command);
+            }
+            Request::Read { request, log, from, records_max, bytes_max, level, wait_ms } => {
+                if self.is_served(conn, request, log, level) {
+                    let read = Read::new(conn, request, from, records_max, bytes_max);
+                    self.start_read(io, read, Duration::from_millis(u64::from(wait_ms)));
+                }
+            }
+            Request::Tail { request, log, level } => {
+                if self.is_served(conn, request, log, level) {
+                    let tail = self.node.tail();
+                    self.respond(conn, &Response::TailIs { request, tail });
+                }
+            }
+            Request::Status { request } => {
+                let status = self.status(io.now());
+                match serde_json::to_vec(&status) {
+                    Ok(json) => self.respond(conn, &Response::StatusIs { request, json: &json }),
+                    Err(error) => {
+                        let text = error.to_string();
+                        self.fail(conn, request, ErrorCode::Unavailable, None, &text);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self, now: Instant) -> NodeStatus {
+        let resources = ResourceStatus {
+            block_bytes_live: self.node.block_bytes_live() as u64,
+            client_connections: self.sessions.len() as u32,
+            uptime_ms: now.since(self.started).as_millis() as u64,
+            ..(self.resources)()
+        };
+        NodeStatus { resources, ..self.node.status(now) }
+    }
+
+    /// Refuses what this version does not serve.
+    fn is_served(
+        &mut self,
+        conn: ConnId,
+        request: RequestId,
+        log: LogId,
+        level: ReadLevel,
+    ) -> bool {
+        if log != LogId(0) {
+            self.fail(conn, request, ErrorCode::NoSuchLog, None, "there is only log 0 (default)");
+            return false;
+        }
+        if level != ReadLevel::Local {
+            let text = "this version reads at level local only";
+            self.fail(conn, request, ErrorCode::Unsupported, None, text);
+            return false;
+        }
+        true
+    }
+
+    fn on_append(&mut self, now: Instant, conn: ConnId, request: RequestId, append: &Command<'_>) {
+        if let Err(error) = check_run(append.run, append.records) {
+            let code = match error {
+                RecordsError::RecordTooLarge(_)
+                | RecordsError::RunTooLarge(_)
+                | RecordsError::TooMany(_) => ErrorCode::TooLarge,
+                _ => ErrorCode::BadRequest,
+            };
+            self.fail(conn, request, code, None, &error.to_string());
+            return;
+        }
+        let ticket = Ticket { conn, request: request.0 };
+        if let Err(refusal) = self.node.append(now, ticket, append) {
+            self.refuse(conn, request, &refusal);
+        }
+    }
+
+    // ---- reads ------------------------------------------------------------------------------
+
+    fn start_read<I: Io>(&mut self, io: &mut I, read: Read, wait: Duration) {
+        if read.from < self.node.tail() {
+            self.go_on_reading(io, read);
+        } else if wait.is_zero() {
+            self.finish_read(read);
+        } else if self.waiters.len() >= WAITERS_MAX {
+            let text = "too many reads wait for new records";
+            self.fail(read.conn, read.request, ErrorCode::Overloaded, None, text);
+        } else {
+            let deadline = io.now() + wait.min(READ_WAIT_MAX);
+            self.waiters.push(Waiter { read, deadline });
+        }
+    }
+
+    /// Collects from the cache; what it does not keep is read from the log first.
+    fn go_on_reading<I: Io>(&mut self, io: &mut I, mut read: Read) {
+        let mut in_cache = false;
+        for applied in self.node.cached(read.next()) {
+            in_cache = true;
+            if !read.collect(applied.first, applied.batch.value()) {
+                break;
+            }
+        }
+        if in_cache || read.is_full() || read.next() >= self.node.tail() {
+            return self.finish_read(read);
+        }
+        if self.reads.len() >= DISK_READS_MAX {
+            let text = "too many reads of old records are under way";
+            return self.fail(read.conn, read.request, ErrorCode::Overloaded, None, text);
+        }
+        self.reads_started += 1;
+        let ticket = Ticket { conn: read.conn, request: self.reads_started };
+        match self.node.read_position(io, ticket, read.next()) {
+            Ok(()) => {
+                self.reads.insert(self.reads_started, read);
+            }
+            Err(refusal) => self.refuse(read.conn, read.request, &refusal),
+        }
+    }
+
+    fn on_entry<I: Io>(
+        &mut self,
+        io: &mut I,
+        ticket: Ticket,
+        result: Result<ReadEntry, ReadError>,
+    ) {
+        let mut read = self.reads.remove(&ticket.request).expect("every log read has its read");
+        match result {
+            Ok(entry) => {
+                let before = read.next();
+                let first = entry.first_position.expect("found by position, so it is applied");
+                let more = read.collect(first, entry.batch.value());
+                assert!(read.next() > before, "the slot that was found holds the position");
+                match more && read.next() < self.node.tail() {
+                    true => self.go_on_reading(io, read),
+                    false => self.finish_read(read),
+                }
+            }
+            Err(error) => {
+                warn!(position = %read.next(), %error, "cannot read a stored record");
+                let text = error.to_string();
+                self.fail(read.conn, read.request, ErrorCode::Corrupted, None, &text);
+            }
+        }
+    }
+
+    fn finish_read(&mut self, read: Read) {
+        let response = Response::Records {
+            request: read.request,
+            first: read.from,
+            records: read.records,
+            tail: self.node.tail(),
+            run: &read.run,
+        };
+        self.respond(read.conn, &response);
+    }
+
+    /// Serves the waiting reads whose records have come or whose time is up.
+    fn wake_waiters<I: Io>(&mut self, io: &mut I) {
+        let (now, tail) = (io.now(), self.node.tail());
+        let mut index = 0;
+        while index < self.waiters.len() {
+            let waiter = &self.waiters[index];
+            if waiter.read.from < tail {
+                let waiter = self.waiters.swap_remove(index);
+                self.go_on_reading(io, waiter.read);
+            } else if waiter.deadline <= now {
+                let waiter = self.waiters.swap_remove(index);
+                self.finish_read(waiter.read);
+            } else if !self.sessions.contains_key(&waiter.read.conn) {
+                self.waiters.swap_remove(index);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    // ---- answers ----------------------------------------------------------------------------
+
+    fn on_answer<I: Io>(&mut self, io: &mut I, answer: Answer) {
+        match answer {
+            Answer::Append { ticket, result } => {
+                let request = RequestId(ticket.request);
+                match result {
+                    Ok((first, records)) => {
+                        self.respond(ticket.conn, &Response::Appended { request, first, records });
+                    }
+                    Err(failure) => self.fail_append(ticket.conn, request, &failure),
+                }
+            }
+            Answer::Read { ticket, result } => self.on_entry(io, ticket, result),
+        }
+    }
+
+    fn fail_append(&mut self, conn: ConnId, request: RequestId, failure: &AppendFailure) {
+        match failure {
+            AppendFailure::NotLeader { hint } => {
+                self.refuse(conn, request, &Refusal::NotLeader { hint: *hint });
+            }
+            AppendFailure::OutcomeUnknown => {
+                let text = "this node stopped leading before the append was chosen";
+                self.fail(conn, request, ErrorCode::OutcomeUnknown, self.node.leader(), text);
+            }
+            AppendFailure::NoSuchLog(log) => {
+                let text = format!("there is no log {log}");
+                self.fail(conn, request, ErrorCode::NoSuchLog, None, &text);
+            }
+        }
+    }
+
+    fn refuse(&mut self, conn: ConnId, request: RequestId, refusal: &Refusal) {
+        let (code, leader, text) = match refusal {
+            Refusal::NotLeader { hint: Some(leader) } => {
+                (ErrorCode::NotLeader, Some(*leader), format!("node {leader} leads"))
+            }
+            Refusal::NotLeader { hint: None } => {
+                (ErrorCode::NotLeader, None, "no leader is known at the moment".to_owned())
+            }
+            Refusal::DiskFull => {
+                (ErrorCode::DiskFull, None, "the leader's disk is full".to_owned())
+            }
+            Refusal::Overloaded => {
+                (ErrorCode::Overloaded, None, "too much is under way".to_owned())
+            }
+            Refusal::NotStored(text) => (ErrorCode::Unavailable, None, text.clone()),
+        };
+        self.fail(conn, request, code, leader, &text);
+    }
+
+    fn fail(
+        &mut self,
+        conn: ConnId,
+        request: RequestId,
+        error: ErrorCode,
+        leader: Option<NodeId>,
+        text: &str,
+    ) {
+        self.respond(conn, &Response::Failed { request, error, leader, text });
+    }
+
+    /// Queues an answer; a client that has gone meanwhile gets none.
+    fn respond(&mut self, conn: ConnId, response: &Response<'_>) {
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.respond(response);
+            self.mark_dirty(conn);
+        }
+    }
+
+    fn mark_dirty(&mut self, conn: ConnId) {
+        if let Some(session) = self.sessions.get_mut(&conn)
+            && !session.dirty
+        {
+            session.dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+}
+
+fn refused(reason: RefuseReason, text: String) -> HelloReply {
+    HelloReply::Refused { protocol_version: PROTOCOL_VERSION, reason, text }
+}
