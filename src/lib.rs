@@ -5,5 +5,7 @@
 //! the `client` module.
 
 pub mod base;
+pub mod cli;
 pub mod io;
+pub mod loadgen;
 pub mod paxos;
