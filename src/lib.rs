@@ -9,3 +9,4 @@ pub mod cli;
 pub mod io;
 pub mod loadgen;
 pub mod paxos;
+pub mod wire;

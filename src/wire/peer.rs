@@ -1,0 +1,237 @@
+//! Messages between replicas: every [`Message`] to a frame and back.
+//!
+//! A value goes as the payload, with the checksum it was sealed with. Guarantee: what decodes is
+//! the message that was encoded; the meaning (is this ballot stale?) is the core's.
+
+use super::decoder::Frame;
+use super::error::WireError;
+use super::fields::{Fields, PutFields};
+use super::frame::{
+    FrameEncoder, FrameKind, INLINE_VALUE_BYTES_MAX, PAYLOAD_SIZE_MAX, PayloadStamp,
+};
+use crate::base::limits::KIB;
+use crate::base::{Batch, BlockPool, Checksum, GroupId, Slot};
+use crate::paxos::{AcceptedSlot, Message};
+
+/// The most slots one promise can tell of. The core's window above the chosen watermark
+/// (`accept_ahead_slots_max`) must not be above it.
+pub const PROMISE_SLOTS_MAX: usize = 64 * KIB;
+
+/// Slot, ballot (round, node) and checksum.
+const ACCEPTED_SLOT_SIZE: usize = 8 + 8 + 2 + 4;
+
+const _: () = assert!(PROMISE_SLOTS_MAX * ACCEPTED_SLOT_SIZE <= PAYLOAD_SIZE_MAX);
+
+/// Adds the frame of `message` to the end of `out`. `Some(value)`: the head alone was added, and
+/// the value must be sent right behind it as a part of its own; `None`: the frame is whole.
+///
+/// # Panics
+/// When a promise tells of more than [`PROMISE_SLOTS_MAX`] slots.
+pub fn encode_message(
+    message: &Message<Batch>,
+    group: GroupId,
+    encoder: &mut FrameEncoder,
+    out: &mut Vec<u8>,
+) -> Option<Batch> {
+    let start = FrameEncoder::begin(out);
+    let (kind, value) = put_meta(message, out);
+    let meta_end = out.len();
+    if let Message::Promise { accepted, .. } = message {
+        assert!(accepted.len() <= PROMISE_SLOTS_MAX, "a promise of {} slots", accepted.len());
+        accepted.iter().for_each(|entry| put_accepted_slot(entry, out));
+        let payload = PayloadStamp::of(&out[meta_end..]);
+        encoder.finish(kind, group, start..meta_end, payload, out);
+        return None;
+    }
+    let Some(value) = value else {
+        encoder.finish(kind, group, start..meta_end, PayloadStamp::NONE, out);
+        return None;
+    };
+    encoder.finish(kind, group, start..meta_end, PayloadStamp::of_batch(value), out);
+    if value.value_size() >= INLINE_VALUE_BYTES_MAX {
+        return Some(value.clone());
+    }
+    out.extend_from_slice(value.value());
+    None
+}
+
+fn put_accepted_slot(entry: &AcceptedSlot, out: &mut Vec<u8>) {
+    out.put_u64(entry.slot.0);
+    out.put_ballot(entry.ballot);
+    out.put_u32(entry.checksum.0);
+}
+
+/// Writes the fields; returns the kind and the value, if the message has one.
+fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, Option<&'m Batch>) {
+    match message {
+        Message::PreVote { ballot, chosen } => {
+            out.put_ballot(*ballot);
+            out.put_u64(chosen.0);
+            (FrameKind::PreVote, None)
+        }
+        Message::PreVoteReply { ballot, granted, promised, chosen } => {
+            out.put_ballot(*ballot);
+            out.put_u8(u8::from(*granted));
+            out.put_ballot(*promised);
+            out.put_u64(chosen.0);
+            (FrameKind::PreVoteReply, None)
+        }
+        Message::Prepare { ballot, chosen } => {
+            out.put_ballot(*ballot);
+            out.put_u64(chosen.0);
+            (FrameKind::Prepare, None)
+        }
+        Message::Promise { ballot, chosen, accepted: _ } => {
+            out.put_ballot(*ballot);
+            out.put_u64(chosen.0);
+            (FrameKind::Promise, None)
+        }
+        Message::Nack { ballot, promised } => {
+            out.put_ballot(*ballot);
+            out.put_ballot(*promised);
+            (FrameKind::Nack, None)
+        }
+        Message::Accept { ballot, slot, chosen, value } => {
+            out.put_ballot(*ballot);
+            out.put_u64(slot.0);
+            out.put_u64(chosen.0);
+            (FrameKind::Accept, Some(value))
+        }
+        Message::Accepted { ballot, slot } => {
+            out.put_ballot(*ballot);
+            out.put_u64(slot.0);
+            (FrameKind::Accepted, None)
+        }
+        Message::Heartbeat { ballot, chosen, sequence } => {
+            out.put_ballot(*ballot);
+            out.put_u64(chosen.0);
+            out.put_u64(*sequence);
+            (FrameKind::Heartbeat, None)
+        }
+        Message::HeartbeatReply { ballot, sequence, chosen } => {
+            out.put_ballot(*ballot);
+            out.put_u64(*sequence);
+            out.put_u64(chosen.0);
+            (FrameKind::HeartbeatReply, None)
+        }
+        Message::Fetch { first, last } => {
+            out.put_u64(first.0);
+            out.put_u64(last.0);
+            (FrameKind::Fetch, None)
+        }
+        Message::Learn { slot, ballot, value } => {
+            out.put_u64(slot.0);
+            out.put_ballot(*ballot);
+            (FrameKind::Learn, Some(value))
+        }
+        Message::FetchAccepted { ballot, slot } => {
+            out.put_ballot(*ballot);
+            out.put_u64(slot.0);
+            (FrameKind::FetchAccepted, None)
+        }
+        Message::AcceptedValue { ballot, slot, accepted, value } => {
+            out.put_ballot(*ballot);
+            out.put_u64(slot.0);
+            out.put_ballot(*accepted);
+            (FrameKind::AcceptedValue, Some(value))
+        }
+    }
+}
+
+/// The message of a peer's frame.
+///
+/// # Errors
+/// [`WireError::UnexpectedKind`] for a frame that is no peer message, [`WireError::Malformed`]
+/// when its fields are not those of its kind.
+pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batch>, WireError> {
+    let kind = frame.kind;
+    let carries_payload = matches!(
+        kind,
+        FrameKind::Promise | FrameKind::Accept | FrameKind::Learn | FrameKind::AcceptedValue
+    );
+    if !carries_payload && !frame.payload().is_empty() {
+        return Err(WireError::Malformed { kind, why: "it carries a payload" });
+    }
+    let mut fields = Fields::new(kind, frame.meta);
+    let f = &mut fields;
+    let message = match kind {
+        FrameKind::PreVote => Message::PreVote { ballot: f.ballot()?, chosen: Slot(f.u64()?) },
+        FrameKind::PreVoteReply => Message::PreVoteReply {
+            ballot: f.ballot()?,
+            granted: f.flag()?,
+            promised: f.ballot()?,
+            chosen: Slot(f.u64()?),
+        },
+        FrameKind::Prepare => Message::Prepare { ballot: f.ballot()?, chosen: Slot(f.u64()?) },
+        FrameKind::Promise => Message::Promise {
+            ballot: f.ballot()?,
+            chosen: Slot(f.u64()?),
+            accepted: accepted_slots(frame.payload())?,
+        },
+        FrameKind::Nack => Message::Nack { ballot: f.ballot()?, promised: f.ballot()? },
+        FrameKind::Accept => Message::Accept {
+            ballot: f.ballot()?,
+            slot: Slot(f.u64()?),
+            chosen: Slot(f.u64()?),
+            value: Batch::noop(),
+        },
+        FrameKind::Accepted => Message::Accepted { ballot: f.ballot()?, slot: Slot(f.u64()?) },
+        FrameKind::Heartbeat => {
+            Message::Heartbeat { ballot: f.ballot()?, chosen: Slot(f.u64()?), sequence: f.u64()? }
+        }
+        FrameKind::HeartbeatReply => Message::HeartbeatReply {
+            ballot: f.ballot()?,
+            sequence: f.u64()?,
+            chosen: Slot(f.u64()?),
+        },
+        FrameKind::Fetch => Message::Fetch { first: Slot(f.u64()?), last: Slot(f.u64()?) },
+        FrameKind::Learn => {
+            Message::Learn { slot: Slot(f.u64()?), ballot: f.ballot()?, value: Batch::noop() }
+        }
+        FrameKind::FetchAccepted => {
+            Message::FetchAccepted { ballot: f.ballot()?, slot: Slot(f.u64()?) }
+        }
+        FrameKind::AcceptedValue => Message::AcceptedValue {
+            ballot: f.ballot()?,
+            slot: Slot(f.u64()?),
+            accepted: f.ballot()?,
+            value: Batch::noop(),
+        },
+        _ => return Err(WireError::UnexpectedKind { kind, expected: "a peer message" }),
+    };
+    fields.end()?;
+    Ok(with_value(message, frame, pool))
+}
+
+/// Fills in the value, now that the fields have been read.
+fn with_value(mut message: Message<Batch>, frame: Frame<'_>, pool: &BlockPool) -> Message<Batch> {
+    if let Message::Accept { value, .. }
+    | Message::Learn { value, .. }
+    | Message::AcceptedValue { value, .. } = &mut message
+    {
+        *value = frame.into_batch(pool);
+    }
+    message
+}
+
+fn accepted_slots(payload: &[u8]) -> Result<Vec<AcceptedSlot>, WireError> {
+    let kind = FrameKind::Promise;
+    let count = payload.len() / ACCEPTED_SLOT_SIZE;
+    if !payload.len().is_multiple_of(ACCEPTED_SLOT_SIZE) || count > PROMISE_SLOTS_MAX {
+        return Err(WireError::Malformed { kind, why: "its list of slots has an odd size" });
+    }
+    let mut fields = Fields::new(kind, payload);
+    let mut accepted: Vec<AcceptedSlot> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let entry = AcceptedSlot {
+            slot: Slot(fields.u64()?),
+            ballot: fields.ballot()?,
+            checksum: Checksum(fields.u32()?),
+        };
+        if accepted.last().is_some_and(|last| last.slot >= entry.slot) {
+            return Err(fields.malformed("its slots do not rise"));
+        }
+        accepted.push(entry);
+    }
+    Ok(accepted)
+}

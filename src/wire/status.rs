@@ -1,0 +1,124 @@
+//! How a node is: what `loggos status --json` prints, as the server's answer carries it.
+//!
+//! Stable: fields are added, never renamed or given another meaning. Readers ignore fields they
+//! do not know, and fields that are missing have their default.
+
+use serde::{Deserialize, Serialize};
+
+/// One group of one node. Watermarks (`chosen`, `applied`, `durable`, `trimmed`) are slots.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// The node's software version.
+    pub version: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node that answers.
+    pub node: u16,
+    /// The group this is about.
+    pub group: u16,
+    /// What it is.
+    pub role: RoleStatus,
+    /// The leader, as far as it knows.
+    pub leader: Option<u16>,
+    /// The ballot it has promised.
+    pub ballot: BallotStatus,
+    /// The number of the configuration.
+    pub epoch: u32,
+    /// Every slot up to here is chosen and known here.
+    pub chosen: u64,
+    /// Every slot up to here is applied.
+    pub applied: u64,
+    /// Every slot up to here is on this node's disk.
+    pub durable: u64,
+    /// Slots up to here are no longer kept.
+    pub trimmed: u64,
+    /// The next position to be given out in log 0, as far as applied.
+    pub tail: u64,
+    /// All members, this one included.
+    pub members: Vec<MemberStatus>,
+    /// The leader's lease, when it holds one.
+    pub lease: Option<LeaseStatus>,
+    /// What has been batched since the node started.
+    pub batching: BatchingStatus,
+    /// What the process uses.
+    pub resources: ResourceStatus,
+}
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleStatus {
+    /// Accepts what a leader proposes.
+    #[default]
+    Follower,
+    /// Asks for promises.
+    Candidate,
+    /// Proposes.
+    Leader,
+}
+
+/// A ballot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BallotStatus {
+    /// Its round.
+    pub round: u64,
+    /// Its candidate.
+    pub node: u16,
+}
+
+/// A member as the answering node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberStatus {
+    /// The member.
+    pub id: u16,
+    /// Its address, `host:port`.
+    pub address: String,
+    /// Whether a connection to it stands (true for the node itself).
+    pub connected: bool,
+    /// Milliseconds since something was last heard from it.
+    pub last_contact_ms: Option<u64>,
+    /// Its chosen watermark as last heard.
+    pub chosen: Option<u64>,
+}
+
+/// A lease to serve reads without a round trip.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeaseStatus {
+    /// Milliseconds it still holds.
+    pub remaining_ms: u64,
+}
+
+/// Counters since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BatchingStatus {
+    /// Slots chosen.
+    pub slots: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Durable writes of the log completed.
+    pub durable_writes: u64,
+    /// Bytes written to the log, padding included.
+    pub log_bytes: u64,
+}
+
+/// What the process uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceStatus {
+    /// The process id, so that a local load generator can measure it.
+    pub process_id: u32,
+    /// CPU time used, user and system, in microseconds.
+    pub cpu_us: u64,
+    /// The largest resident set so far, in bytes.
+    pub rss_bytes_max: u64,
+    /// Bytes of block memory in use.
+    pub block_bytes_live: u64,
+    /// Client connections.
+    pub client_connections: u32,
+    /// Milliseconds since the node started.
+    pub uptime_ms: u64,
+}
