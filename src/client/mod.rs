@@ -1,0 +1,5 @@
+//! The client library.
+
+#![forbid(unsafe_code)]
+
+pub mod connection;
