@@ -1,5 +1,7 @@
 //! The load generator's clock: CLOCK_MONOTONIC in nanoseconds, as histories are recorded in.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 
 /// A reading of CLOCK_MONOTONIC in nanoseconds: comparable over the processes of one host.
@@ -26,4 +28,10 @@ impl Nanos {
     pub fn plus(self, nanos: u64) -> Nanos {
         Nanos(self.0.saturating_add(nanos))
     }
+}
+
+/// What a CPU clock shows: [`ClockId::ProcessCPUTime`] or [`ClockId::ThreadCPUTime`].
+pub fn cpu_time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
