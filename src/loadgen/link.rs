@@ -270,7 +270,7 @@ impl Link {
     fn next_start(&mut self, now: Nanos) -> Option<Nanos> {
         let end = self.phases.measure_end;
         match &mut self.schedule {
-            None => (now < end).then_some(now),
+            None => (self.phases.start <= now && now < end).then_some(now),
             Some(schedule) if schedule.next_due() < end && now < end.plus(GRACE_NS) => {
                 schedule.take_due(now)
             }

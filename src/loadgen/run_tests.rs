@@ -84,14 +84,15 @@ fn an_open_loop_keeps_its_rate_and_charges_a_stall_to_what_was_due() {
     assert_eq!(result.appends.ok + lost, 2000, "exactly what was due: {:?}", result.appends);
     assert_eq!(lost, 0, "{:?}", result.appends);
 
-    // Each batch takes 50 ms, with 4 in flight on each of 2 connections: at most 160 a second.
-    *server.behaviour.delay.lock().unwrap() = Duration::from_millis(50);
+    // Each batch takes 10 ms, with 4 in flight on each of 2 connections: at most 800 a second, so
+    // 700 of the 2000 that are due after those of the warm-up.
+    *server.behaviour.delay.lock().unwrap() = Duration::from_millis(10);
     let (result, _) = run_on(&server, open);
     let appends = &result.appends;
     assert_eq!(appends.ok + appends.failed + appends.unknown, 2000, "{appends:?}");
-    assert!(appends.ok <= 400 && result.unsent >= 1600, "{} {appends:?}", result.unsent);
-    // A closed loop would see 50 ms; these were due long before.
-    assert!(appends.latency_us.p50 > 200_000.0, "{appends:?}");
+    assert!(appends.ok > 0 && result.unsent >= 1000, "{} {appends:?}", result.unsent);
+    // A closed loop would see 10 ms; these were due long before.
+    assert!(appends.latency_us.p50 > 150_000.0, "{appends:?}");
 }
 
 #[test]

@@ -476,6 +476,8 @@ impl Worker {
                 self.seats.iter().filter(due).for_each(Seat::wake);
             }
         }
+        // Every connection may end before the housekeeper looks again.
+        self.hand_over(Nanos::now());
     }
 
     async fn wait_for_timer(&self) {
