@@ -9,5 +9,7 @@ pub mod cli;
 pub mod client;
 pub mod io;
 pub mod loadgen;
+pub mod machine;
 pub mod paxos;
+pub mod uring;
 pub mod wire;

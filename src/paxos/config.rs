@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::base::NodeId;
 use crate::base::limits::{MEMBERS_MAX, MIB, VALUE_BYTES_MAX};
 
+/// The greatest `accept_ahead_slots_max` that may be configured, so that what one replica may
+/// report in a promise has a bound that every other knows.
+pub const ACCEPT_AHEAD_SLOTS_LIMIT: u64 = 64 * 1024;
+
 /// Parameters of one replica's core. Every member of a group uses the same members.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -48,6 +52,9 @@ pub enum ConfigError {
     /// A window, limit or timeout is out of range.
     #[error("{0}")]
     Range(&'static str),
+    /// What the disk holds contradicts itself.
+    #[error("the recovered state is not one that a replica can have written: {0}")]
+    Recovered(&'static str),
 }
 
 impl Config {
@@ -82,6 +89,10 @@ impl Config {
             (
                 self.accept_ahead_slots_max >= self.window_slots_max,
                 "accept_ahead_slots_max must not be below window_slots_max",
+            ),
+            (
+                self.accept_ahead_slots_max <= ACCEPT_AHEAD_SLOTS_LIMIT,
+                "accept_ahead_slots_max must not be above 65536",
             ),
             (self.fetch_slots_max >= 1, "fetch_slots_max must be at least 1"),
             (self.peer_bytes_max >= VALUE_BYTES_MAX, "peer_bytes_max must hold the largest value"),

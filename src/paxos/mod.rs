@@ -11,13 +11,29 @@
 
 #![forbid(unsafe_code)]
 
+mod acceptor;
+mod catchup;
+#[cfg(test)]
+mod chaos;
 mod config;
+mod core;
 mod effect;
+mod election;
+mod leader;
 mod message;
+mod persists;
+mod quorum;
+mod recovery;
+mod status;
+#[cfg(test)]
+mod testkit;
+mod window;
 
-pub use config::{Config, ConfigError};
+pub use self::core::Core;
+pub use config::{ACCEPT_AHEAD_SLOTS_LIMIT, Config, ConfigError};
 pub use effect::{Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Write};
 pub use message::{AcceptedSlot, Message};
+pub use status::{CoreStatus, PeerStatus};
 
 use crate::base::Checksum;
 

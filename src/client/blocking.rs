@@ -1,0 +1,130 @@
+//! The client for threads: the same calls, each of which blocks until it is done.
+
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::base::Position;
+use crate::wire::{NodeStatus, ReadLevel};
+
+use super::{AppendError, Appended, ClientError, ClientOptions, ReadOptions, Record, RecordBatch};
+
+/// A client of one cluster that blocks. Clones share its connection and its runtime, which runs
+/// on the calling threads, and only while a call is going on.
+///
+/// ```no_run
+/// use loggos::client::{ClientOptions, blocking::Client};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::connect(["127.0.0.1:7101"], ClientOptions::default())?;
+/// let appended = client.append(&["a record"])?;
+/// println!("at {}", appended.first);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    client: super::Client,
+    runtime: Arc<Runtime>,
+}
+
+impl Client {
+    /// As [`super::Client::connect`].
+    ///
+    /// # Errors
+    /// As there; also [`ClientError::Unavailable`] when the process can have no event loop.
+    ///
+    /// # Panics
+    /// This and every other call, when called from within an async runtime.
+    pub fn connect<T: Into<String>>(
+        targets: impl IntoIterator<Item = T>,
+        options: ClientOptions,
+    ) -> Result<Client, ClientError> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| ClientError::Unavailable { why: format!("no event loop: {error}") })?;
+        let client = runtime.block_on(super::Client::connect(targets, options))?;
+        Ok(Client { client, runtime: Arc::new(runtime) })
+    }
+
+    /// As [`super::Client::append`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append<R: AsRef<[u8]>>(&self, records: &[R]) -> Result<Appended, AppendError> {
+        self.runtime.block_on(self.client.append(records))
+    }
+
+    /// As [`super::Client::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, from: Position, options: ReadOptions) -> Result<RecordBatch, ClientError> {
+        self.runtime.block_on(self.client.read(from, options))
+    }
+
+    /// As [`super::Client::follow`].
+    pub fn follow(&self, from: Position) -> Follower {
+        Follower { follower: self.client.follow(from), runtime: self.runtime.clone() }
+    }
+
+    /// As [`super::Client::tail`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tail(&self, level: ReadLevel) -> Result<Position, ClientError> {
+        self.runtime.block_on(self.client.tail(level))
+    }
+
+    /// As [`super::Client::status`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn status(&self) -> Result<NodeStatus, ClientError> {
+        self.runtime.block_on(self.client.status())
+    }
+
+    /// As [`super::Client::status_of`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn status_of(&self, target: &str) -> Result<NodeStatus, ClientError> {
+        self.runtime.block_on(self.client.status_of(target))
+    }
+
+    /// As [`super::Client::members`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn members(&self) -> Result<Vec<(crate::base::NodeId, String)>, ClientError> {
+        self.runtime.block_on(self.client.members())
+    }
+}
+
+/// As [`super::Follower`].
+#[derive(Debug)]
+pub struct Follower {
+    follower: super::Follower,
+    runtime: Arc<Runtime>,
+}
+
+impl Follower {
+    /// As [`super::Follower::next`].
+    ///
+    /// # Errors
+    /// As there.
+    // Not an iterator: it has no end, and its errors are not the end of it.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Record, ClientError> {
+        self.runtime.block_on(self.follower.next())
+    }
+
+    /// As [`super::Follower::next_batch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn next_batch(&mut self) -> Result<Vec<Record>, ClientError> {
+        self.runtime.block_on(self.follower.next_batch())
+    }
+}

@@ -1,0 +1,341 @@
+//! One connection of the async client: a task that owns the socket and the protocol half, and the
+//! handle through which concurrent calls share it.
+//!
+//! What a call needs to know when the connection dies is whether its request may have left: a
+//! [`Ticket`] is moved from "queued" to "sent" by the task before a byte of it is encoded, or to
+//! "withdrawn" by the caller, by one atomic exchange, so that both agree.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::base::{ClusterId, LogId, NodeId, Position};
+use crate::wire::{ErrorCode, NodeStatus, ReadLevel, RefuseReason, Response, Welcome};
+
+use super::connection::{AppendName, ClientConnection, Incoming, ReadAsk, SubmitError};
+use super::records::RecordBatch;
+
+/// Calls handed to a connection and not yet encoded; more wait.
+const COMMANDS_MAX: usize = 1024;
+/// Encoded bytes waiting for the socket; above it calls wait.
+const OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes read from the socket at a time.
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// What a call asks for. Cloning shares the records.
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    Append { log: LogId, name: AppendName, records: u32, run: Bytes },
+    Read(ReadAsk),
+    Tail { log: LogId, level: ReadLevel },
+    Status,
+}
+
+/// What a call got.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Appended {
+        first: Position,
+    },
+    Records(RecordBatch),
+    Tail(Position),
+    Status(Box<NodeStatus>),
+    Failed {
+        code: ErrorCode,
+        leader: Option<NodeId>,
+        text: String,
+    },
+    /// The connection did not take it. No effect.
+    Invalid(SubmitError),
+    /// The answer makes no sense.
+    Bad(String),
+}
+
+/// Why a call got nothing.
+#[derive(Debug)]
+pub(super) struct NoAnswer {
+    /// Whether the request may have left.
+    pub(super) sent: bool,
+    /// Whether the connection is still there: only the time is over.
+    pub(super) timed_out: bool,
+    pub(super) why: String,
+}
+
+const QUEUED: u8 = 0;
+const SENT: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+/// Whether a request may have left.
+#[derive(Debug, Default)]
+struct Ticket(AtomicU8);
+
+impl Ticket {
+    /// Moves from "queued"; false when the other side was faster.
+    fn mark(&self, state: u8) -> bool {
+        self.0.compare_exchange(QUEUED, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+struct Command {
+    operation: Operation,
+    ticket: Arc<Ticket>,
+    reply: oneshot::Sender<Answer>,
+}
+
+/// The handle on a connection that stands (or has just died). The task ends when the last handle
+/// is dropped and everything in flight is answered.
+#[derive(Debug)]
+pub(super) struct Session {
+    commands: mpsc::Sender<Command>,
+    pub(super) welcome: Welcome,
+    pub(super) target: String,
+    ended: Arc<OnceLock<String>>,
+}
+
+/// Why no session came to be.
+#[derive(Clone, Debug)]
+pub(super) enum OpenError {
+    Refused { reason: RefuseReason, text: String },
+    Failed(String),
+}
+
+impl Session {
+    /// Connects to `target` and says hello.
+    pub(super) async fn open(
+        target: &str,
+        cluster: Option<ClusterId>,
+        inflight_max: usize,
+        stall_timeout: Duration,
+        deadline: Instant,
+    ) -> Result<Session, OpenError> {
+        let opened = timeout_at(deadline, greet(target, cluster, inflight_max)).await;
+        let (stream, connection, welcome) = match opened {
+            Ok(result) => result?,
+            Err(_) => return Err(OpenError::Failed(format!("{target} does not answer"))),
+        };
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let ended = Arc::new(OnceLock::new());
+        let task = Task {
+            connection,
+            commands: receiver,
+            is_open: true,
+            outgoing: Vec::new(),
+            written: 0,
+            stall_timeout,
+            last_progress: Instant::now(),
+        };
+        let (said, name) = (ended.clone(), target.to_owned());
+        tokio::spawn(async move { task.run(stream, &name, &said).await });
+        Ok(Session { commands, welcome, target: target.to_owned(), ended })
+    }
+
+    /// Whether calls still make sense.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
+    /// Sends `operation` and waits for its answer.
+    pub(super) async fn call(
+        &self,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Answer, NoAnswer> {
+        let ticket = Arc::new(Ticket::default());
+        let (reply, answer) = oneshot::channel();
+        let command = Command { operation, ticket: ticket.clone(), reply };
+        match timeout_at(deadline, self.commands.send(command)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(self.lost(false)),
+            Err(_) => return Err(self.timed_out(false)),
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // If the task did not take it off the queue, it never will now.
+            Ok(Err(_)) => Err(self.lost(!ticket.mark(WITHDRAWN))),
+            Err(_) => Err(self.timed_out(!ticket.mark(WITHDRAWN))),
+        }
+    }
+
+    fn lost(&self, sent: bool) -> NoAnswer {
+        let why = match self.ended.get() {
+            Some(why) => why.clone(),
+            None => format!("the connection to {} has ended", self.target),
+        };
+        NoAnswer { sent, timed_out: false, why }
+    }
+
+    fn timed_out(&self, sent: bool) -> NoAnswer {
+        let why = format!("{} has not answered in time", self.target);
+        NoAnswer { sent, timed_out: true, why }
+    }
+}
+
+type Connection = ClientConnection<oneshot::Sender<Answer>>;
+
+async fn greet(
+    target: &str,
+    cluster: Option<ClusterId>,
+    inflight_max: usize,
+) -> Result<(TcpStream, Connection, Welcome), OpenError> {
+    let failed = |error: &dyn std::fmt::Display| OpenError::Failed(format!("{target}: {error}"));
+    let mut stream = TcpStream::connect(target).await.map_err(|error| failed(&error))?;
+    stream.set_nodelay(true).map_err(|error| failed(&error))?;
+    let mut connection = Connection::new(cluster, inflight_max);
+    let hello = connection.take_output(Vec::new());
+    stream.write_all(&hello).await.map_err(|error| failed(&error))?;
+    let mut buffer = vec![0; RECEIVE_BYTES];
+    loop {
+        let size = stream.read(&mut buffer).await.map_err(|error| failed(&error))?;
+        if size == 0 {
+            return Err(failed(&"closed the connection instead of answering the hello"));
+        }
+        let mut result = None;
+        let received = connection.receive(&buffer[..size], |incoming| match incoming {
+            Incoming::Welcome(welcome) => result = Some(Ok(welcome.clone())),
+            Incoming::Refused { reason, text } => {
+                result = Some(Err(OpenError::Refused { reason, text: text.to_owned() }));
+            }
+            Incoming::Answer { .. } => {}
+        });
+        received.map_err(|error| failed(&error))?;
+        if let Some(result) = result {
+            return Ok((stream, connection, result?));
+        }
+    }
+}
+
+struct Task {
+    connection: Connection,
+    commands: mpsc::Receiver<Command>,
+    /// Whether a handle is left.
+    is_open: bool,
+    outgoing: Vec<u8>,
+    written: usize,
+    stall_timeout: Duration,
+    /// When something last came in, or went out after silence.
+    last_progress: Instant,
+}
+
+impl Task {
+    async fn run(mut self, stream: TcpStream, target: &str, ended: &OnceLock<String>) {
+        let why = self.serve(stream).await;
+        // Said before the replies are dropped (with `self`): whoever waits for one reads it.
+        let _ = ended.set(format!("{target}: {why}"));
+        // From here on nothing is taken off the queue: what waits there was not sent.
+        self.commands.close();
+    }
+
+    /// Moves bytes until there is a reason to stop, which it returns.
+    async fn serve(&mut self, mut stream: TcpStream) -> String {
+        let (mut reader, mut writer) = stream.split();
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        loop {
+            self.refill();
+            let has_output = self.written < self.outgoing.len();
+            let inflight = self.connection.inflight_count();
+            if !self.is_open && inflight == 0 && !has_output {
+                return "no longer used".to_owned();
+            }
+            let takes_commands = self.is_open
+                && self.connection.can_submit()
+                && self.connection.output_size() < OUTPUT_BYTES_MAX;
+            // Every branch may be dropped half way without losing bytes or commands.
+            tokio::select! {
+                biased;
+                result = reader.read(&mut buffer) => match result {
+                    Ok(0) => return "closed by the server".to_owned(),
+                    Ok(size) => {
+                        self.last_progress = Instant::now();
+                        if let Err(error) = self.connection.receive(&buffer[..size], finish) {
+                            return error.to_string();
+                        }
+                    }
+                    Err(error) => return error.to_string(),
+                },
+                result = writer.write(&self.outgoing[self.written..]), if has_output => {
+                    match result {
+                        Ok(0) => return "the socket takes nothing more".to_owned(),
+                        Ok(size) => self.written += size,
+                        Err(error) => return error.to_string(),
+                    }
+                }
+                command = self.commands.recv(), if takes_commands => match command {
+                    Some(command) => self.take(command),
+                    None => self.is_open = false,
+                },
+                () = sleep_until(self.last_progress + self.stall_timeout), if inflight > 0 => {
+                    return format!("silent for {} ms", self.stall_timeout.as_millis());
+                }
+            }
+        }
+    }
+
+    fn refill(&mut self) {
+        if self.written == self.outgoing.len() && self.connection.output_size() > 0 {
+            self.outgoing = self.connection.take_output(std::mem::take(&mut self.outgoing));
+            self.written = 0;
+        }
+    }
+
+    /// Encodes a command and those queued behind it.
+    fn take(&mut self, command: Command) {
+        if self.connection.inflight_count() == 0 {
+            self.last_progress = Instant::now();
+        }
+        self.submit(command);
+        while self.connection.can_submit() && self.connection.output_size() < OUTPUT_BYTES_MAX {
+            match self.commands.try_recv() {
+                Ok(command) => self.submit(command),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn submit(&mut self, command: Command) {
+        if !command.ticket.mark(SENT) {
+            return;
+        }
+        let (connection, reply) = (&mut self.connection, command.reply);
+        let submitted = match command.operation {
+            Operation::Append { log, name, records, run } => {
+                connection.append_run(reply, log, name, records, &run)
+            }
+            Operation::Read(ask) => connection.read(reply, &ask),
+            Operation::Tail { log, level } => connection.tail(reply, log, level),
+            Operation::Status => connection.status(reply),
+        };
+        if let Err((reply, error)) = submitted {
+            // Whoever asked may have gone; then nobody needs the answer.
+            let _ = reply.send(Answer::Invalid(error));
+        }
+    }
+}
+
+/// Hands an answer to its caller, who may have gone.
+fn finish(incoming: Incoming<'_, oneshot::Sender<Answer>>) {
+    let Incoming::Answer { tag, response } = incoming else { return };
+    let answer = match response {
+        Response::Appended { first, .. } => Answer::Appended { first },
+        Response::Records { first, records, tail, run, .. } => {
+            match RecordBatch::new(first, tail, records, Bytes::copy_from_slice(run)) {
+                Ok(batch) => Answer::Records(batch),
+                Err(error) => Answer::Bad(error.to_string()),
+            }
+        }
+        Response::TailIs { tail, .. } => Answer::Tail(tail),
+        Response::StatusIs { json, .. } => match serde_json::from_slice(json) {
+            Ok(status) => Answer::Status(Box::new(status)),
+            Err(error) => Answer::Bad(format!("the status: {error}")),
+        },
+        Response::Failed { error, leader, text, .. } => {
+            Answer::Failed { code: error, leader, text: text.to_owned() }
+        }
+    };
+    let _ = tag.send(answer);
+}

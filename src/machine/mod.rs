@@ -1,0 +1,14 @@
+//! The deterministic state machine: what chosen batches mean.
+//!
+//! `node/` builds batches with [`BatchBuilder`] and applies chosen ones, in slot order, with
+//! [`Machine::apply`]; every replica that applies the same slots has the same state and gives the
+//! same answers. No IO, no clock, no randomness; imports only `base`.
+
+mod batch;
+mod state;
+
+pub use batch::{
+    BATCH_HEADER_SIZE, BatchBuilder, BatchError, BatchView, COMMAND_HEADER_SIZE, Command,
+    CommandKind, command_size,
+};
+pub use state::{Machine, Outcome};

@@ -1,0 +1,262 @@
+//! What every replica answers to candidates and leaders, whatever it is itself.
+//!
+//! Called by the dispatch in `core`. Guarantee: nothing is accepted or promised below the
+//! promise; `Promise` and `Accepted` leave only with what is durable.
+
+use super::Value;
+use super::catchup::FETCH_ANSWER_SLOTS_MAX;
+use super::core::{Core, State};
+use super::effect::{Effect, Effects};
+use super::message::{AcceptedSlot, Message};
+use crate::base::{Ballot, NodeId, Slot};
+
+impl<V: Value> Core<V> {
+    pub(super) fn on_pre_vote(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        chosen: Slot,
+        fx: &mut Effects<V>,
+    ) {
+        self.note_chosen(peer, chosen);
+        // A replica whose disk does not answer could not make the promise durable: its consent
+        // would start a campaign that it then holds up.
+        let granted = ballot > self.promised && !self.hears_leader() && !self.disk_stalled();
+        let (promised, chosen) = (self.promised, self.chosen);
+        self.send(peer, Message::PreVoteReply { ballot, granted, promised, chosen }, fx);
+        self.catch_up(Some(peer), fx);
+    }
+
+    /// Whether a leader (or a candidate with a quorum of promises) is alive, itself included.
+    fn hears_leader(&self) -> bool {
+        match self.state {
+            State::Leading(_) | State::Recovering(_) => true,
+            State::PreVoting(_) | State::Preparing(_) => false,
+            State::Following => {
+                let silence = self.now.since(self.leader_heard_at);
+                self.leader.is_some() && silence < self.config.election_timeout
+            }
+        }
+    }
+
+    pub(super) fn on_prepare(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        chosen: Slot,
+        fx: &mut Effects<V>,
+    ) {
+        self.note_chosen(peer, chosen);
+        if ballot < self.promised {
+            return self.nack(peer, ballot, fx);
+        }
+        // The promise tells of values that are still on their way to the disk, too: their
+        // Accepted may leave after this promise and be counted. Crash example: a value accepted
+        // at ballot 3 but left out here could reach a quorum after the candidate of ballot 4 has
+        // put a no-op in its place.
+        let accepted = self
+            .window
+            .above(self.chosen)
+            .map(|(slot, entry)| {
+                let checksum = entry.value.checksum();
+                AcceptedSlot { slot, ballot: entry.ballot, checksum }
+            })
+            .collect();
+        let promise = Message::Promise { ballot, chosen: self.chosen, accepted };
+        if ballot > self.promised {
+            self.follow(None, fx);
+            self.await_election();
+            let then = vec![self.outgoing(peer, promise)];
+            self.promise(ballot, then, fx);
+        } else if self.promised_durable >= ballot {
+            // Asked again: the first answer may be lost. One that is under way to the disk will
+            // still leave from there.
+            self.send(peer, promise, fx);
+        }
+        self.catch_up(Some(peer), fx);
+    }
+
+    pub(super) fn on_accept(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        slot: Slot,
+        value: V,
+        fx: &mut Effects<V>,
+    ) {
+        if ballot < self.promised {
+            return self.nack(peer, ballot, fx);
+        }
+        if slot == Slot::NONE {
+            return;
+        }
+        self.hear_leader(peer, fx);
+        if slot <= self.chosen {
+            return self.accept_chosen(peer, ballot, slot, fx);
+        }
+        if self.chosen.distance_to(slot) > self.config.accept_ahead_slots_max {
+            // The leader sends it again when this replica has caught up.
+            return self.raise_promise(ballot, fx);
+        }
+        let accepted = Message::Accepted { ballot, slot };
+        match self.window.get(slot) {
+            Some(held) if held.ballot == ballot => {
+                assert_eq!(
+                    held.value.checksum(),
+                    value.checksum(),
+                    "slot {slot} has one value at ballot {ballot}"
+                );
+                if held.durable {
+                    self.send(peer, accepted, fx);
+                }
+            }
+            _ => {
+                let then = vec![self.outgoing(peer, accepted)];
+                self.write_entry(slot, ballot, value, then, fx);
+            }
+        }
+    }
+
+    /// An accept for a slot that is known here to be chosen. A leader may ask because an answer
+    /// was lost, or because it was elected by members that did not know.
+    ///
+    /// The value is the chosen one (a proposal above the ballot that chose it has no other), so
+    /// the vote adds nothing that could be wrong and nothing is written: this replica's promises
+    /// tell of the slot as chosen, or, restarted with an older watermark, as accepted at a ballot
+    /// whose value is the same. It still answers only for what is durable here.
+    fn accept_chosen(&mut self, peer: usize, ballot: Ballot, slot: Slot, fx: &mut Effects<V>) {
+        if self.persists.has_entry(slot) {
+            return self.raise_promise(ballot, fx);
+        }
+        let accepted = Message::Accepted { ballot, slot };
+        if ballot > self.promised {
+            let then = vec![self.outgoing(peer, accepted)];
+            self.promise(ballot, then, fx);
+        } else if self.promised_durable >= ballot {
+            self.send(peer, accepted, fx);
+        }
+    }
+
+    pub(super) fn on_heartbeat(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        told: Slot,
+        sequence: u64,
+        fx: &mut Effects<V>,
+    ) {
+        if ballot < self.promised {
+            return self.nack(peer, ballot, fx);
+        }
+        self.hear_leader(peer, fx);
+        self.raise_promise(ballot, fx);
+        self.on_watermark(peer, ballot, told, fx);
+        if sequence != 0 {
+            let chosen = self.chosen;
+            self.send(peer, Message::HeartbeatReply { ballot, sequence, chosen }, fx);
+        }
+    }
+
+    /// The leader of `ballot` tells that every slot up to `told` is chosen.
+    pub(super) fn on_watermark(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        told: Slot,
+        fx: &mut Effects<V>,
+    ) {
+        if ballot < self.promised {
+            return;
+        }
+        self.note_chosen(peer, told);
+        if ballot > self.told.0 {
+            self.told = (ballot, told);
+        } else if ballot == self.told.0 {
+            self.told.1 = self.told.1.max(told);
+        }
+        if self.choose_told(fx) {
+            self.after_chosen(fx);
+        }
+        if told > self.chosen {
+            self.catch_up(Some(peer), fx);
+        }
+    }
+
+    /// Moves the watermark over the slots that a leader told to be chosen and whose value is held
+    /// at that leader's ballot. A value of another ballot is not known to be the chosen one: it is
+    /// fetched.
+    pub(super) fn choose_told(&mut self, fx: &mut Effects<V>) -> bool {
+        let (ballot, told) = self.told;
+        let before = self.chosen;
+        while self.chosen < told
+            && self.window.get(self.chosen.next()).is_some_and(|entry| entry.ballot == ballot)
+        {
+            self.choose_next(fx);
+        }
+        self.chosen > before
+    }
+
+    /// A leader, or a candidate with a quorum of promises, is alive at a ballot not below ours.
+    fn hear_leader(&mut self, peer: usize, fx: &mut Effects<V>) {
+        let id = self.config.members[peer];
+        self.leader_heard_at = self.now;
+        self.failures = 0;
+        self.deferred = false;
+        if self.leader != Some(id) || !matches!(self.state, State::Following) {
+            self.follow(Some(id), fx);
+            self.await_election();
+        } else {
+            self.election_at = self.now + self.election_delay;
+        }
+    }
+
+    /// The sender of this ballot has a quorum of promises; older leaders are not to be served
+    /// any more.
+    fn raise_promise(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
+        if ballot > self.promised {
+            self.promise(ballot, Vec::new(), fx);
+        }
+    }
+
+    /// The connection from the leader broke: a hint that it died.
+    pub(super) fn leader_lost(&mut self, id: NodeId, fx: &mut Effects<V>) {
+        if matches!(self.state, State::Following) && self.leader == Some(id) {
+            self.follow(None, fx);
+            let soon = self.config.election_timeout / 8;
+            self.election_at = self.now + self.rng.between(std::time::Duration::ZERO, soon);
+        }
+    }
+
+    pub(super) fn nack(&self, peer: usize, ballot: Ballot, fx: &mut Effects<V>) {
+        self.send(peer, Message::Nack { ballot, promised: self.promised }, fx);
+    }
+
+    pub(super) fn on_fetch(&self, to: NodeId, first: Slot, last: Slot, fx: &mut Effects<V>) {
+        if first == Slot::NONE || first > last || first > self.chosen {
+            return;
+        }
+        let bound = Slot(first.0.saturating_add(FETCH_ANSWER_SLOTS_MAX - 1));
+        let last = last.min(self.chosen).min(bound);
+        fx.push(Effect::SendChosen { to, first, last });
+    }
+
+    pub(super) fn on_fetch_accepted(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        slot: Slot,
+        fx: &mut Effects<V>,
+    ) {
+        if ballot < self.promised {
+            return self.nack(peer, ballot, fx);
+        }
+        if slot <= self.chosen {
+            // Chosen since the promise: the candidate may as well learn it.
+            return self.on_fetch(self.config.members[peer], slot, slot, fx);
+        }
+        if let Some(entry) = self.window.get(slot) {
+            let (accepted, value) = (entry.ballot, entry.value.clone());
+            self.send(peer, Message::AcceptedValue { ballot, slot, accepted, value }, fx);
+        }
+    }
+}

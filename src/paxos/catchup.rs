@@ -1,0 +1,135 @@
+//! Learning chosen slots that a replica missed, from any member that knows them.
+//!
+//! Called wherever the replica hears that somebody's watermark is above its own, and by its own
+//! timer. One fetch is outstanding at a time, so what arrives is bounded by `fetch_slots_max`; the
+//! next is asked as soon as the last is answered. A learnt value is a chosen value, whoever sends
+//! it: nothing here can harm agreement.
+
+use super::Value;
+use super::core::{Core, ROUND_MAX, State};
+use super::effect::Effects;
+use super::message::Message;
+use crate::base::{Ballot, Instant, Slot};
+
+/// The most slots that one fetch is answered with, whatever was asked for.
+pub(super) const FETCH_ANSWER_SLOTS_MAX: u64 = 4096;
+
+/// The fetch that is outstanding.
+#[derive(Clone, Debug)]
+pub(super) struct Fetching {
+    peer: usize,
+    /// The last slot asked for.
+    last: Slot,
+    pub(super) deadline: Instant,
+    /// Whether a part of the answer has come.
+    progressed: bool,
+}
+
+impl<V: Value> Core<V> {
+    /// Asks for missing chosen slots, of `prefer` if it has them, unless an answer is awaited.
+    pub(super) fn catch_up(&mut self, prefer: Option<usize>, fx: &mut Effects<V>) {
+        // A leader has learnt everything that was chosen before it led.
+        if self.fetching.is_some() || matches!(self.state, State::Leading(_)) {
+            return;
+        }
+        // The disk takes no more for now; asked again when a write completes.
+        if self.persists.bytes() >= self.config.retained_bytes_max
+            || self.persists.count() as u64 >= self.config.accept_ahead_slots_max
+        {
+            return;
+        }
+        let knows_more = |peer: &usize| self.peers[*peer].chosen > self.chosen;
+        let furthest = || {
+            let peers = self.peer_indices().filter(knows_more);
+            peers.max_by_key(|peer| self.peers[*peer].chosen)
+        };
+        let Some(peer) = prefer.filter(knows_more).or_else(furthest) else { return };
+        let first = self.chosen.next();
+        let bound = Slot(self.chosen.0.saturating_add(self.config.fetch_slots_max));
+        let last = self.peers[peer].chosen.min(bound);
+        let deadline = self.now + self.config.resend_timeout;
+        self.fetching = Some(Fetching { peer, last, deadline, progressed: false });
+        self.send(peer, Message::Fetch { first, last }, fx);
+    }
+
+    pub(super) fn on_learn(
+        &mut self,
+        peer: usize,
+        slot: Slot,
+        ballot: Ballot,
+        value: V,
+        fx: &mut Effects<V>,
+    ) {
+        if slot == Slot::NONE || ballot.round > ROUND_MAX {
+            return;
+        }
+        self.note_chosen(peer, slot);
+        if slot == self.chosen.next() {
+            self.learn_next(slot, ballot, value, fx);
+        }
+        if let Some(fetching) = &mut self.fetching
+            && fetching.peer == peer
+        {
+            // The caller of the peer may answer a part only: when the stream falls silent, the
+            // rest is asked for without waiting as long as for a first answer.
+            let silence = self.config.heartbeat_interval.min(self.config.resend_timeout);
+            fetching.progressed = true;
+            fetching.deadline = self.now + silence;
+        }
+        self.fetch_answered();
+        self.catch_up(Some(peer), fx);
+    }
+
+    fn learn_next(&mut self, slot: Slot, ballot: Ballot, value: V, fx: &mut Effects<V>) {
+        if ballot > self.promised && !matches!(self.state, State::Following) {
+            // Somebody leads at a higher ballot: what this replica is about is over.
+            self.follow(None, fx);
+            self.await_election();
+        }
+        match self.window.get(slot) {
+            // A value accepted at this ballot or above is the chosen one: it was proposed under
+            // a ballot not below the one that chose it. Nothing is written a second time.
+            Some(held) if held.ballot >= ballot => {
+                let (own, learnt) = (held.value.checksum(), value.checksum());
+                assert_eq!(own, learnt, "slot {slot} has one chosen value (ballot {ballot})");
+            }
+            _ => {
+                let leads = matches!(self.state, State::Leading(_));
+                assert!(!leads, "phase 1 finds every value chosen at a lower ballot");
+                self.write_entry(slot, ballot, value, Vec::new(), fx);
+            }
+        }
+        self.choose_next(fx);
+        self.choose_told(fx);
+        self.note_recovery_progress();
+        self.after_chosen(fx);
+        self.try_choose(fx);
+    }
+
+    /// Forgets the fetch whose last slot has been learnt.
+    pub(super) fn fetch_answered(&mut self) {
+        if self.fetching.as_ref().is_some_and(|fetching| self.chosen >= fetching.last) {
+            self.fetching = None;
+        }
+    }
+
+    pub(super) fn fetch_tick(&mut self, fx: &mut Effects<V>) {
+        let Some(fetching) = self.fetching.take_if(|fetching| self.now >= fetching.deadline) else {
+            return;
+        };
+        let count = self.peers.len();
+        let others = (1..count).map(|step| (fetching.peer + step) % count);
+        let next = others
+            .filter(|peer| *peer != self.me)
+            .find(|peer| self.peers[*peer].chosen > self.chosen)
+            .filter(|_| !fetching.progressed);
+        self.catch_up(next.or(Some(fetching.peer)), fx);
+    }
+
+    /// The connection with the peer came or went: what was asked of it may be lost.
+    pub(super) fn fetch_peer_changed(&mut self, peer: usize, fx: &mut Effects<V>) {
+        if self.fetching.take_if(|fetching| fetching.peer == peer).is_some() {
+            self.catch_up(None, fx);
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! A cluster of cores over a simulated network and simulated disks, with an oracle that watches
+//! every effect.
+//!
+//! A crash loses what is not durable: the log keeps a prefix of its writes, the vote file is
+//! written independently. Everything follows from the seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::base::rng::Rng;
+use crate::base::{Ballot, Instant, NodeId, Slot};
+use crate::paxos::testkit::Text;
+use crate::paxos::{
+    Config, Core, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value,
+    Write,
+};
+
+const MS: u64 = 1_000_000;
+
+/// What happened, so that a run can show that it hit what it is there for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hits {
+    pub(super) crashes: u64,
+    pub(super) leaders: u64,
+    pub(super) nacks: u64,
+    pub(super) noops_chosen: u64,
+    pub(super) values_fetched: u64,
+    pub(super) learnt: u64,
+    pub(super) accepted_again: u64,
+    pub(super) chosen: u64,
+    pub(super) lost_messages: u64,
+    pub(super) lost_writes: u64,
+}
+
+/// How the network and the disks behave; changed between phases.
+#[derive(Clone, Debug)]
+pub(super) struct Faults {
+    pub(super) loss_percent: u64,
+    pub(super) double_percent: u64,
+    /// Messages may overtake each other; otherwise each link keeps its order.
+    pub(super) reorder: bool,
+    pub(super) delay_max: Duration,
+    pub(super) disk_delay_max: Duration,
+}
+
+struct LogWrite {
+    slot: Slot,
+    ballot: Ballot,
+    chosen: Slot,
+    value: Text,
+}
+
+struct PendingWrite {
+    id: PersistId,
+    write: Write<Text>,
+    then: Vec<Outgoing<Text>>,
+}
+
+#[derive(Default)]
+struct Disk {
+    vote: Ballot,
+    log: Vec<LogWrite>,
+}
+
+pub(super) struct Node {
+    pub(super) core: Option<Core<Text>>,
+    disk: Disk,
+    /// The log's writes under way, in order; and the vote file's.
+    log_pending: VecDeque<PendingWrite>,
+    vote_pending: VecDeque<PendingWrite>,
+    /// What it knows to be chosen, as a cache would hold it.
+    pub(super) chosen: BTreeMap<Slot, (Ballot, Text)>,
+    incarnation: u64,
+    /// The highest ballot in a promise or acceptance that has left.
+    claimed: Ballot,
+    /// The highest ballot in a promise that has left.
+    promised_sent: Ballot,
+    /// A stalled disk completes nothing until then.
+    disk_stalled_until: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Deliver { from: usize, to: usize, message: usize },
+    LogDone { node: usize, incarnation: u64 },
+    VoteDone { node: usize, incarnation: u64 },
+    Lost { node: usize, peer: usize },
+    Connected { node: usize, peer: usize },
+}
+
+pub(super) struct Cluster {
+    pub(super) rng: Rng,
+    pub(super) now: u64,
+    pub(super) nodes: Vec<Node>,
+    pub(super) faults: Faults,
+    pub(super) hits: Hits,
+    /// `blocked[from][to]`.
+    pub(super) blocked: Vec<Vec<bool>>,
+    /// What the oracle knows to be chosen.
+    pub(super) oracle: BTreeMap<Slot, Text>,
+    config: Config,
+    queue: BinaryHeap<Reverse<(u64, u64, What)>>,
+    messages: HashMap<usize, Message<Text>>,
+    message_count: usize,
+    sequence: u64,
+    link_busy_until: Vec<Vec<u64>>,
+    /// Each (slot, ballot) has one value; each ballot is prepared by one incarnation.
+    proposed: BTreeMap<(Slot, Ballot), Text>,
+    prepared: BTreeMap<Ballot, u64>,
+    trace: bool,
+    effects: Effects<Text>,
+}
+
+impl Cluster {
+    pub(super) fn new(seed: u64, count: usize, trace: bool) -> Cluster {
+        let mut rng = Rng::new(seed);
+        let members: Vec<NodeId> = (1..=count as u16).map(NodeId).collect();
+        let mut config = Config::new(members[0], members);
+        config.window_slots_max = 1 + rng.below(8);
+        config.accept_ahead_slots_max = config.window_slots_max + rng.below(8);
+        config.fetch_slots_max = 1 + rng.below(6);
+        config.window_bytes_max = 4 << 20;
+        config.peer_bytes_max = 2 << 20;
+        config.retained_bytes_max = (1 + rng.below(4) as usize) << 20;
+        let faults = Faults {
+            loss_percent: [0, 0, 2, 20][rng.below(4) as usize],
+            double_percent: [0, 5, 20][rng.below(3) as usize],
+            reorder: rng.below(2) == 0,
+            delay_max: Duration::from_millis([1, 10, 100][rng.below(3) as usize]),
+            disk_delay_max: Duration::from_millis([1, 10, 60][rng.below(3) as usize]),
+        };
+        let mut cluster = Cluster {
+            rng,
+            now: 0,
+            nodes: Vec::new(),
+            faults,
+            hits: Hits::default(),
+            blocked: vec![vec![false; count]; count],
+            oracle: BTreeMap::new(),
+            config,
+            queue: BinaryHeap::new(),
+            messages: HashMap::new(),
+            message_count: 0,
+            sequence: 0,
+            link_busy_until: vec![vec![0; count]; count],
+            proposed: BTreeMap::new(),
+            prepared: BTreeMap::new(),
+            trace,
+            effects: Vec::new(),
+        };
+        for _ in 0..count {
+            cluster.nodes.push(Node {
+                core: None,
+                disk: Disk::default(),
+                log_pending: VecDeque::new(),
+                vote_pending: VecDeque::new(),
+                chosen: BTreeMap::new(),
+                incarnation: 0,
+                claimed: Ballot::NONE,
+                promised_sent: Ballot::NONE,
+                disk_stalled_until: 0,
+            });
+        }
+        for node in 0..count {
+            cluster.start(node);
+        }
+        cluster
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn log(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>10.3}ms {}", self.now as f64 / MS as f64, text());
+        }
+    }
+
+    fn at(&mut self, time: u64, what: What) {
+        self.sequence += 1;
+        self.queue.push(Reverse((time, self.sequence, what)));
+    }
+
+    // ---- crash and restart ----
+
+    pub(super) fn crash(&mut self, node: usize) {
+        self.hits.crashes += 1;
+        self.log(|| format!("{} CRASH", node + 1));
+        let kept = self.rng.below(self.nodes[node].log_pending.len() as u64 + 1);
+        let votes_kept = self.rng.below(self.nodes[node].vote_pending.len() as u64 + 1);
+        let state = &mut self.nodes[node];
+        self.hits.lost_writes += state.log_pending.len() as u64 - kept;
+        for _ in 0..kept {
+            let write = state.log_pending.pop_front().unwrap();
+            state.disk.apply(write.write);
+        }
+        for _ in 0..votes_kept {
+            let write = state.vote_pending.pop_front().unwrap();
+            state.disk.apply(write.write);
+        }
+        state.log_pending.clear();
+        state.vote_pending.clear();
+        state.core = None;
+        for peer in 0..self.count() {
+            if peer != node && self.rng.below(2) == 0 {
+                let time = self.now + self.rng.below(20 * MS);
+                self.at(time, What::Lost { node: peer, peer: node });
+            }
+        }
+    }
+
+    pub(super) fn start(&mut self, node: usize) {
+        let recovered = self.recover(node);
+        self.log(|| format!("{} START {recovered:?}", node + 1));
+        let mut config = self.config.clone();
+        config.id = NodeId(node as u16 + 1);
+        let seed = self.rng.next_u64();
+        let state = &mut self.nodes[node];
+        state.incarnation += 1;
+        let core = Core::new(config, recovered, Instant(self.now), seed);
+        state.core = Some(core.expect("what was recovered is consistent"));
+        for peer in 0..self.count() {
+            if peer != node && self.rng.below(4) != 0 {
+                self.connect(node, peer);
+                self.connect(peer, node);
+            }
+        }
+    }
+
+    pub(super) fn connect(&mut self, node: usize, peer: usize) {
+        let time = self.now + self.rng.below(5 * MS);
+        self.at(time, What::Connected { node, peer });
+    }
+
+    fn recover(&mut self, node: usize) -> Recovered<Text> {
+        let state = &mut self.nodes[node];
+        let mut held: BTreeMap<Slot, (Ballot, Text)> = BTreeMap::new();
+        let (mut promised, mut chosen) = (state.disk.vote, Slot::NONE);
+        for write in &state.disk.log {
+            promised = promised.max(write.ballot);
+            chosen = chosen.max(write.chosen);
+            let old = held.get(&write.slot).map_or(Ballot::NONE, |(ballot, _)| *ballot);
+            assert!(write.ballot > old, "a slot is only written again at a higher ballot");
+            held.insert(write.slot, (write.ballot, write.value.clone()));
+        }
+        assert!(promised >= state.claimed, "a restart forgets no promise that has left");
+        let accepted = held.split_off(&chosen.next());
+        for slot in 1..=chosen.0 {
+            let (_, value) = held.get(&Slot(slot)).expect("the log holds what it says is chosen");
+            assert_eq!(self.oracle.get(&Slot(slot)), Some(value), "slot {slot} as recovered");
+        }
+        state.chosen = held;
+        let accepted = accepted.into_iter().map(|(slot, (b, v))| (slot, b, v)).collect();
+        Recovered { promised, chosen, accepted }
+    }
+
+    // ---- running ----
+
+    /// Runs what is due until `until`; returns early when nothing is left.
+    pub(super) fn run_until(&mut self, until: u64) {
+        loop {
+            let event = self.queue.peek().map(|Reverse((time, ..))| *time);
+            let deadline = |(index, node): (usize, &Node)| {
+                Some((node.core.as_ref()?.next_deadline()?.0.max(self.now), index))
+            };
+            let timer = self.nodes.iter().enumerate().filter_map(deadline).min();
+            match (event, timer) {
+                (Some(time), timer) if timer.is_none_or(|(at, _)| time <= at) => {
+                    if time > until {
+                        break;
+                    }
+                    self.now = self.now.max(time);
+                    let Reverse((_, _, what)) = self.queue.pop().unwrap();
+                    self.happen(what);
+                }
+                (_, Some((time, node))) => {
+                    if time > until {
+                        break;
+                    }
+                    self.now = time;
+                    self.step(node, Input::Tick);
+                }
+                _ => break,
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Deliver { from, to, message } => {
+                let message = self.messages.remove(&message).unwrap();
+                if self.blocked[from][to] {
+                    return;
+                }
+                let from = NodeId(from as u16 + 1);
+                self.step(to, Input::Message { from, message });
+            }
+            What::LogDone { node, incarnation } => {
+                if self.nodes[node].incarnation != incarnation || self.stalled(node, &what) {
+                    return;
+                }
+                if let Some(write) = self.nodes[node].log_pending.pop_front() {
+                    self.written(node, write);
+                }
+            }
+            What::VoteDone { node, incarnation } => {
+                if self.nodes[node].incarnation != incarnation || self.stalled(node, &what) {
+                    return;
+                }
+                if let Some(write) = self.nodes[node].vote_pending.pop_front() {
+                    self.written(node, write);
+                }
+            }
+            What::Lost { node, peer } => {
+                self.step(node, Input::PeerLost(NodeId(peer as u16 + 1)));
+            }
+            What::Connected { node, peer } => {
+                if self.nodes[peer].core.is_some() {
+                    self.step(node, Input::PeerConnected(NodeId(peer as u16 + 1)));
+                }
+            }
+        }
+    }
+
+    fn stalled(&mut self, node: usize, what: &What) -> bool {
+        let until = self.nodes[node].disk_stalled_until;
+        if until <= self.now {
+            return false;
+        }
+        let again = match what {
+            What::LogDone { node, incarnation } => {
+                What::LogDone { node: *node, incarnation: *incarnation }
+            }
+            What::VoteDone { node, incarnation } => {
+                What::VoteDone { node: *node, incarnation: *incarnation }
+            }
+            _ => unreachable!(),
+        };
+        self.at(until, again);
+        true
+    }
+
+    pub(super) fn stall_disk(&mut self, node: usize, time: Duration) {
+        self.log(|| format!("{} DISK STALLS for {time:?}", node + 1));
+        self.nodes[node].disk_stalled_until = self.now + time.as_nanos() as u64;
+    }
+
+    fn written(&mut self, node: usize, write: PendingWrite) {
+        if self.nodes[node].core.is_none() {
+            return;
+        }
+        self.nodes[node].disk.apply(write.write);
+        for outgoing in write.then {
+            self.send(node, outgoing);
+        }
+        self.step(node, Input::Persisted(write.id));
+    }
+
+    pub(super) fn step(&mut self, node: usize, input: Input<Text>) {
+        if self.nodes[node].core.is_none() {
+            return;
+        }
+        self.log(|| format!("{} <- {input:?}", node + 1));
+        let end_of_turn = matches!(input, Input::EndOfTurn);
+        let mut effects = std::mem::take(&mut self.effects);
+        let now = Instant(self.now);
+        self.nodes[node].core.as_mut().unwrap().step(now, input, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(node, effect);
+        }
+        self.effects = effects;
+        // Turns hold several inputs, now and then.
+        if !end_of_turn && self.rng.below(3) != 0 {
+            self.step(node, Input::EndOfTurn);
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, effect: Effect<Text>) {
+        self.log(|| format!("{}    {effect:?}", node + 1));
+        match effect {
+            Effect::Persist { id, write, then } => self.persist(node, id, write, then),
+            Effect::Send(outgoing) => self.send(node, outgoing),
+            Effect::Chosen { slot, ballot, value } => self.chosen(node, slot, ballot, value),
+            Effect::SendChosen { to, first, last } => {
+                assert!(last <= self.nodes[node].core.as_ref().unwrap().chosen());
+                let some = Slot(first.0 + self.rng.below(first.distance_to(last) + 1));
+                for slot in first.0..=some.0 {
+                    let slot = Slot(slot);
+                    let (ballot, value) = self.nodes[node].chosen[&slot].clone();
+                    let message = Message::Learn { slot, ballot, value };
+                    self.hits.learnt += 1;
+                    self.transmit(node, Outgoing { to, message });
+                }
+            }
+            Effect::RoleChanged(role) => {
+                if role == Role::Leader {
+                    self.hits.leaders += 1;
+                }
+            }
+        }
+    }
+
+    fn persist(
+        &mut self,
+        node: usize,
+        id: PersistId,
+        write: Write<Text>,
+        then: Vec<Outgoing<Text>>,
+    ) {
+        let done = self.now + self.rng.below(self.faults.disk_delay_max.as_nanos() as u64);
+        let state = &mut self.nodes[node];
+        let incarnation = state.incarnation;
+        match &write {
+            Write::Promise(_) => {
+                state.vote_pending.push_back(PendingWrite { id, write, then });
+                self.at(done, What::VoteDone { node, incarnation });
+            }
+            Write::Entry { ballot, .. } => {
+                if !then.is_empty() {
+                    assert!(*ballot >= state.promised_sent, "accepts nothing below its promise");
+                }
+                state.log_pending.push_back(PendingWrite { id, write, then });
+                self.at(done, What::LogDone { node, incarnation });
+            }
+        }
+    }
+
+    fn chosen(&mut self, node: usize, slot: Slot, ballot: Ballot, value: Text) {
+        self.hits.chosen += 1;
+        let last = self.nodes[node].chosen.last_key_value().map_or(Slot::NONE, |(slot, _)| *slot);
+        assert_eq!(slot, last.next(), "chosen slots come in order, once");
+        let known = self.oracle.entry(slot).or_insert_with(|| value.clone());
+        assert_eq!(*known, value, "slot {slot} has one chosen value");
+        if value == Text::noop() {
+            self.hits.noops_chosen += 1;
+        }
+        let holders = self.nodes.iter().filter(|node| node.disk.holds(slot, &value)).count();
+        assert!(holders > self.count() / 2, "slot {slot} is on {holders} disks when it is chosen");
+        self.nodes[node].chosen.insert(slot, (ballot, value));
+    }
+
+    // ---- network ----
+
+    fn send(&mut self, node: usize, outgoing: Outgoing<Text>) {
+        let state = &mut self.nodes[node];
+        match &outgoing.message {
+            Message::Promise { ballot, .. } => {
+                assert!(state.disk.promised() >= *ballot, "a promise leaves once it is durable");
+                state.claimed = state.claimed.max(*ballot);
+                state.promised_sent = state.promised_sent.max(*ballot);
+            }
+            Message::Accepted { ballot, slot } => {
+                assert!(state.disk.promised() >= *ballot, "accepting is promising");
+                let held = state.disk.has(*slot, *ballot);
+                let value = self.oracle.get(slot);
+                let settled = value.is_some_and(|value| state.disk.holds(*slot, value));
+                assert!(held || settled, "an acceptance leaves once it is durable");
+                state.claimed = state.claimed.max(*ballot);
+                self.hits.accepted_again += u64::from(!held);
+            }
+            Message::Prepare { ballot, .. } => {
+                assert!(state.disk.promised() >= *ballot, "a ballot is durable before its use");
+                let user = self.prepared.entry(*ballot).or_insert(state.incarnation);
+                assert_eq!(*user, state.incarnation, "a ballot is never used twice");
+            }
+            Message::Accept { ballot, slot, value, .. } => {
+                let known = self.proposed.entry((*slot, *ballot)).or_insert_with(|| value.clone());
+                assert_eq!(known, value, "one value per slot and ballot");
+            }
+            Message::Nack { .. } => self.hits.nacks += 1,
+            Message::AcceptedValue { .. } => self.hits.values_fetched += 1,
+            _ => {}
+        }
+        self.transmit(node, outgoing);
+    }
+
+    fn transmit(&mut self, from: usize, outgoing: Outgoing<Text>) {
+        let to = outgoing.to.0 as usize - 1;
+        assert_ne!(from, to);
+        if self.blocked[from][to] || self.rng.below(100) < self.faults.loss_percent {
+            self.hits.lost_messages += 1;
+            return;
+        }
+        let copies = 1 + u64::from(self.rng.below(100) < self.faults.double_percent);
+        for _ in 0..copies {
+            let mut time = self.now + 1 + self.rng.below(self.faults.delay_max.as_nanos() as u64);
+            if !self.faults.reorder {
+                let busy = &mut self.link_busy_until[from][to];
+                time = time.max(*busy);
+                *busy = time;
+            }
+            self.message_count += 1;
+            self.messages.insert(self.message_count, outgoing.message.clone());
+            self.at(time, What::Deliver { from, to, message: self.message_count });
+        }
+    }
+
+    // ---- what tests ask ----
+
+    pub(super) fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].core.is_some()
+    }
+
+    pub(super) fn can_propose(&self, node: usize) -> bool {
+        self.nodes[node].core.as_ref().is_some_and(Core::can_propose)
+    }
+
+    pub(super) fn has_chosen(&self, node: usize, value: &Text) -> bool {
+        self.nodes[node].chosen.values().any(|(_, chosen)| chosen == value)
+    }
+
+    pub(super) fn round_max(&self) -> u64 {
+        let cores = self.nodes.iter().filter_map(|node| node.core.as_ref());
+        cores.map(|core| core.promised().round).max().unwrap_or(0)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let of = |node: &Node| node.core.as_ref().map(|core| core.status());
+        self.nodes.iter().map(|node| format!("{:?}\n", of(node))).collect()
+    }
+
+    /// All values chosen so far, without no-ops, must differ: each was proposed once.
+    pub(super) fn check_values_once(&self) {
+        let mut seen = BTreeSet::new();
+        for value in self.oracle.values().filter(|value| **value != Text::noop()) {
+            assert!(seen.insert(value.clone()), "{value:?} is chosen in two slots");
+        }
+    }
+}
+
+impl Disk {
+    fn apply(&mut self, write: Write<Text>) {
+        match write {
+            Write::Promise(ballot) => {
+                assert!(ballot > self.vote, "the vote file never goes back");
+                self.vote = ballot;
+            }
+            Write::Entry { slot, ballot, chosen, value } => {
+                self.log.push(LogWrite { slot, ballot, chosen, value });
+            }
+        }
+    }
+
+    fn promised(&self) -> Ballot {
+        self.log.iter().map(|write| write.ballot).max().unwrap_or(Ballot::NONE).max(self.vote)
+    }
+
+    fn has(&self, slot: Slot, ballot: Ballot) -> bool {
+        self.log.iter().any(|write| write.slot == slot && write.ballot == ballot)
+    }
+
+    fn holds(&self, slot: Slot, value: &Text) -> bool {
+        self.log.iter().any(|write| write.slot == slot && write.value == *value)
+    }
+}

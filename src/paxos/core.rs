@@ -1,0 +1,467 @@
+//! The replica: its state, the dispatch of inputs, and what every role shares.
+//!
+//! Called by `node/` through [`Core::step`]. The rules live beside: `acceptor` (what any replica
+//! answers), `election` (pre-vote and prepare), `recovery` (values of earlier ballots),
+//! `leader` (phase 2), `catchup` (chosen slots that are missing).
+//!
+//! Guarantee: what the state says is true of memory at once and of the disk only later, so no
+//! promise or acceptance leaves but in the `then` of its own write, or when it is durable already.
+
+use std::time::Duration;
+
+use super::Value;
+use super::catchup::Fetching;
+use super::config::{Config, ConfigError};
+use super::effect::{Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Write};
+use super::election::{PreVoting, Preparing};
+use super::leader::Leading;
+use super::message::Message;
+use super::persists::{Pending, Persists};
+use super::quorum::{Quorum, Votes};
+use super::recovery::Recovering;
+use super::window::{Entry, Window};
+use crate::base::rng::Rng;
+use crate::base::{Ballot, Instant, NodeId, Slot};
+
+/// Rounds above this are taken for damage and ignored: no cluster gets here by campaigning, and
+/// a ballot above every other could never be outbid.
+pub(super) const ROUND_MAX: u64 = 1 << 62;
+
+/// What the replica does at the moment.
+pub(super) enum State<V> {
+    /// Accepts what others propose.
+    Following,
+    /// Asks whether a campaign would succeed.
+    PreVoting(PreVoting),
+    /// Phase 1: collects promises.
+    Preparing(Preparing<V>),
+    /// A quorum has promised; collects the values of earlier ballots.
+    Recovering(Recovering<V>),
+    /// Phase 2.
+    Leading(Leading),
+}
+
+/// What the replica knows of another member, whatever its own role.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer {
+    /// The greatest watermark it told of on this connection: it can be asked for these slots.
+    pub(super) chosen: Slot,
+    pub(super) connected: bool,
+    pub(super) last_contact: Option<Instant>,
+    /// The last answer to something sent at our current ballot, while recovering or leading.
+    pub(super) answered_at: Instant,
+}
+
+/// One replica's Multi-Paxos state machine. See the module `paxos` for what it guarantees.
+pub struct Core<V: Value> {
+    pub(super) config: Config,
+    pub(super) quorum: Quorum,
+    /// This replica's index in the member list.
+    pub(super) me: usize,
+    pub(super) rng: Rng,
+    /// The greatest time handed in.
+    pub(super) now: Instant,
+    /// The highest ballot promised; on its way to the disk, or there.
+    pub(super) promised: Ballot,
+    /// The highest ballot that a restart would find promised.
+    pub(super) promised_durable: Ballot,
+    pub(super) chosen: Slot,
+    pub(super) window: Window<V>,
+    pub(super) persists: Persists,
+    pub(super) state: State<V>,
+    /// The leader heard from within the election timeout; itself while it leads.
+    pub(super) leader: Option<NodeId>,
+    /// When it was heard last.
+    pub(super) leader_heard_at: Instant,
+    /// The highest ballot of a leader that told a watermark, and the greatest it told: every slot
+    /// up to there is chosen, with the value proposed at that ballot if any was.
+    pub(super) told: (Ballot, Slot),
+    /// When to campaign (again), while not recovering or leading.
+    pub(super) election_at: Instant,
+    /// From a leader's last word to the election; drawn anew at each change.
+    pub(super) election_delay: Duration,
+    /// The highest round heard of.
+    pub(super) round_seen: u64,
+    /// Campaigns in a row that got past the pre-vote and failed.
+    pub(super) failures: u32,
+    /// Whether it has left a campaign to others since it last heard a leader.
+    pub(super) deferred: bool,
+    /// All members by index; its own place is unused.
+    pub(super) peers: Vec<Peer>,
+    pub(super) fetching: Option<Fetching>,
+    /// The last heartbeat's sequence.
+    pub(super) sequence: u64,
+    /// The role that the caller has been told.
+    role_told: Role,
+}
+
+impl<V: Value> Core<V> {
+    /// A replica that starts with what its disk holds.
+    ///
+    /// # Errors
+    /// When the configuration cannot work or `recovered` contradicts itself.
+    pub fn new(
+        config: Config,
+        recovered: Recovered<V>,
+        now: Instant,
+        seed: u64,
+    ) -> Result<Core<V>, ConfigError> {
+        config.validate()?;
+        check_recovered(&recovered)?;
+        let me = config.members.binary_search(&config.id).expect("validated: it is a member");
+        let mut window = Window::new(recovered.chosen.next());
+        for (slot, ballot, value) in recovered.accepted {
+            let entry = Entry { ballot, value, persist: None, durable: true, votes: Votes::NONE };
+            window.put(slot, entry);
+        }
+        let members = config.members.len();
+        let mut core = Core {
+            quorum: Quorum::majority(members),
+            me,
+            rng: Rng::new(seed ^ (u64::from(config.id.0) << 48)),
+            now,
+            promised: recovered.promised,
+            promised_durable: recovered.promised,
+            chosen: recovered.chosen,
+            window,
+            persists: Persists::default(),
+            state: State::Following,
+            leader: None,
+            leader_heard_at: now,
+            told: (Ballot::NONE, Slot::NONE),
+            election_at: now,
+            election_delay: config.election_timeout,
+            round_seen: recovered.promised.round,
+            failures: 0,
+            deferred: false,
+            peers: vec![Peer::default(); members],
+            fetching: None,
+            sequence: 0,
+            role_told: Role::Follower { leader: None },
+            config,
+        };
+        // A cluster of one waits for nobody.
+        if members > 1 {
+            core.await_election();
+        }
+        Ok(core)
+    }
+
+    /// Handles one input and appends what the caller must do, in order, to `effects`.
+    ///
+    /// # Panics
+    /// When the caller breaks its side (a proposal that was not permitted, a completion of no
+    /// write), or when an invariant of the protocol is found broken: the process must stop
+    /// before it harms data.
+    pub fn step(&mut self, now: Instant, input: Input<V>, effects: &mut Effects<V>) {
+        // A clock that steps back must not make timeouts of the past.
+        self.now = self.now.max(now);
+        let (promised, chosen) = (self.promised, self.chosen);
+        match input {
+            Input::Message { from, message } => self.receive(from, message, effects),
+            Input::Propose(value) => self.propose(value, effects),
+            Input::Persisted(id) => self.persisted(id, effects),
+            Input::PeerConnected(id) => self.peer_connected(id, effects),
+            Input::PeerLost(id) => self.peer_lost(id, effects),
+            Input::Tick => self.tick(effects),
+            Input::EndOfTurn => self.end_of_turn(effects),
+        }
+        assert!(self.promised >= promised, "a promise never goes down");
+        assert!(self.chosen >= chosen, "the chosen watermark never goes down");
+        assert!(self.promised >= self.promised_durable, "the disk is never ahead of memory");
+        assert!(self.window.first() <= self.chosen.next(), "slots above the watermark are held");
+        assert_eq!(self.role(), self.role_told, "every change of role is told");
+    }
+
+    /// When the core wants an [`Input::Tick`], if ever.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let role = match &self.state {
+            State::Following | State::PreVoting(_) | State::Preparing(_) => self.election_at,
+            State::Recovering(recovering) => recovering.heartbeat_at,
+            State::Leading(leading) => leading.heartbeat_at,
+        };
+        let fetch = self.fetching.as_ref().map(|fetching| fetching.deadline);
+        Some(fetch.map_or(role, |fetch| fetch.min(role)))
+    }
+
+    /// What the replica is.
+    pub fn role(&self) -> Role {
+        match &self.state {
+            State::Following => Role::Follower { leader: self.leader },
+            State::PreVoting(_) | State::Preparing(_) | State::Recovering(_) => Role::Candidate,
+            State::Leading(_) => Role::Leader,
+        }
+    }
+
+    /// The leader it knows; itself while it leads.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// The ballot it has promised (its own while it campaigns or leads).
+    pub fn promised(&self) -> Ballot {
+        self.promised
+    }
+
+    /// Every slot up to here is chosen, and its [`Effect::Chosen`] has been given.
+    pub fn chosen(&self) -> Slot {
+        self.chosen
+    }
+
+    /// This replica's id.
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// The configuration it runs with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn peer_indices(&self) -> impl Iterator<Item = usize> + use<V> {
+        let me = self.me;
+        (0..self.peers.len()).filter(move |index| *index != me)
+    }
+
+    fn peer_index(&self, id: NodeId) -> Option<usize> {
+        let index = self.config.members.binary_search(&id).ok()?;
+        (index != self.me).then_some(index)
+    }
+
+    fn receive(&mut self, from: NodeId, message: Message<V>, fx: &mut Effects<V>) {
+        let Some(peer) = self.peer_index(from) else { return };
+        self.peers[peer].last_contact = Some(self.now);
+        match message {
+            Message::PreVote { ballot, chosen } if is_of(ballot, from) => {
+                self.on_pre_vote(peer, ballot, chosen, fx)
+            }
+            Message::Prepare { ballot, chosen } if is_of(ballot, from) => {
+                self.on_prepare(peer, ballot, chosen, fx)
+            }
+            Message::Accept { ballot, slot, chosen, value } if is_of(ballot, from) => {
+                self.on_accept(peer, ballot, slot, value, fx);
+                self.on_watermark(peer, ballot, chosen, fx);
+            }
+            Message::Heartbeat { ballot, chosen, sequence } if is_of(ballot, from) => {
+                self.on_heartbeat(peer, ballot, chosen, sequence, fx);
+            }
+            Message::FetchAccepted { ballot, slot } if is_of(ballot, from) => {
+                self.on_fetch_accepted(peer, ballot, slot, fx)
+            }
+            Message::PreVoteReply { ballot, granted, promised, chosen } => {
+                self.on_pre_vote_reply(peer, ballot, granted, promised, chosen, fx)
+            }
+            Message::Promise { ballot, chosen, accepted } => {
+                self.on_promise(peer, ballot, chosen, accepted, fx)
+            }
+            Message::Nack { ballot, promised } => self.on_nack(ballot, promised, fx),
+            Message::Accepted { ballot, slot } => self.on_accepted(peer, ballot, slot, fx),
+            Message::HeartbeatReply { ballot, sequence: _, chosen } => {
+                self.on_heartbeat_reply(peer, ballot, chosen, fx)
+            }
+            Message::Fetch { first, last } => self.on_fetch(from, first, last, fx),
+            Message::Learn { slot, ballot, value } => self.on_learn(peer, slot, ballot, value, fx),
+            Message::AcceptedValue { ballot, slot, accepted, value } => {
+                self.on_accepted_value(peer, ballot, slot, accepted, value, fx)
+            }
+            // A ballot that is not the sender's own, or out of range: damage or a foreign build.
+            Message::PreVote { .. }
+            | Message::Prepare { .. }
+            | Message::Accept { .. }
+            | Message::Heartbeat { .. }
+            | Message::FetchAccepted { .. } => {}
+        }
+    }
+
+    fn persisted(&mut self, id: PersistId, fx: &mut Effects<V>) {
+        match self.persists.finish(id) {
+            Pending::Promise(ballot) => {
+                self.promised_durable = self.promised_durable.max(ballot);
+                self.own_promise_durable(ballot, fx);
+            }
+            Pending::Entry { slot, ballot, .. } => {
+                // The entry carries its ballot, and a restart takes the highest of them all.
+                self.promised_durable = self.promised_durable.max(ballot);
+                if let Some(entry) = self.window.get_mut(slot)
+                    && entry.persist == Some(id)
+                {
+                    entry.durable = true;
+                    self.own_entry_durable(slot, ballot, fx);
+                }
+            }
+        }
+        self.catch_up(None, fx);
+    }
+
+    fn peer_connected(&mut self, id: NodeId, fx: &mut Effects<V>) {
+        let Some(peer) = self.peer_index(id) else { return };
+        self.peers[peer].connected = true;
+        // It may have restarted with less than it told of before.
+        self.peers[peer].chosen = Slot::NONE;
+        self.campaign_peer_connected(peer, fx);
+        self.leader_peer_connected(peer, fx);
+        self.fetch_peer_changed(peer, fx);
+    }
+
+    fn peer_lost(&mut self, id: NodeId, fx: &mut Effects<V>) {
+        let Some(peer) = self.peer_index(id) else { return };
+        self.peers[peer].connected = false;
+        self.leader_lost(id, fx);
+        self.fetch_peer_changed(peer, fx);
+    }
+
+    fn tick(&mut self, fx: &mut Effects<V>) {
+        self.election_tick(fx);
+        self.recovery_tick(fx);
+        self.leader_tick(fx);
+        self.fetch_tick(fx);
+    }
+
+    // ---- what every role shares ----
+
+    pub(super) fn send(&self, peer: usize, message: Message<V>, fx: &mut Effects<V>) {
+        fx.push(Effect::Send(self.outgoing(peer, message)));
+    }
+
+    pub(super) fn outgoing(&self, peer: usize, message: Message<V>) -> Outgoing<V> {
+        assert_ne!(peer, self.me, "a replica does not write to itself");
+        Outgoing { to: self.config.members[peer], message }
+    }
+
+    /// Promises `ballot` in memory and asks for it to become durable before `then` is sent.
+    pub(super) fn promise(&mut self, ballot: Ballot, then: Vec<Outgoing<V>>, fx: &mut Effects<V>) {
+        assert!(ballot > self.promised, "a promise rises");
+        self.promised = ballot;
+        self.round_seen = self.round_seen.max(ballot.round);
+        let id = self.persists.start(Pending::Promise(ballot), self.now);
+        fx.push(Effect::Persist { id, write: Write::Promise(ballot), then });
+    }
+
+    /// Takes an accepted or learnt value into memory and asks for it to become durable before
+    /// `then` is sent. Holding a value at a ballot promises that ballot.
+    pub(super) fn write_entry(
+        &mut self,
+        slot: Slot,
+        ballot: Ballot,
+        value: V,
+        then: Vec<Outgoing<V>>,
+        fx: &mut Effects<V>,
+    ) {
+        assert!(slot > self.chosen, "a chosen slot is not written again");
+        self.promised = self.promised.max(ballot);
+        self.round_seen = self.round_seen.max(ballot.round);
+        let pending = Pending::Entry { slot, ballot, size: value.size() };
+        let id = self.persists.start(pending, self.now);
+        let held = value.clone();
+        let entry =
+            Entry { ballot, value: held, persist: Some(id), durable: false, votes: Votes::NONE };
+        self.window.put(slot, entry);
+        let write = Write::Entry { slot, ballot, chosen: self.chosen, value };
+        fx.push(Effect::Persist { id, write, then });
+    }
+
+    /// The value held for the slot after the watermark is chosen.
+    pub(super) fn choose_next(&mut self, fx: &mut Effects<V>) {
+        let slot = self.chosen.next();
+        let entry = self.window.get(slot).expect("a slot is chosen here once its value is held");
+        let (ballot, value) = (entry.ballot, entry.value.clone());
+        if let State::Leading(leading) = &mut self.state {
+            leading.slot_chosen(value.size());
+        }
+        self.chosen = slot;
+        fx.push(Effect::Chosen { slot, ballot, value });
+    }
+
+    /// To be called after the watermark has moved: lets go of what nobody needs any more.
+    pub(super) fn after_chosen(&mut self, fx: &mut Effects<V>) {
+        if matches!(self.state, State::Leading(_)) {
+            self.release_retained();
+        } else {
+            self.release_chosen();
+        }
+        self.fetch_answered();
+        self.try_finish_recovery(fx);
+    }
+
+    pub(super) fn release_chosen(&mut self) {
+        while self.window.first() <= self.chosen {
+            self.window.pop_front();
+        }
+    }
+
+    /// Back to following, from whatever role; the caller says when to campaign next.
+    pub(super) fn follow(&mut self, leader: Option<NodeId>, fx: &mut Effects<V>) {
+        let was = std::mem::replace(&mut self.state, State::Following);
+        self.leader = leader;
+        if matches!(was, State::Leading(_)) {
+            self.release_chosen();
+            for entry in self.window.iter_mut() {
+                entry.votes = Votes::NONE;
+            }
+        }
+        self.tell_role(fx);
+    }
+
+    pub(super) fn tell_role(&mut self, fx: &mut Effects<V>) {
+        let role = self.role();
+        if role != self.role_told {
+            self.role_told = role;
+            fx.push(Effect::RoleChanged(role));
+        }
+    }
+
+    /// Whether the disk does not complete writes.
+    pub(super) fn disk_stalled(&self) -> bool {
+        self.persists.stalled(self.now, self.config.disk_stall_timeout)
+    }
+
+    /// Whether an accept quorum has answered at this ballot within the election timeout.
+    pub(super) fn has_quorum_contact(&self) -> bool {
+        let mut votes = Votes::only(self.me);
+        for index in self.peer_indices() {
+            if self.now.since(self.peers[index].answered_at) < self.config.election_timeout {
+                votes.add(index);
+            }
+        }
+        self.quorum.is_accept_quorum(votes)
+    }
+
+    pub(super) fn note_answer(&mut self, peer: usize) {
+        self.peers[peer].answered_at = self.now;
+    }
+
+    pub(super) fn note_chosen(&mut self, peer: usize, chosen: Slot) {
+        let known = &mut self.peers[peer].chosen;
+        *known = (*known).max(chosen);
+    }
+}
+
+fn is_of(ballot: Ballot, from: NodeId) -> bool {
+    ballot.node == from && ballot.round >= 1 && ballot.round <= ROUND_MAX
+}
+
+fn check_recovered<V>(recovered: &Recovered<V>) -> Result<(), ConfigError> {
+    let mut last = recovered.chosen;
+    for (slot, ballot, _) in &recovered.accepted {
+        if *slot <= last {
+            return Err(ConfigError::Recovered(
+                "accepted slots must rise from the chosen watermark",
+            ));
+        }
+        if *ballot > recovered.promised {
+            return Err(ConfigError::Recovered("the promise must not be below an accepted ballot"));
+        }
+        last = *slot;
+    }
+    if recovered.chosen.distance_to(last) > RECOVERED_AHEAD_SLOTS_MAX {
+        return Err(ConfigError::Recovered("an accepted slot is too far above the watermark"));
+    }
+    if recovered.promised.round > ROUND_MAX {
+        return Err(ConfigError::Recovered("the promised round is out of range"));
+    }
+    Ok(())
+}
+
+/// How far above the watermark a recovered or promised value may stand: no configuration accepts
+/// further ahead.
+pub(super) const RECOVERED_AHEAD_SLOTS_MAX: u64 = super::config::ACCEPT_AHEAD_SLOTS_LIMIT;

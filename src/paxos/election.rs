@@ -1,0 +1,244 @@
+//! Elections: the pre-vote, phase 1a, and when to try again.
+//!
+//! Called by the dispatch and the tick in `core`. Only speed depends on what is here; a campaign
+//! at any time is safe as long as its ballot is above every promise and its own promise is
+//! durable before its prepares leave, so that no ballot is used twice, not even after a crash.
+
+use super::Value;
+use super::core::{Core, ROUND_MAX, State};
+use super::effect::Effects;
+use super::message::{AcceptedSlot, Message};
+use super::quorum::Votes;
+use super::recovery::Reports;
+use crate::base::{Ballot, Slot};
+
+/// How often one pre-vote is asked again at once with a higher round, because a voter had
+/// promised more than the candidate knew.
+const PRE_VOTE_RESTARTS_MAX: u32 = 3;
+
+/// The back-off between failed campaigns grows to this many election timeouts.
+const BACKOFF_TIMEOUTS_MAX: u32 = 4;
+
+/// Asks whether a campaign would succeed.
+pub(super) struct PreVoting {
+    /// The ballot that the campaign would use.
+    ballot: Ballot,
+    grants: Votes,
+    restarts: u32,
+}
+
+/// Collects promises.
+pub(super) struct Preparing<V> {
+    ballot: Ballot,
+    /// Who has promised; itself once its own promise is durable.
+    promises: Votes,
+    pub(super) reports: Reports<V>,
+    /// The greatest watermark of those who promised.
+    target: Slot,
+}
+
+impl<V: Value> Core<V> {
+    /// Draws the time of the next campaign.
+    pub(super) fn await_election(&mut self) {
+        let timeout = self.config.election_timeout;
+        let spread = 2 + self.failures.min(BACKOFF_TIMEOUTS_MAX);
+        self.election_delay = self.rng.between(timeout, timeout * spread);
+        self.election_at = self.now + self.election_delay;
+    }
+
+    pub(super) fn election_tick(&mut self, fx: &mut Effects<V>) {
+        match self.state {
+            State::Leading(_) | State::Recovering(_) => return,
+            _ if self.now < self.election_at => return,
+            State::Preparing(_) => self.failures = self.failures.saturating_add(1),
+            State::Following | State::PreVoting(_) => {}
+        }
+        if self.disk_stalled() {
+            self.follow(None, fx);
+            return self.await_election();
+        }
+        self.start_pre_vote(0, fx);
+    }
+
+    fn start_pre_vote(&mut self, restarts: u32, fx: &mut Effects<V>) {
+        let seen = Ballot { round: self.round_seen.max(self.promised.round), ..Ballot::NONE };
+        let ballot = seen.next_for(self.config.id);
+        let grants = Votes::only(self.me);
+        self.state = State::PreVoting(PreVoting { ballot, grants, restarts });
+        self.leader = None;
+        self.await_election();
+        self.tell_role(fx);
+        if self.quorum.is_prepare_quorum(grants) {
+            return self.start_prepare(ballot, fx);
+        }
+        for peer in self.peer_indices() {
+            self.send(peer, Message::PreVote { ballot, chosen: self.chosen }, fx);
+        }
+    }
+
+    pub(super) fn on_pre_vote_reply(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        granted: bool,
+        promised: Ballot,
+        chosen: Slot,
+        fx: &mut Effects<V>,
+    ) {
+        self.note_chosen(peer, chosen);
+        self.note_round(promised);
+        if let State::PreVoting(voting) = &mut self.state
+            && voting.ballot == ballot
+        {
+            if granted {
+                voting.grants.add(peer);
+                if self.quorum.is_prepare_quorum(voting.grants) {
+                    self.campaign_or_defer(ballot, fx);
+                }
+            } else if promised >= ballot && voting.restarts < PRE_VOTE_RESTARTS_MAX {
+                let restarts = voting.restarts + 1;
+                self.start_pre_vote(restarts, fx);
+            }
+        }
+        self.catch_up(Some(peer), fx);
+    }
+
+    /// A candidate that is far behind leaves the first try to others, once: whoever leads must
+    /// learn the chosen prefix first, and the cluster would wait for it.
+    fn campaign_or_defer(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
+        let ahead = self.peer_indices().map(|peer| self.peers[peer].chosen).max();
+        let behind = ahead.map_or(0, |ahead| self.chosen.distance_to(ahead));
+        if behind > self.config.fetch_slots_max && !self.deferred {
+            self.deferred = true;
+            self.follow(None, fx);
+            self.await_election();
+        } else {
+            self.start_prepare(ballot, fx);
+        }
+    }
+
+    fn start_prepare(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
+        let message = Message::Prepare { ballot, chosen: self.chosen };
+        let then = self.peer_indices().map(|peer| self.outgoing(peer, message.clone())).collect();
+        self.state = State::Preparing(Preparing {
+            ballot,
+            promises: Votes::NONE,
+            reports: Reports::new(),
+            target: self.chosen,
+        });
+        self.await_election();
+        self.promise(ballot, then, fx);
+    }
+
+    pub(super) fn own_promise_durable(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
+        if let State::Preparing(preparing) = &mut self.state
+            && preparing.ballot == ballot
+        {
+            preparing.promises.add(self.me);
+            self.count_promises(fx);
+        }
+    }
+
+    pub(super) fn on_promise(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        chosen: Slot,
+        accepted: Vec<AcceptedSlot>,
+        fx: &mut Effects<V>,
+    ) {
+        self.note_chosen(peer, chosen);
+        match &mut self.state {
+            State::Preparing(preparing) if preparing.ballot == ballot => {
+                if !is_plausible(ballot, chosen, &accepted) || !preparing.promises.add(peer) {
+                    return;
+                }
+                preparing.reports.merge(peer, &accepted);
+                preparing.target = preparing.target.max(chosen);
+                self.count_promises(fx);
+            }
+            State::Recovering(recovering) if recovering.ballot == ballot => {
+                recovering.reports.add_reporter(peer, &accepted);
+                self.note_answer(peer);
+            }
+            _ => {}
+        }
+    }
+
+    fn count_promises(&mut self, fx: &mut Effects<V>) {
+        let State::Preparing(preparing) = &mut self.state else { return };
+        if self.quorum.is_prepare_quorum(preparing.promises) {
+            let reports = std::mem::take(&mut preparing.reports);
+            let (ballot, target) = (preparing.ballot, preparing.target);
+            self.start_recovery(ballot, target, reports, fx);
+        }
+    }
+
+    pub(super) fn on_nack(&mut self, ballot: Ballot, promised: Ballot, fx: &mut Effects<V>) {
+        self.note_round(promised);
+        if self.own_ballot() == Some(ballot) && promised > ballot {
+            self.give_up(fx);
+        }
+    }
+
+    /// The ballot that it campaigns or leads with.
+    fn own_ballot(&self) -> Option<Ballot> {
+        match &self.state {
+            State::Following | State::PreVoting(_) => None,
+            State::Preparing(preparing) => Some(preparing.ballot),
+            State::Recovering(recovering) => Some(recovering.ballot),
+            State::Leading(leading) => Some(leading.ballot),
+        }
+    }
+
+    /// Ends the campaign or the leadership and waits for others to try.
+    pub(super) fn give_up(&mut self, fx: &mut Effects<V>) {
+        if !matches!(self.state, State::Leading(_)) {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.follow(None, fx);
+        self.await_election();
+    }
+
+    /// What was asked of the peer before this connection may be lost.
+    pub(super) fn campaign_peer_connected(&mut self, peer: usize, fx: &mut Effects<V>) {
+        let chosen = self.chosen;
+        match &self.state {
+            State::PreVoting(voting) if !voting.grants.has(peer) => {
+                let ballot = voting.ballot;
+                self.send(peer, Message::PreVote { ballot, chosen }, fx);
+            }
+            State::Preparing(preparing)
+                if !preparing.promises.has(peer) && self.promised_durable >= preparing.ballot =>
+            {
+                let ballot = preparing.ballot;
+                self.send(peer, Message::Prepare { ballot, chosen }, fx);
+            }
+            State::Recovering(recovering) => {
+                let ballot = recovering.ballot;
+                self.sequence += 1;
+                let sequence = self.sequence;
+                self.send(peer, Message::Heartbeat { ballot, chosen, sequence }, fx);
+            }
+            _ => {}
+        }
+    }
+
+    fn note_round(&mut self, ballot: Ballot) {
+        if ballot.round < ROUND_MAX {
+            self.round_seen = self.round_seen.max(ballot.round);
+        }
+    }
+}
+
+/// Whether an honest acceptor can have sent this with its promise.
+fn is_plausible(ballot: Ballot, chosen: Slot, accepted: &[AcceptedSlot]) -> bool {
+    let mut last = chosen;
+    for report in accepted {
+        if report.slot <= last || report.ballot >= ballot {
+            return false;
+        }
+        last = report.slot;
+    }
+    chosen.distance_to(last) <= super::core::RECOVERED_AHEAD_SLOTS_MAX
+}

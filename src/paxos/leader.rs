@@ -1,0 +1,410 @@
+//! Phase 2: proposing, counting votes, and streaming to each peer at its own pace.
+//!
+//! Called by the dispatch and the tick in `core`, and by `recovery` when a leadership begins.
+//! Guarantee: one value per slot at this ballot; a slot is chosen when an accept quorum has it
+//! on disk, each member counted once; the watermark never passes a gap.
+
+use super::Value;
+use super::core::{Core, State};
+use super::effect::Effects;
+use super::message::Message;
+use crate::base::{Ballot, Instant, Slot};
+
+/// How far one peer is in this leader's stream.
+#[derive(Clone, Debug)]
+struct Progress {
+    /// The next slot to send.
+    next: Slot,
+    /// Every slot up to here is answered, or left to the peer's own fetches.
+    acked: Slot,
+    /// Bytes sent in `(acked, next)` and not answered.
+    unanswered_bytes: usize,
+    /// The greatest watermark told on this connection.
+    told: Slot,
+    /// The stream is unbroken from here on.
+    stream_first: Slot,
+    /// After a silence one slot is sent at a time, until the peer answers.
+    probing: bool,
+    /// The last answer, or the first send after everything had been answered.
+    progress_at: Instant,
+}
+
+impl Progress {
+    /// The peer's watermark, as far as the leader can tell between its heartbeat replies: what
+    /// it was told and has accepted, if nothing is missing before.
+    fn chosen_estimate(&self, known: Slot) -> Slot {
+        if known.next() >= self.stream_first { known.max(self.told.min(self.acked)) } else { known }
+    }
+}
+
+/// A leadership.
+pub(super) struct Leading {
+    pub(super) ballot: Ballot,
+    /// The greatest slot proposed.
+    last: Slot,
+    /// Bytes of the slots proposed and not yet chosen.
+    inflight_bytes: usize,
+    /// Bytes of chosen slots kept for peers that have not answered them.
+    retained_bytes: usize,
+    /// By member index; its own place is unused.
+    progress: Vec<Progress>,
+    pub(super) heartbeat_at: Instant,
+}
+
+impl Leading {
+    /// The slot after the watermark is now chosen: its bytes wait for slow peers only.
+    pub(super) fn slot_chosen(&mut self, size: usize) {
+        self.inflight_bytes -= size;
+        self.retained_bytes += size;
+    }
+}
+
+impl<V: Value> Core<V> {
+    /// Whether a value may be proposed now: it leads, has proposed all values of earlier ballots,
+    /// and has room in its windows. The bytes in flight may exceed `window_bytes_max` by the one
+    /// value that is let in last.
+    pub fn can_propose(&self) -> bool {
+        let State::Leading(leading) = &self.state else { return false };
+        let room = self.chosen.distance_to(leading.last) < self.config.window_slots_max
+            && leading.inflight_bytes < self.config.window_bytes_max;
+        // The own disk may lag behind the peers' votes, but not without a bound.
+        let disk_bytes_max = self.config.retained_bytes_max.max(self.config.window_bytes_max);
+        room && (self.persists.count() as u64) < self.config.accept_ahead_slots_max
+            && self.persists.bytes() < disk_bytes_max
+    }
+
+    /// The slot that the next [`super::Input::Propose`] gets, while it leads.
+    pub fn next_slot(&self) -> Slot {
+        self.proposed().next()
+    }
+
+    /// The ballot it leads with, or else the one it has promised.
+    pub fn ballot(&self) -> Ballot {
+        match &self.state {
+            State::Leading(leading) => leading.ballot,
+            _ => self.promised,
+        }
+    }
+
+    pub(super) fn proposed(&self) -> Slot {
+        match &self.state {
+            State::Leading(leading) => leading.last,
+            _ => self.chosen,
+        }
+    }
+
+    pub(super) fn acked(&self, peer: usize) -> Option<Slot> {
+        match &self.state {
+            State::Leading(leading) => Some(leading.progress[peer].acked),
+            _ => None,
+        }
+    }
+
+    pub(super) fn start_leading(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
+        assert_eq!(ballot, self.promised, "a leader has promised nobody more");
+        let start = self.chosen;
+        let progress = Progress {
+            next: start.next(),
+            acked: start,
+            unanswered_bytes: 0,
+            told: Slot::NONE,
+            stream_first: start.next(),
+            probing: false,
+            progress_at: self.now,
+        };
+        self.state = State::Leading(Leading {
+            ballot,
+            last: start,
+            inflight_bytes: 0,
+            retained_bytes: 0,
+            progress: vec![progress; self.peers.len()],
+            heartbeat_at: self.now + self.config.heartbeat_interval,
+        });
+        self.leader = Some(self.config.id);
+        self.fetching = None;
+        self.failures = 0;
+        self.deferred = false;
+        self.tell_role(fx);
+        self.heartbeat_all(fx);
+    }
+
+    pub(super) fn propose(&mut self, value: V, fx: &mut Effects<V>) {
+        assert!(self.can_propose(), "a value is proposed only while can_propose");
+        self.propose_next(value, fx);
+        self.pump_all(fx);
+    }
+
+    /// Proposes `value` in the next slot; its acceptors are served by the next pump.
+    pub(super) fn propose_next(&mut self, value: V, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &mut self.state else {
+            panic!("only a leader proposes");
+        };
+        let slot = leading.last.next();
+        leading.last = slot;
+        leading.inflight_bytes += value.size();
+        let ballot = leading.ballot;
+        assert_eq!(ballot, self.promised, "a leader has promised nobody more");
+        self.write_entry(slot, ballot, value, Vec::new(), fx);
+    }
+
+    pub(super) fn own_entry_durable(&mut self, slot: Slot, ballot: Ballot, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &self.state else { return };
+        if leading.ballot == ballot
+            && let Some(entry) = self.window.get_mut(slot)
+        {
+            entry.votes.add(self.me);
+            self.try_choose(fx);
+        }
+    }
+
+    pub(super) fn on_accepted(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        slot: Slot,
+        fx: &mut Effects<V>,
+    ) {
+        let State::Leading(leading) = &mut self.state else { return };
+        if leading.ballot != ballot {
+            return;
+        }
+        if let Some(entry) = self.window.get_mut(slot) {
+            let progress = &mut leading.progress[peer];
+            progress.probing = false;
+            progress.progress_at = self.now;
+            if entry.votes.add(peer) && slot > progress.acked && slot < progress.next {
+                progress.unanswered_bytes -= entry.value.size();
+            }
+        }
+        self.note_answer(peer);
+        self.advance_acked(peer);
+        self.try_choose(fx);
+        self.release_retained();
+        self.pump(peer, fx);
+    }
+
+    /// Moves the watermark over every slot that an accept quorum holds.
+    pub(super) fn try_choose(&mut self, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &self.state else { return };
+        let (before, last, ballot) = (self.chosen, leading.last, leading.ballot);
+        while self.chosen < last {
+            let entry = self.window.get(self.chosen.next()).expect("what is proposed is held");
+            assert_eq!(entry.ballot, ballot, "votes are counted for this ballot alone");
+            if !self.quorum.is_accept_quorum(entry.votes) {
+                break;
+            }
+            self.choose_next(fx);
+        }
+        if self.chosen > before {
+            self.after_chosen(fx);
+        }
+    }
+
+    fn advance_acked(&mut self, peer: usize) {
+        let State::Leading(leading) = &mut self.state else { return };
+        let progress = &mut leading.progress[peer];
+        while progress.acked < leading.last
+            && self.window.get(progress.acked.next()).is_some_and(|entry| entry.votes.has(peer))
+        {
+            progress.acked = progress.acked.next();
+        }
+        progress.next = progress.next.max(progress.acked.next());
+    }
+
+    /// Lets go of chosen slots that every peer has answered, or for which there is no room: a
+    /// peer that lacks them fetches them.
+    pub(super) fn release_retained(&mut self) {
+        let State::Leading(leading) = &mut self.state else { return };
+        while self.window.first() <= self.chosen {
+            let slot = self.window.first();
+            let slots = slot.distance_to(self.chosen) + 1;
+            let over = leading.retained_bytes > self.config.retained_bytes_max
+                || slots > self.config.accept_ahead_slots_max;
+            let peers = (0..leading.progress.len()).filter(|peer| *peer != self.me);
+            let answered = peers.clone().all(|peer| leading.progress[peer].acked >= slot);
+            if !answered && !over {
+                break;
+            }
+            let entry = self.window.pop_front().expect("a leader holds what it has proposed");
+            let size = entry.value.size();
+            leading.retained_bytes -= size;
+            for peer in peers {
+                let progress = &mut leading.progress[peer];
+                if progress.acked >= slot {
+                    continue;
+                }
+                if progress.next > slot && !entry.votes.has(peer) {
+                    progress.unanswered_bytes -= size;
+                }
+                progress.acked = slot;
+                progress.next = progress.next.max(slot.next());
+                progress.stream_first = slot.next();
+            }
+        }
+        for peer in self.peer_indices() {
+            self.advance_acked(peer);
+        }
+    }
+
+    pub(super) fn pump_all(&mut self, fx: &mut Effects<V>) {
+        for peer in self.peer_indices() {
+            self.pump(peer, fx);
+        }
+    }
+
+    /// Sends the peer what it has room for.
+    fn pump(&mut self, peer: usize, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &mut self.state else { return };
+        let ahead = self.config.accept_ahead_slots_max;
+        let known = self.peers[peer].chosen;
+        let ballot = leading.ballot;
+        let to = self.config.members[peer];
+        let progress = &mut leading.progress[peer];
+        while progress.next <= leading.last {
+            let slot = progress.next;
+            let entry = self.window.get(slot).expect("what is proposed and unanswered is held");
+            if entry.votes.has(peer) {
+                progress.next = slot.next();
+                continue;
+            }
+            let bytes = progress.unanswered_bytes + entry.value.size();
+            let full = progress.unanswered_bytes > 0 && bytes > self.config.peer_bytes_max;
+            let waits = progress.probing && slot > progress.acked.next();
+            // The peer would ignore it: it first has to fetch what lies before.
+            let beyond = progress.chosen_estimate(known).distance_to(slot) > ahead;
+            if full || waits || beyond {
+                break;
+            }
+            if slot == progress.acked.next() {
+                progress.progress_at = self.now;
+            }
+            let chosen = self.chosen.min(Slot(slot.0 - 1));
+            let value = entry.value.clone();
+            let message = Message::Accept { ballot, slot, chosen, value };
+            fx.push(super::Effect::Send(super::Outgoing { to, message }));
+            progress.told = progress.told.max(chosen);
+            progress.unanswered_bytes = bytes;
+            progress.next = slot.next();
+        }
+    }
+
+    /// The watermark that the peer may be told: not beyond what has been sent to it, so that
+    /// whatever is missing below is lost, not late.
+    fn watermark_for(&self, leading: &Leading, peer: usize) -> Slot {
+        self.chosen.min(Slot(leading.progress[peer].next.0 - 1))
+    }
+
+    fn heartbeat(&mut self, peer: usize, sequence: u64, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &self.state else { return };
+        let (ballot, chosen) = (leading.ballot, self.watermark_for(leading, peer));
+        self.send(peer, Message::Heartbeat { ballot, chosen, sequence }, fx);
+        let State::Leading(leading) = &mut self.state else { return };
+        leading.progress[peer].told = chosen;
+    }
+
+    fn heartbeat_all(&mut self, fx: &mut Effects<V>) {
+        self.sequence += 1;
+        for peer in self.peer_indices() {
+            self.heartbeat(peer, self.sequence, fx);
+        }
+    }
+
+    pub(super) fn on_heartbeat_reply(
+        &mut self,
+        peer: usize,
+        ballot: Ballot,
+        chosen: Slot,
+        fx: &mut Effects<V>,
+    ) {
+        match &mut self.state {
+            State::Recovering(recovering) if recovering.ballot == ballot => {
+                self.note_answer(peer);
+                self.note_chosen(peer, chosen);
+                self.catch_up(Some(peer), fx);
+            }
+            State::Leading(leading) if leading.ballot == ballot => {
+                let progress = &mut leading.progress[peer];
+                // What is chosen at both ends needs no answer any more.
+                let settled = chosen.min(self.chosen);
+                while progress.acked < settled {
+                    let slot = progress.acked.next();
+                    if let Some(entry) = self.window.get(slot)
+                        && slot < progress.next
+                        && !entry.votes.has(peer)
+                    {
+                        progress.unanswered_bytes -= entry.value.size();
+                    }
+                    progress.acked = slot;
+                }
+                self.note_answer(peer);
+                self.note_chosen(peer, chosen);
+                self.advance_acked(peer);
+                self.release_retained();
+                self.pump(peer, fx);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn leader_tick(&mut self, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &mut self.state else { return };
+        if self.now < leading.heartbeat_at {
+            return;
+        }
+        leading.heartbeat_at = self.now + self.config.heartbeat_interval;
+        // A leader that reaches no quorum, or whose disk stands still, holds up everybody who
+        // still hears it.
+        if !self.has_quorum_contact() || self.disk_stalled() {
+            return self.give_up(fx);
+        }
+        self.heartbeat_all(fx);
+        for peer in self.peer_indices() {
+            self.resend(peer);
+            self.pump(peer, fx);
+        }
+    }
+
+    /// Goes back to the first unanswered slot when nothing has been answered for too long.
+    fn resend(&mut self, peer: usize) {
+        let State::Leading(leading) = &mut self.state else { return };
+        let progress = &mut leading.progress[peer];
+        let waits = progress.acked.next() < progress.next;
+        if waits && self.now.since(progress.progress_at) >= self.config.resend_timeout {
+            progress.rewind();
+            progress.probing = true;
+        }
+    }
+
+    pub(super) fn leader_peer_connected(&mut self, peer: usize, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &mut self.state else { return };
+        let progress = &mut leading.progress[peer];
+        progress.rewind();
+        progress.probing = false;
+        progress.told = Slot::NONE;
+        // The answer tells how far the peer is, which opens the stream again.
+        self.sequence += 1;
+        self.heartbeat(peer, self.sequence, fx);
+        self.pump(peer, fx);
+    }
+
+    /// Tells the watermark to those whom no accept will tell it: the pipe has run dry.
+    pub(super) fn end_of_turn(&mut self, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &self.state else { return };
+        if self.chosen < leading.last {
+            return;
+        }
+        for peer in self.peer_indices() {
+            let State::Leading(leading) = &self.state else { return };
+            if leading.progress[peer].told < self.watermark_for(leading, peer) {
+                self.heartbeat(peer, 0, fx);
+            }
+        }
+    }
+}
+
+impl Progress {
+    fn rewind(&mut self) {
+        self.next = self.acked.next();
+        self.unanswered_bytes = 0;
+    }
+}

@@ -1,0 +1,120 @@
+//! The writes that were asked for and are not yet durable.
+//!
+//! Called by the core at every `Persist` effect and `Persisted` input. Guarantee: each write is
+//! completed exactly once, in whatever order the completions come (the vote file and the log are
+//! written independently).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::effect::PersistId;
+use crate::base::{Ballot, Instant, Slot};
+
+/// What a write makes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// The promise of this ballot.
+    Promise(Ballot),
+    /// The value of a slot at a ballot, of so many bytes.
+    Entry { slot: Slot, ballot: Ballot, size: usize },
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    pending: Pending,
+    since: Instant,
+    done: bool,
+}
+
+/// The queue of writes, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Persists {
+    writes: VecDeque<Write>,
+    /// The identifier of the first of `writes`.
+    first: PersistId,
+    bytes: usize,
+}
+
+impl Persists {
+    /// Names and remembers a write.
+    pub(super) fn start(&mut self, pending: Pending, now: Instant) -> PersistId {
+        let id = PersistId(self.first.0 + self.writes.len() as u64);
+        if let Pending::Entry { size, .. } = pending {
+            self.bytes += size;
+        }
+        self.writes.push_back(Write { pending, since: now, done: false });
+        id
+    }
+
+    /// The write is durable.
+    ///
+    /// # Panics
+    /// When no such write is under way: the caller has lost count.
+    pub(super) fn finish(&mut self, id: PersistId) -> Pending {
+        let index = id.0.checked_sub(self.first.0).map(|index| index as usize);
+        let write = index.and_then(|index| self.writes.get_mut(index));
+        let write = write.expect("only a write under way becomes durable");
+        assert!(!write.done, "a write becomes durable once");
+        write.done = true;
+        let pending = write.pending;
+        if let Pending::Entry { size, .. } = pending {
+            self.bytes -= size;
+        }
+        while self.writes.front().is_some_and(|write| write.done) {
+            self.writes.pop_front();
+            self.first.0 += 1;
+        }
+        pending
+    }
+
+    /// Writes under way.
+    pub(super) fn count(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Bytes of values under way.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a value of this slot is under way.
+    pub(super) fn has_entry(&self, wanted: Slot) -> bool {
+        self.writes.iter().any(|write| {
+            let is_it = matches!(write.pending, Pending::Entry { slot, .. } if slot == wanted);
+            is_it && !write.done
+        })
+    }
+
+    /// Whether the oldest write has been under way for `timeout`.
+    pub(super) fn stalled(&self, now: Instant, timeout: Duration) -> bool {
+        self.writes.front().is_some_and(|write| now.since(write.since) >= timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_may_overtake_each_other() {
+        let mut persists = Persists::default();
+        let entry = Pending::Entry { slot: Slot(1), ballot: Ballot::NONE, size: 10 };
+        let first = persists.start(entry, Instant(0));
+        let second = persists.start(Pending::Promise(Ballot::NONE), Instant(5));
+        assert_eq!((first, second), (PersistId(0), PersistId(1)));
+        assert_eq!(persists.bytes(), 10);
+        persists.finish(second);
+        assert!(persists.has_entry(Slot(1)));
+        assert!(persists.stalled(Instant(7), Duration::from_nanos(7)));
+        assert_eq!(persists.finish(first), entry);
+        assert_eq!((persists.count(), persists.bytes()), (0, 0));
+        assert!(!persists.stalled(Instant(99), Duration::from_nanos(7)));
+        assert_eq!(persists.start(entry, Instant(9)), PersistId(2));
+    }
+
+    #[test]
+    #[should_panic(expected = "only a write under way")]
+    fn an_unknown_completion_is_a_broken_caller() {
+        Persists::default().finish(PersistId(3));
+    }
+}

@@ -1,0 +1,101 @@
+//! One process per data directory.
+//!
+//! Called by `serve`, `format` and `inspect`. Guarantee: while a [`DirLock`] lives, no other
+//! process holds one for the same directory; the kernel releases it when the process dies.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+/// How long a directory in use is tried before it is refused. A dead process's io_uring keeps its
+/// files for a moment; waiting for the lock also waits for that process's last writes.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// The pause between two attempts.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// The name of the lock file within the data directory.
+pub const LOCK_FILE: &str = "LOCK";
+
+/// The right to a data directory; given back when dropped.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: OwnedFd,
+}
+
+/// Why a data directory cannot be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("{} is in use by another process: stop that one first", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The lock file cannot be opened or locked.
+    #[error("cannot lock {}: {source}", path.display())]
+    Failed {
+        /// The directory.
+        path: PathBuf,
+        /// The system's own word.
+        source: std::io::Error,
+    },
+}
+
+/// Locks the directory `path` for this process, waiting up to three seconds for a dead owner's
+/// remains to go.
+///
+/// # Errors
+/// When another process holds it, or the lock file in it cannot be made.
+pub fn lock_data_dir(path: impl AsRef<Path>) -> Result<DirLock, LockError> {
+    lock_within(path.as_ref(), LOCK_WAIT_MAX)
+}
+
+fn lock_within(path: &Path, wait_max: Duration) -> Result<DirLock, LockError> {
+    let failed =
+        |error: Errno| LockError::Failed { path: path.to_path_buf(), source: error.into() };
+    // A file of its own: the directory itself may be opened by anybody who only looks.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mode = Mode::from_raw_mode(0o640);
+    let file = rustix::fs::open(path.join(LOCK_FILE), flags, mode).map_err(failed)?;
+    let started = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(DirLock { _file: file }),
+            Err(Errno::WOULDBLOCK) if started.elapsed() < wait_max => {
+                // flock has no timeout of its own; polling it is the only bounded wait.
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(Errno::WOULDBLOCK) => return Err(LockError::InUse { path: path.to_path_buf() }),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_waits_is_refused_and_succeeds_after_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock_data_dir(dir.path()).unwrap();
+        let refused = lock_within(dir.path(), Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(refused, LockError::InUse { .. }));
+        assert!(refused.to_string().contains("in use"), "{refused}");
+        let path = dir.path().to_path_buf();
+        let waiting = std::thread::spawn(move || lock_data_dir(path).map(drop));
+        drop(first);
+        waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let error = lock_data_dir("/nonexistent/loggos").unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/loggos"), "{error}");
+    }
+}

@@ -1,0 +1,551 @@
+//! The seam on io_uring: one [`Uring`] per thread implements [`crate::io::Io`] with one wait point
+//! for disk, network and time.
+//!
+//! Only `cli` and `main` join it with the rest; `node` and `log` see the traits. Guarantees:
+//! - memory given to the kernel is owned by the operation slab ([`ops`]) until its completion,
+//!   also when a connection is closed or the `Uring` is dropped in between;
+//! - a durable write's event means that the device has flushed it;
+//! - a connection's bytes are handed out in order, and its `Closed` comes once and last.
+//!
+//! [`host`] and [`floor`] tell what the machine offers; [`lock`] keeps a data directory to one
+//! process. The decisions behind all this, with their measurements, are in the project's notes on
+//! io_uring and the disk.
+
+#![allow(unsafe_code)]
+
+mod files;
+pub mod floor;
+pub mod host;
+mod lock;
+mod ops;
+mod recv;
+mod ring;
+mod sockets;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd};
+use io_uring::{opcode, squeue};
+
+use crate::base::Instant;
+use crate::io::{Clock, CloseReason, Event, Io, Net, SendPart, Wait};
+
+use host::KernelVersion;
+use ops::{Op, OpId, OpSlab, UNTRACKED};
+use recv::{BUFFER_GROUP, RecvPool};
+use ring::{Completion, Ring};
+use sockets::Sockets;
+
+pub use lock::{DirLock, LockError, lock_data_dir};
+pub use recv::RecvChunk;
+pub use ring::KERNEL_VERSION_MIN;
+pub use storage::{DirectStorage, FILES_MAX};
+
+/// How often an operation is started again after EINTR or EAGAIN before the error is reported.
+const ATTEMPTS_MAX: u32 = 10_000;
+
+/// The most sets of `iovec` kept for reuse.
+const IOVECS_KEPT_MAX: usize = 256;
+
+/// How long dropping a [`Uring`] waits for operations in flight. A device that hangs longer
+/// costs their memory, which is then leaked rather than freed under the kernel.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// The most turns of the self-test; it needs a handful.
+const SELF_TEST_TURNS_MAX: usize = 100;
+
+/// A turn shorter than this cannot have slept: waking alone takes longer.
+const SLEEP_MIN: Duration = Duration::from_micros(3);
+
+/// How a durable write is made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogSync {
+    /// `RWF_DSYNC` on the write: one trip through the ring, and FUA where the device has it.
+    #[default]
+    Dsync,
+    /// The write, then, once it has completed whole, an fdatasync.
+    WriteThenFlush,
+}
+
+/// Sizes and switches of a [`Uring`].
+#[derive(Clone, Debug)]
+pub struct UringOptions {
+    /// Entries of the submission queue; a power of two.
+    pub submission_entries: u32,
+    /// Entries of the completion queue; a power of two, at least `submission_entries`.
+    pub completion_entries: u32,
+    /// Receive buffers shared by all connections; a power of two up to 32768.
+    pub recv_buffers: u16,
+    /// Size of one receive buffer in bytes.
+    pub recv_buffer_bytes: usize,
+    /// The most connections at once; up to [`UringOptions::CONNECTIONS_LIMIT`].
+    pub connections_max: usize,
+    /// Connections that wait to be accepted in the kernel.
+    pub listen_backlog: i32,
+    /// How long sent bytes may stay without acknowledgement before the connection fails
+    /// (TCP_USER_TIMEOUT).
+    pub send_timeout: Duration,
+    /// SO_SNDBUF in bytes; `None` leaves the kernel's own tuning (tests make it tiny).
+    pub send_buffer_bytes: Option<usize>,
+    /// SO_RCVBUF in bytes; `None` leaves the kernel's own tuning.
+    pub recv_socket_bytes: Option<usize>,
+    /// How durable writes are made durable.
+    pub log_sync: LogSync,
+}
+
+impl UringOptions {
+    /// The upper bound of [`UringOptions::connections_max`].
+    pub const CONNECTIONS_LIMIT: usize = 1 << 16;
+}
+
+impl Default for UringOptions {
+    fn default() -> UringOptions {
+        UringOptions {
+            submission_entries: 256,
+            completion_entries: 4096,
+            recv_buffers: 64,
+            recv_buffer_bytes: 32 * 1024,
+            connections_max: 4096,
+            listen_backlog: 1024,
+            send_timeout: Duration::from_secs(10),
+            send_buffer_bytes: None,
+            recv_socket_bytes: None,
+            log_sync: LogSync::Dsync,
+        }
+    }
+}
+
+/// Why a [`Uring`] cannot be made. Each message says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum UringError {
+    /// The kernel lacks what the ring needs.
+    #[error("Linux {found} is too old: io_uring as used here needs {needed} or newer")]
+    KernelTooOld {
+        /// The running kernel.
+        found: KernelVersion,
+        /// The oldest that works.
+        needed: KernelVersion,
+    },
+    /// The kernel refuses io_uring to this process.
+    #[error("io_uring is not available: {advice} ({source})")]
+    Denied {
+        /// The likely cause and the remedy.
+        advice: String,
+        /// The system's own word.
+        source: io::Error,
+    },
+    /// A ring was made, but operations are missing (a filter, or an unusual kernel).
+    #[error("io_uring lacks the operations {names}: use an unrestricted kernel 6.1 or newer")]
+    OpcodesMissing {
+        /// The missing operations.
+        names: String,
+    },
+    /// Registering buffers or limits failed.
+    #[error("io_uring cannot be set up: {0}")]
+    Setup(#[source] io::Error),
+    /// The ring does not do what it should.
+    #[error("io_uring fails its self-test: {0}")]
+    SelfTest(String),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}: {source}")]
+    DataDir {
+        /// The directory.
+        path: String,
+        /// The system's own word.
+        source: io::Error,
+    },
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UringStats {
+    /// Calls of [`Io::turn`].
+    pub turns: u64,
+    /// System calls on the ring.
+    pub enters: u64,
+    /// Of these, the ones allowed to sleep.
+    pub waits: u64,
+    /// Submissions the kernel has taken.
+    pub sqes: u64,
+    /// Completions reaped.
+    pub completions: u64,
+    /// Times the completion queue was found overflowed (nothing is lost: the kernel keeps them).
+    pub cq_overflows: u64,
+    /// Times the CPU was yielded because a log write was in flight and the turn had not slept.
+    pub yields: u64,
+    /// Receives that found no buffer and were armed again later.
+    pub recv_starved: u64,
+    /// Connections refused because `connections_max` were open.
+    pub conns_refused: u64,
+    /// Accepts that failed (no descriptors, no memory, aborted by the peer).
+    pub accept_failures: u64,
+    /// Operations started again after EINTR or EAGAIN.
+    pub retries: u64,
+}
+
+struct WakerInner {
+    eventfd: OwnedFd,
+    /// A wake is on its way: further ones need no system call.
+    pending: AtomicBool,
+}
+
+/// Wakes a [`Uring`]'s loop from any thread: the loop gets [`Event::Woken`]. What the caller wrote
+/// before waking is visible to the loop when it handles the event.
+#[derive(Clone)]
+pub struct Waker {
+    inner: Arc<WakerInner>,
+}
+
+impl Waker {
+    fn new() -> io::Result<Waker> {
+        let flags = rustix::event::EventfdFlags::CLOEXEC;
+        let eventfd = rustix::event::eventfd(0, flags)?;
+        Ok(Waker { inner: Arc::new(WakerInner { eventfd, pending: AtomicBool::new(false) }) })
+    }
+
+    /// Asks the loop to look up. Several wakes before it does are one event.
+    pub fn wake(&self) {
+        if self.inner.pending.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let one = 1u64.to_ne_bytes();
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&self.inner.eventfd, &one));
+        // The counter is far from its maximum (one write per read), so this cannot block or fail.
+        assert_eq!(written, Ok(8), "an eventfd takes a wake");
+    }
+}
+
+/// The io seam of one thread on one io_uring. Made and used on the same thread (it is not
+/// `Send`); dropping it cancels what is in flight and waits for the kernel to let go.
+pub struct Uring {
+    ring: Ring,
+    ops: OpSlab,
+    storage: DirectStorage,
+    sockets: Sockets,
+    recv: Rc<RecvPool>,
+    waker: Waker,
+    now: Instant,
+    options: UringOptions,
+    stats: UringStats,
+    /// Writes in flight: while there are any, a turn that did not sleep yields.
+    writes_inflight: usize,
+    /// Voluntary context switches of this thread when last looked at.
+    switches: i64,
+    /// Events that arose outside a turn; handed out by the next one.
+    deferred: Vec<Event<RecvChunk>>,
+    completions: Vec<Completion>,
+    iovecs_kept: Vec<ops::IoVecs>,
+    /// A submission failed outside a turn; reported by the next one.
+    broken: Option<io::Error>,
+}
+
+impl Uring {
+    /// Sets up a ring for the calling thread. `data_dir` is the folder of its files; without one
+    /// every file operation fails.
+    ///
+    /// # Errors
+    /// When the kernel is too old or denies io_uring, when the self-test fails, or when the data
+    /// directory cannot be opened for O_DIRECT in the log's blocks.
+    pub fn new(data_dir: Option<&Path>, options: UringOptions) -> Result<Uring, UringError> {
+        assert!(options.connections_max <= UringOptions::CONNECTIONS_LIMIT, "too many connections");
+        let storage = match data_dir {
+            None => DirectStorage::none(),
+            Some(path) => {
+                let opened = DirectStorage::new(path)
+                    .and_then(|storage| storage.check_alignment().map(|()| storage));
+                opened.map_err(|source| UringError::DataDir {
+                    path: path.display().to_string(),
+                    source,
+                })?
+            }
+        };
+        let ring = Ring::new(&options)?;
+        let (buffers, size) = (options.recv_buffers, options.recv_buffer_bytes);
+        let recv = RecvPool::new(&ring.submitter(), buffers, size).map_err(UringError::Setup)?;
+        let mut uring = Uring {
+            ring,
+            ops: OpSlab::default(),
+            storage,
+            sockets: Sockets::new(options.connections_max),
+            recv,
+            waker: Waker::new().map_err(UringError::Setup)?,
+            now: read_clock(),
+            options,
+            stats: UringStats::default(),
+            writes_inflight: 0,
+            switches: 0,
+            deferred: Vec::new(),
+            completions: Vec::new(),
+            iovecs_kept: Vec::new(),
+            broken: None,
+        };
+        uring.arm_waker();
+        uring.self_test()?;
+        uring.stats = UringStats::default();
+        Ok(uring)
+    }
+
+    /// A handle that wakes this loop from other threads.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> UringStats {
+        self.stats
+    }
+
+    /// Queues the kernel's side of `op`, which the slab owns already.
+    fn submit(&mut self, id: OpId, entry: squeue::Entry) {
+        // SAFETY: everything `entry` points to belongs to the operation `id` in the slab (on the
+        // heap, so it does not move), which keeps it until its last completion.
+        let pushed = unsafe { self.ring.push(entry.user_data(id.0), &mut self.stats) };
+        if let Err(error) = pushed {
+            self.broken.get_or_insert(error);
+        }
+    }
+
+    /// Asks the kernel to end an operation early. Its own completion still comes.
+    fn cancel(&mut self, id: OpId) {
+        let entry = opcode::AsyncCancel::new(id.0).build().user_data(UNTRACKED);
+        // SAFETY: a cancel names no memory.
+        let pushed = unsafe { self.ring.push(entry, &mut self.stats) };
+        if let Err(error) = pushed {
+            self.broken.get_or_insert(error);
+        }
+    }
+
+    fn arm_waker(&mut self) {
+        let id = self.ops.insert(Op::Wake { value: Box::new(0) });
+        self.submit_wake(id);
+    }
+
+    fn submit_wake(&mut self, id: OpId) {
+        let Op::Wake { value } = self.ops.get(id) else { unreachable!("the operation is a wake") };
+        let address: *mut u64 = &mut **value;
+        let fd = Fd(self.waker.inner.eventfd.as_raw_fd());
+        self.submit(id, opcode::Read::new(fd, address.cast(), 8).build());
+    }
+
+    fn complete_wake(&mut self, id: OpId, result: i32, events: &mut Vec<Event<RecvChunk>>) {
+        if result < 0 {
+            if self.ops.attempt(id) <= ATTEMPTS_MAX {
+                self.submit_wake(id);
+            } else {
+                self.broken.get_or_insert(io::Error::from_raw_os_error(-result));
+            }
+            return;
+        }
+        // Cleared before the loop looks at what the waker announces: a wake after this line
+        // writes to the eventfd again.
+        self.waker.inner.pending.store(false, Ordering::SeqCst);
+        events.push(Event::Woken);
+        self.ops.remove(id);
+        self.arm_waker();
+    }
+
+    fn complete(&mut self, completion: Completion, events: &mut Vec<Event<RecvChunk>>) {
+        if completion.user_data == UNTRACKED {
+            return;
+        }
+        let id = OpId(completion.user_data);
+        let result = completion.result;
+        match self.ops.get(id) {
+            Op::Wake { .. } => self.complete_wake(id, result, events),
+            Op::Accept { .. } => self.complete_accept(id, result, events),
+            Op::Connect { .. } => self.complete_connect(id, result, events),
+            Op::Receive { .. } => self.complete_receive(id, completion, events),
+            Op::Send { .. } => self.complete_send(id, result, events),
+            _ => self.complete_disk(id, result, events),
+        }
+    }
+
+    /// IO.md, "the 4 ms trap": without FUA a durable write's completion runs in a kernel worker.
+    /// If this thread holds the CPU that takes the disk's interrupts and never sleeps, the
+    /// worker waits for the timer tick. So: if a write is in flight and the turn did not sleep,
+    /// let others run once.
+    fn yield_to_the_disk(&mut self, wait: Wait, entered: Instant) {
+        if self.writes_inflight == 0 {
+            return;
+        }
+        let may_have_slept = wait != Wait::No && self.now.since(entered) > SLEEP_MIN;
+        if may_have_slept {
+            let switches = voluntary_switches();
+            if switches != self.switches {
+                self.switches = switches;
+                return;
+            }
+        }
+        self.stats.yields += 1;
+        rustix::thread::sched_yield();
+    }
+
+    fn wait_of(&self, wait: Wait) -> Option<Duration> {
+        let Wait::AtMost(duration) = wait else { return None };
+        if !self.deferred.is_empty() || duration.is_zero() {
+            return None;
+        }
+        match self.sockets.next_deadline() {
+            None => Some(duration),
+            Some(deadline) => Some(duration.min(deadline.since(read_clock()))),
+        }
+    }
+
+    /// Sends a few bytes through a socket pair, with the very code that serves connections.
+    fn self_test(&mut self) -> Result<(), UringError> {
+        let failed = |what: &str| UringError::SelfTest(what.to_owned());
+        let (near, far) = std::os::unix::net::UnixStream::pair()
+            .map_err(|error| failed(&format!("no socket pair: {error}")))?;
+        let near = self.adopt_socket(near.into());
+        let far = self.adopt_socket(far.into());
+        let (near, far) = near.zip(far).ok_or_else(|| failed("no room for connections"))?;
+        self.send(near, vec![SendPart::Bytes(b"log".to_vec()), SendPart::Bytes(b"gos".to_vec())]);
+        let (mut sent, mut received, mut ended) = (false, Vec::new(), false);
+        let mut events = Vec::new();
+        for _ in 0..SELF_TEST_TURNS_MAX {
+            self.turn(Wait::AtMost(Duration::from_millis(100)), &mut events)
+                .map_err(|error| failed(&error.to_string()))?;
+            for event in events.drain(..) {
+                match event {
+                    Event::Sent { conn, .. } if conn == near => sent = true,
+                    Event::Received { conn, chunk } if conn == far => {
+                        received.extend_from_slice(&chunk);
+                    }
+                    Event::Closed { conn, reason: CloseReason::Ended } if conn == far => {
+                        ended = true;
+                    }
+                    other => return Err(failed(&format!("unexpected: {other:?}"))),
+                }
+            }
+            if sent && received == b"loggos" {
+                self.close(near);
+            }
+            if ended && self.sockets.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(failed(&format!("a message over a socket pair: sent {sent}, received {received:?}")))
+    }
+
+    /// Cancels everything and waits until the kernel has let go of all memory; whether it has.
+    fn drain(&mut self) -> bool {
+        // Never given to the kernel: no completion will come.
+        for user_data in self.ring.forget_pending() {
+            if user_data != UNTRACKED {
+                let op = self.ops.remove(OpId(user_data));
+                self.forget(op);
+            }
+        }
+        let deadline = read_clock() + DRAIN_MAX;
+        let mut completions = Vec::new();
+        while self.ops.len() > 0 && read_clock() < deadline {
+            let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
+            // SAFETY: a cancel names no memory.
+            let pushed = unsafe { self.ring.push(cancel.user_data(UNTRACKED), &mut self.stats) };
+            let step = Duration::from_millis(10);
+            let turned = self.ring.turn(Some(step), &mut completions, &mut self.stats);
+            if pushed.and(turned).is_err() {
+                return false;
+            }
+            for completion in completions.drain(..) {
+                if completion.user_data == UNTRACKED {
+                    continue;
+                }
+                let (id, flags) = (OpId(completion.user_data), completion.flags);
+                if let Some(buffer) = io_uring::cqueue::buffer_select(flags) {
+                    drop(self.recv.take(buffer, 0));
+                }
+                if !io_uring::cqueue::more(flags) {
+                    let op = self.ops.remove(id);
+                    if let (Op::Accept { .. }, 0..) = (&op, completion.result) {
+                        sockets::close_raw(completion.result);
+                    }
+                    if let (Op::Open { .. }, 0..) = (&op, completion.result) {
+                        sockets::close_raw(completion.result);
+                    }
+                    self.forget(op);
+                }
+            }
+        }
+        self.ops.len() == 0
+    }
+
+    /// Drops an operation that will not be reported.
+    fn forget(&mut self, op: Op) {
+        if let Op::Read { file, .. } | Op::Allocate { file, .. } | Op::Flush { file, .. } = &op {
+            self.storage.end(*file);
+        }
+        if let Op::Write(write) | Op::WriteFlush(write) = &op {
+            self.storage.end(write.file);
+            self.writes_inflight -= 1;
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let drained = self.drain();
+        // With the group gone the kernel takes no further buffer; chunks still held by the
+        // caller keep the memory, not the ring.
+        let unregistered = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP).is_ok();
+        if !drained || !unregistered {
+            // The kernel may still write: give up the memory rather than free it.
+            std::mem::forget(std::mem::take(&mut self.ops));
+            std::mem::forget(Rc::clone(&self.recv));
+        }
+    }
+}
+
+impl Clock for Uring {
+    fn now(&self) -> Instant {
+        self.now
+    }
+}
+
+impl Io for Uring {
+    fn turn(&mut self, wait: Wait, events: &mut Vec<Event<RecvChunk>>) -> io::Result<()> {
+        self.stats.turns += 1;
+        self.rearm();
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        let timeout = self.wait_of(wait).filter(|_| !self.sockets.is_starved_in_vain(&self.recv));
+        events.append(&mut self.deferred);
+        let entered = if self.writes_inflight > 0 { read_clock() } else { self.now };
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.turn(timeout, &mut completions, &mut self.stats)?;
+        self.now = read_clock().max(self.now);
+        for completion in completions.drain(..) {
+            self.complete(completion, events);
+        }
+        self.completions = completions;
+        self.yield_to_the_disk(wait, entered);
+        Ok(())
+    }
+}
+
+/// Nanoseconds since boot, suspension included.
+fn read_clock() -> Instant {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// How often this thread has gone to sleep by itself.
+fn voluntary_switches() -> i64 {
+    // SAFETY: all zeros is a valid `rusage`, and the call writes nothing else.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        let result = libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        assert_eq!(result, 0, "getrusage of the own thread does not fail");
+        usage.ru_nvcsw
+    }
+}

@@ -1,0 +1,252 @@
+//! One kernel ring: setup, the single `enter` per turn, and reaping.
+//!
+//! Called by [`super::Uring`] alone. Guarantees: whatever is pushed reaches the kernel in the order
+//! of the pushes, no later than the next turn; every completion is handed out exactly once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
+
+use super::host::{KernelVersion, explain_ring_error};
+use super::{UringError, UringOptions, UringStats};
+
+/// The oldest kernel that is supported: deferred task work and multishot receive.
+pub const KERNEL_VERSION_MIN: KernelVersion = KernelVersion { major: 6, minor: 1 };
+
+/// The most submissions that wait in user memory; at this many they are pushed into the kernel
+/// within the turn.
+const PENDING_MAX: usize = 4096;
+
+/// The most extra enters of one turn that only fetch what the kernel still holds back.
+const FETCH_ROUNDS_MAX: usize = 16;
+
+/// How often a submission that the kernel refuses for lack of resources is tried again before
+/// the ring is declared broken. There is a yield between the attempts.
+const SUBMIT_RETRIES_MAX: usize = 10_000;
+
+/// The most kernel worker threads of each kind (bounded, unbounded) per ring.
+const WORKERS_MAX: u32 = 2;
+
+/// A completion as the kernel posted it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completion {
+    pub user_data: u64,
+    pub result: i32,
+    pub flags: u32,
+}
+
+pub(super) struct Ring {
+    ring: IoUring,
+    /// Asked for, not yet in the submission queue. Not started, so dropping them is harmless.
+    pending: VecDeque<squeue::Entry>,
+    wait_flags: EnterFlags,
+}
+
+/// What the kernel must know. `SendMsg` to `RenameAt` all exist in 6.1; a filter may hide some.
+const OPCODES: [(u8, &str); 12] = [
+    (opcode::Read::CODE, "READ"),
+    (opcode::Writev::CODE, "WRITEV"),
+    (opcode::Fsync::CODE, "FSYNC"),
+    (opcode::Fallocate::CODE, "FALLOCATE"),
+    (opcode::OpenAt::CODE, "OPENAT"),
+    (opcode::RenameAt::CODE, "RENAMEAT"),
+    (opcode::Accept::CODE, "ACCEPT"),
+    (opcode::Connect::CODE, "CONNECT"),
+    (opcode::RecvMulti::CODE, "RECV"),
+    (opcode::SendMsg::CODE, "SENDMSG"),
+    (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
+    (opcode::Nop::CODE, "NOP"),
+];
+
+impl Ring {
+    /// Sets the ring up for the calling thread, which must be the one that uses it.
+    pub fn new(options: &UringOptions) -> Result<Ring, UringError> {
+        let kernel = KernelVersion::running();
+        if kernel < KERNEL_VERSION_MIN {
+            return Err(UringError::KernelTooOld { found: kernel, needed: KERNEL_VERSION_MIN });
+        }
+        let ring = build(options)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe).map_err(UringError::Setup)?;
+        let missing: Vec<_> = OPCODES.iter().filter(|op| !probe.is_supported(op.0)).collect();
+        if !missing.is_empty() {
+            let names: Vec<_> = missing.iter().map(|op| op.1).collect();
+            return Err(UringError::OpcodesMissing { names: names.join(", ") });
+        }
+        // Fewer cores than busy threads is the normal case here: more workers only fight for them.
+        let mut workers = [WORKERS_MAX, WORKERS_MAX];
+        ring.submitter().register_iowq_max_workers(&mut workers).map_err(UringError::Setup)?;
+
+        let mut wait_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        if ring.params().is_feature_no_iowait() {
+            wait_flags |= EnterFlags::NO_IOWAIT;
+        }
+        Ok(Ring { ring, pending: VecDeque::with_capacity(PENDING_MAX), wait_flags })
+    }
+
+    /// The kernel's ring, for registrations.
+    pub fn submitter(&self) -> io_uring::Submitter<'_> {
+        self.ring.submitter()
+    }
+
+    /// Queues a submission.
+    ///
+    /// # Safety
+    /// The memory that `entry` names must stay valid and unmoved until the completion of its
+    /// user data without the "more" flag, or until [`Ring::forget_pending`] has dropped it.
+    pub unsafe fn push(&mut self, entry: squeue::Entry, stats: &mut UringStats) -> io::Result<()> {
+        self.pending.push_back(entry);
+        if self.pending.len() >= PENDING_MAX {
+            self.submit_pending(stats)?;
+        }
+        Ok(())
+    }
+
+    /// Drops what was asked for and never given to the kernel; returns the user data of each.
+    pub fn forget_pending(&mut self) -> Vec<u64> {
+        self.pending.drain(..).map(|entry| entry.get_user_data()).collect()
+    }
+
+    /// Submits everything, waits up to `timeout` for one completion (`None`: not at all), and
+    /// appends all completions to `out`.
+    pub fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        out: &mut Vec<Completion>,
+        stats: &mut UringStats,
+    ) -> io::Result<()> {
+        while self.fill_submission_queue() {
+            self.enter(None, stats)?;
+            self.reap(out, stats);
+        }
+        // What is there already must be handled before any sleep.
+        let timeout = timeout.filter(|_| out.is_empty() && self.ring.completion().is_empty());
+        self.enter(timeout, stats)?;
+        self.reap(out, stats);
+        for _ in 0..FETCH_ROUNDS_MAX {
+            let queue = self.ring.submission();
+            let more = queue.taskrun() || queue.cq_overflow() || !queue.is_empty();
+            drop(queue);
+            if !more {
+                return Ok(());
+            }
+            self.enter(None, stats)?;
+            self.reap(out, stats);
+        }
+        // A peer that never stops sending could keep the flag set for ever: the rest comes with
+        // the next turn.
+        Ok(())
+    }
+
+    /// Moves pending entries into the submission queue; whether some did not fit.
+    fn fill_submission_queue(&mut self) -> bool {
+        let mut queue = self.ring.submission();
+        while let Some(entry) = self.pending.front() {
+            // SAFETY: `Ring::push` demands that the memory of each entry outlives its operation.
+            if unsafe { queue.push(entry) }.is_err() {
+                return true;
+            }
+            self.pending.pop_front();
+        }
+        false
+    }
+
+    /// Pushes what is pending into the kernel without reaping.
+    fn submit_pending(&mut self, stats: &mut UringStats) -> io::Result<()> {
+        for _ in 0..SUBMIT_RETRIES_MAX {
+            let more = self.fill_submission_queue();
+            self.enter(None, stats)?;
+            if !more {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("the kernel takes no more submissions"))
+    }
+
+    /// One `io_uring_enter`: submits what is in the queue, runs deferred task work, and sleeps up
+    /// to `timeout` for a completion.
+    fn enter(&mut self, timeout: Option<Duration>, stats: &mut UringStats) -> io::Result<()> {
+        for _ in 0..SUBMIT_RETRIES_MAX {
+            stats.enters += 1;
+            let count = self.ring.submission().len() as u32;
+            let result = match timeout {
+                Some(duration) => {
+                    stats.waits += 1;
+                    let timespec = Timespec::from(duration);
+                    let args = SubmitArgs::new().timespec(&timespec);
+                    // SAFETY: EXT_ARG announces the argument's type; it lives over the call.
+                    unsafe {
+                        let flags = self.wait_flags.bits();
+                        self.ring.submitter().enter(count, 1, flags, Some(&args))
+                    }
+                }
+                // SAFETY: no argument is passed, and without EXT_ARG none is read.
+                None => unsafe {
+                    let flags = EnterFlags::GETEVENTS.bits();
+                    self.ring.submitter().enter::<libc::sigset_t>(count, 0, flags, None)
+                },
+            };
+            match result {
+                Ok(submitted) => {
+                    stats.sqes += submitted as u64;
+                    return Ok(());
+                }
+                Err(error) => match error.raw_os_error() {
+                    // Nothing came in time, or a signal ended the wait.
+                    Some(libc::ETIME | libc::EINTR) => return Ok(()),
+                    // The kernel lacks memory for requests: let others run, then try again.
+                    Some(libc::EAGAIN) => rustix::thread::sched_yield(),
+                    // The completion queue has overflowed: it must be reaped first, so the rest
+                    // of the submissions goes with the next enter.
+                    Some(libc::EBUSY) => return Ok(()),
+                    _ => return Err(error),
+                },
+            }
+        }
+        Err(io::Error::other("the kernel has no memory for submissions"))
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>, stats: &mut UringStats) {
+        if self.ring.submission().cq_overflow() {
+            stats.cq_overflows += 1;
+        }
+        let queue = self.ring.completion();
+        let before = out.len();
+        out.extend(queue.map(|entry| Completion {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
+        stats.completions += (out.len() - before) as u64;
+    }
+}
+
+/// Tries the flags newest first: a kernel that does not know one answers EINVAL.
+fn build(options: &UringOptions) -> Result<IoUring, UringError> {
+    let mut last = None;
+    for with_newest in [true, false] {
+        let mut builder = IoUring::builder();
+        builder
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(options.completion_entries)
+            .dontfork();
+        if with_newest {
+            builder.setup_no_sqarray(); // 6.6
+        }
+        match builder.build(options.submission_entries) {
+            Ok(ring) => return Ok(ring),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => last = Some(error),
+            Err(error) => {
+                let advice = explain_ring_error(&error);
+                return Err(UringError::Denied { advice, source: error });
+            }
+        }
+    }
+    Err(UringError::Setup(last.expect("the loop ran")))
+}
