@@ -8,8 +8,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::base::NodeId;
-use crate::client::connection::{ClientConnection, ConnectionError, Incoming};
-use crate::wire::Welcome;
+use crate::client::connection::{ClientConnection, ConnectionError, Incoming, Welcome};
 
 /// How long one connect or one hello may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

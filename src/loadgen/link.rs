@@ -14,14 +14,14 @@ use super::clock::Nanos;
 use super::history::{Kind, Operation, Outcome, Recorder, ValueId};
 use super::schedule::Schedule;
 use super::stats::{Loss, Phases, Tally};
-use super::workload::{Pacing, ReadLevel, Workload};
+use super::workload::{Pacing, Workload};
 use crate::base::records::{RECORD_PREFIX_SIZE, Records, push_record};
 use crate::base::rng::Rng;
 use crate::base::{LogId, Position};
+use crate::client::ErrorCode;
 use crate::client::connection::{
-    AppendName, ClientConnection, ConnectionError, Incoming, ReadAsk, SubmitError,
+    AppendName, ClientConnection, ConnectionError, Incoming, ReadAsk, Response, SubmitError,
 };
-use crate::wire::{ErrorCode, Response};
 
 /// How long an operation may be answered "try again" before it counts as failed, and how long an
 /// answer may take before the connection counts as lost.
@@ -310,7 +310,7 @@ impl Link {
                     from,
                     records_max: records,
                     bytes_max: READ_BYTES_MAX,
-                    level: wire_level(self.workload.level),
+                    level: self.workload.level.into(),
                     wait_ms: 0,
                 };
                 connection.read(slot, &ask)
@@ -521,14 +521,6 @@ impl Link {
         shared.appends.lost(&self.phases, measure_begin, Loss::Failed, appends);
         shared.reads.lost(&self.phases, measure_begin, Loss::Failed, unsent - appends);
         unsent
-    }
-}
-
-fn wire_level(level: ReadLevel) -> crate::wire::ReadLevel {
-    match level {
-        ReadLevel::Lease => crate::wire::ReadLevel::Lease,
-        ReadLevel::ReadIndex => crate::wire::ReadLevel::ReadIndex,
-        ReadLevel::Local => crate::wire::ReadLevel::Local,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod histogram;
 pub mod history;
 pub mod link;
+pub mod local;
 #[cfg(test)]
 mod null_server;
 pub mod report;

@@ -51,6 +51,16 @@ impl ReadLevel {
     }
 }
 
+impl From<ReadLevel> for crate::client::ReadLevel {
+    fn from(level: ReadLevel) -> crate::client::ReadLevel {
+        match level {
+            ReadLevel::Lease => crate::client::ReadLevel::Lease,
+            ReadLevel::ReadIndex => crate::client::ReadLevel::ReadIndex,
+            ReadLevel::Local => crate::client::ReadLevel::Local,
+        }
+    }
+}
+
 /// A load. Public fields, checked by [`Workload::validate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
