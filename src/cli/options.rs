@@ -24,7 +24,7 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * MIB as u64;
 /// The smallest segment in bytes: some of the largest batches fit it.
 pub const SEGMENT_BYTES_MIN: u64 = 4 * MIB as u64;
 /// The largest segment in bytes.
-pub const SEGMENT_BYTES_MAX: u64 = 4096 * MIB as u64;
+pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
 
 const _: () = assert!(SEGMENT_BYTES_MIN as usize >= VALUE_BYTES_MAX + 2 * BLOCK_SIZE);
 
@@ -46,6 +46,8 @@ pub struct ServeOptions {
     pub heartbeat_interval: Duration,
     /// Size of new segments in bytes; none: as formatted.
     pub segment_bytes: Option<u64>,
+    /// The core that the group's thread is pinned to; none: any.
+    pub pin: Option<usize>,
 }
 
 /// Options of `loggos format`.
@@ -169,6 +171,7 @@ mod tests {
             election_timeout: Duration::from_millis(election_ms),
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             segment_bytes: None,
+            pin: None,
         };
         assert!(options(150, 50).validate().is_ok());
         let error = options(149, 50).validate().unwrap_err();
