@@ -5,8 +5,10 @@
 //! the `client` module.
 
 pub mod base;
+pub mod cli;
 pub mod client;
 pub mod io;
+pub mod loadgen;
 pub mod log;
 pub mod machine;
 pub mod node;

@@ -1,5 +1,5 @@
 //! The binary: hands the command line to [`loggos::cli`] and exits with its code.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    loggos::cli::main()
 }

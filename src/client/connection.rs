@@ -17,8 +17,10 @@ use crate::wire::client::{AppendHead, decode_response, encode_append, encode_req
 use crate::wire::hello::{decode_hello_reply, encode_hello};
 use crate::wire::{
     Frame, FrameDecoder, FrameEncoder, Hello, HelloReply, HelloRole, Limits, PROTOCOL_VERSION,
-    ReadLevel, RefuseReason, Request, RequestId, Response, Welcome, WireError,
+    ReadLevel, RefuseReason, Request, RequestId, WireError,
 };
+// What [`Incoming`] hands out, for callers that do not know `wire`.
+pub use crate::wire::{Response, Welcome};
 
 /// The most requests in flight that a connection may be made for.
 pub const INFLIGHT_MAX: usize = 64 * 1024;

@@ -20,6 +20,8 @@ use super::{Log, LogError, LogOptions};
 
 const FILE: &str = "identity.toml";
 const FILE_NEW: &str = "identity.toml.new";
+/// Held by whoever works on the directory, `format` included; no content.
+const FILE_LOCK: &str = "LOCK";
 /// The version of the directory's layout and of every format in it.
 const FORMAT_VERSION: u32 = 1;
 /// An identity is small; a larger file is not one.
@@ -142,7 +144,7 @@ impl DataDir {
     ) -> Result<Identity, IdentityError> {
         let identity = check_request(request)?;
         let names = storage.list("").map_err(io_error("listing the directory"))?;
-        if let Some(name) = names.into_iter().find(|name| name != "lock") {
+        if let Some(name) = names.into_iter().find(|name| name != FILE_LOCK) {
             return Err(IdentityError::NotEmpty(name));
         }
         let pool = BlockPool::new(0);

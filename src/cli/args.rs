@@ -1,0 +1,471 @@
+//! The flags of every command, with their help, units and defaults; turned into validated options.
+//!
+//! Called by [`super::main`]. Nothing here touches the disk or the network.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::error::{CliError, Exit};
+use super::members::{HostPort, MemberList};
+use super::options::{
+    FormatOptions, LogSync, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    ServeOptions,
+};
+use crate::base::limits::{MEMBERS_MAX, RECORD_BYTES_MAX};
+use crate::base::{NodeId, Position};
+use crate::loadgen::workload::{Pacing, ReadLevel, Workload};
+
+/// The exit codes as `loggos --help` lists them.
+fn exit_codes() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for (exit, name, meaning) in Exit::ALL {
+        text.push_str(&format!("  {}  {name:<8} {meaning}\n", exit.code()));
+    }
+    text.push_str(
+        "\nEnvironment:\n  LOGGOS_LOG  what to log to standard error, as \
+         tracing's filters (default: warn; for serve: info), e.g. LOGGOS_LOG=debug\n\n\
+         Examples:\n  loggos bench\n  loggos bench --target 10.0.0.1:7400,10.0.0.2:7400 --json\n  \
+         loggos doctor --data /var/lib/loggos\n",
+    );
+    text
+}
+
+/// A replicated log: Multi-Paxos on io_uring, durable on a quorum before it answers.
+#[derive(Debug, Parser)]
+#[command(name = "loggos", version, after_help = exit_codes(), max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measures a cluster under load: an embedded one, or the one at --target
+    Bench(Box<BenchArgs>),
+    /// Makes a node's data directory
+    Format(FormatArgs),
+    /// Runs a node
+    Serve(ServeArgs),
+    /// Appends standard input, a record a line, and prints the positions
+    Append(AppendArgs),
+    /// Prints records
+    Read(ReadArgs),
+    /// Prints the next position to be given out, linearizable
+    Tail(TailArgs),
+    /// Shows the members of a cluster and how they are
+    Status(StatusArgs),
+    /// Reads a stopped node's log and verifies every checksum
+    Inspect(InspectArgs),
+    /// Shows what this host offers, what it costs, and what to change
+    Doctor(DoctorArgs),
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.trim_end_matches('s').parse().map_err(|_| "not a number of seconds")?;
+    Duration::try_from_secs_f64(number).map_err(|_| "not a length of time".to_owned())
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number: u64 = text.parse().map_err(|_| "not a whole number of milliseconds")?;
+    match number {
+        1..=3_600_000 => Ok(Duration::from_millis(number)),
+        _ => Err("give 1 to 3600000 ms".to_owned()),
+    }
+}
+
+/// Where a cluster is.
+#[derive(Clone, Debug, Args)]
+pub struct TargetArgs {
+    /// Nodes of the cluster, HOST:PORT with commas between; one that answers is enough
+    #[arg(long, value_name = "HOST:PORT,…", required = true, value_delimiter = ',')]
+    pub target: Vec<HostPort>,
+    /// How long an operation may take, retries included, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+const BENCH_EXAMPLES: &str = "Examples:
+  loggos bench                                three nodes here, 4 connections x 64 in flight, 10 s
+  loggos bench --local 1 --inflight 1 --connections 1 --floor    the price of a lone commit
+  loggos bench --rate 50000 --duration 60     open loop: latency counts from the intended time
+  loggos bench --target 10.0.0.1:7400 --json  a running cluster, one JSON object on stdout";
+
+/// `loggos bench`.
+#[derive(Debug, Args)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub struct BenchArgs {
+    /// Nodes of the embedded cluster, 1 to 15
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "target",
+          value_parser = clap::value_parser!(u16).range(1..=MEMBERS_MAX as i64))]
+    pub local: u16,
+    /// Load this running cluster instead: HOST:PORT with commas between
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
+    pub target: Vec<HostPort>,
+    /// Connections
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub connections: usize,
+    /// Operations in flight on each connection; in an open loop the most
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub inflight: usize,
+    /// Records in each append
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub records_per_append: usize,
+    /// Size of each record in bytes, up to 1048576
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub record_bytes: usize,
+    /// The measured phase in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub duration: Duration,
+    /// Load before the measured phase that is not counted, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub warmup: Duration,
+    /// Open loop: start this many records a second at fixed times, and count latencies from
+    /// these [default: closed loop, as fast as answers come]
+    #[arg(long, value_name = "RECORDS/S")]
+    pub rate: Option<f64>,
+    /// Appends among 100 operations; the rest are reads
+    #[arg(long, value_name = "PERCENT", default_value_t = 100)]
+    pub append_percent: u8,
+    /// How fresh reads must be
+    #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
+    pub level: ReadLevel,
+    /// Measure the host's floors first, on the same disk (about 3 s)
+    #[arg(long)]
+    pub floor: bool,
+    /// Print the report as one JSON object [default: as text]
+    #[arg(long)]
+    pub json: bool,
+    /// Record every operation in FILE, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Write latencies to FILE in HdrHistogram's interval log format, in nanoseconds
+    #[arg(long, value_name = "FILE")]
+    pub histogram: Option<PathBuf>,
+    /// Keep the embedded cluster's data and logs, and say where they are
+    #[arg(long, conflicts_with = "target")]
+    pub keep_data: bool,
+    /// Folder on a real disk for the embedded cluster's data and for --floor
+    /// [default: the system's temporary folder, or this one where that is in memory]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    /// The load that the flags describe.
+    ///
+    /// # Errors
+    /// Exit 2 when it cannot be generated.
+    pub fn workload(&self) -> Result<Workload, CliError> {
+        let pacing = match self.rate {
+            None => Pacing::Closed,
+            Some(rate_per_s) => Pacing::Open { rate_per_s },
+        };
+        let workload = Workload {
+            connections: self.connections,
+            inflight: self.inflight,
+            records_per_append: self.records_per_append,
+            record_bytes: self.record_bytes,
+            duration: self.duration,
+            warmup: self.warmup,
+            pacing,
+            append_percent: self.append_percent,
+            level: self.level,
+            history: self.history.is_some(),
+        };
+        workload.validate().map_err(CliError::usage)
+    }
+}
+
+const FORMAT_EXAMPLES: &str = "Example, for the first of three nodes:
+  loggos format --data /var/lib/loggos --cluster orders --node 1 \\
+      --members 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400";
+
+/// `loggos format`.
+#[derive(Debug, Args)]
+#[command(after_help = FORMAT_EXAMPLES)]
+pub struct FormatArgs {
+    /// The directory to make; it must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The cluster's name, the same on every node: letters, digits, `.`, `-`, `_`
+    #[arg(long, value_name = "NAME")]
+    pub cluster: String,
+    /// This node's number among the members
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub node: u16,
+    /// All members and where they are reached, the same on every node
+    #[arg(long, value_name = "1=HOST:PORT,…")]
+    pub members: MemberList,
+    /// Size of a log segment in bytes, a multiple of 4096
+    #[arg(long, value_name = "BYTES", default_value_t = SEGMENT_BYTES_DEFAULT,
+          value_parser = clap::value_parser!(u64).range(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX))]
+    pub segment_bytes: u64,
+}
+
+impl FormatArgs {
+    /// Validated options.
+    ///
+    /// # Errors
+    /// Exit 2 when the flags do not fit together.
+    pub fn options(self) -> Result<FormatOptions, CliError> {
+        let FormatArgs { data, cluster, node, members, segment_bytes } = self;
+        let node = NodeId(node);
+        let options = FormatOptions { data, cluster, node, members, segment_bytes };
+        options.validate().map_err(CliError::usage)
+    }
+}
+
+const SERVE_EXAMPLES: &str = "Example:
+  loggos serve --data /var/lib/loggos";
+
+/// `loggos serve`.
+#[derive(Debug, Args)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub struct ServeArgs {
+    /// The node's directory, made by `loggos format`
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where to listen for peers and clients [default: the node's own member address]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<HostPort>,
+    /// How a batch becomes durable: one write with RWF_DSYNC, or a write linked to an fdatasync
+    #[arg(long, value_enum, default_value_t = LogSync::Dsync)]
+    pub log_sync: LogSync,
+    /// An election starts this many ms, to twice as many, after a leader was last heard
+    #[arg(long, value_name = "MS", default_value = "400", value_parser = milliseconds)]
+    pub election_timeout: Duration,
+    /// How often a leader shows that it lives, in ms
+    #[arg(long, value_name = "MS", default_value = "50", value_parser = milliseconds)]
+    pub heartbeat_interval: Duration,
+    /// Pin the node's thread to this core, from 0 [default: not pinned]
+    #[arg(long, value_name = "CORE")]
+    pub pin: Option<usize>,
+    /// End when the process with this id, which started this one, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub exit_with_parent: Option<u32>,
+}
+
+impl ServeArgs {
+    /// Validated options.
+    ///
+    /// # Errors
+    /// Exit 2 when the flags do not fit together.
+    pub fn options(self) -> Result<ServeOptions, CliError> {
+        let options = ServeOptions {
+            data: self.data,
+            listen: self.listen,
+            log_sync: self.log_sync,
+            election_timeout: self.election_timeout,
+            heartbeat_interval: self.heartbeat_interval,
+            pin: self.pin,
+        };
+        options.validate().map_err(CliError::usage)
+    }
+}
+
+const APPEND_EXAMPLES: &str = "Examples:
+  printf 'one\\ntwo\\n' | loggos append --target 127.0.0.1:7400
+  loggos append --target 127.0.0.1:7400 --file photo.jpg
+
+Records are appended in their order, many at a time; a position is printed once its record is
+durable on a quorum. Exit 4 when it is unknown whether the records after the last position printed
+were appended.";
+
+/// `loggos append`.
+#[derive(Debug, Args)]
+#[command(after_help = APPEND_EXAMPLES)]
+pub struct AppendArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Append the whole of FILE as one record (at most 1048576 bytes) [default: standard input,
+    /// a record a line]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// The largest file that `--file` takes in bytes.
+pub const FILE_BYTES_MAX: u64 = RECORD_BYTES_MAX as u64;
+
+const READ_EXAMPLES: &str = "Examples:
+  loggos read --target 127.0.0.1:7400 --from 0 --to 100
+  loggos read --target 127.0.0.1:7400 --from 0 --follow --json
+
+With --json, one object a line: {\"position\":7,\"value\":\"text\"}; bytes that are not UTF-8 come as
+{\"position\":7,\"value_hex\":\"ff00\"}.";
+
+/// `loggos read`.
+#[derive(Debug, Args)]
+#[command(after_help = READ_EXAMPLES)]
+pub struct ReadArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The first position
+    #[arg(long, value_name = "P", default_value_t = 0)]
+    pub from: u64,
+    /// The position to stop before [default: the end of the log]
+    #[arg(long, value_name = "Q")]
+    pub to: Option<u64>,
+    /// Keep printing what is appended, until --to or for ever
+    #[arg(long)]
+    pub follow: bool,
+    /// How fresh the answer must be
+    #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
+    pub level: ReadLevel,
+    /// Print positions too, one JSON object a line [default: the bare records, one a line]
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ReadArgs {
+    /// The range `[from, to)`.
+    ///
+    /// # Errors
+    /// Exit 2 when it ends before it begins.
+    pub fn range(&self) -> Result<(Position, Option<Position>), CliError> {
+        match self.to {
+            Some(to) if to < self.from => Err(CliError::usage(format!(
+                "--to {to} is before --from {}; give a range",
+                self.from
+            ))),
+            to => Ok((Position(self.from), to.map(Position))),
+        }
+    }
+}
+
+/// `loggos tail`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  loggos tail --target 127.0.0.1:7400")]
+pub struct TailArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// How fresh the answer must be; `local` may be stale
+    #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
+    pub level: ReadLevel,
+}
+
+/// `loggos status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  loggos status --target 127.0.0.1:7400 --json")]
+pub struct StatusArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print one JSON object [default: a table]
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `loggos inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  loggos inspect /var/lib/loggos --json\n\nExit 1 on damage.")]
+pub struct InspectArgs {
+    /// The data directory of a node that is not running
+    #[arg(value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print every record too
+    #[arg(long)]
+    pub records: bool,
+    /// Print JSON: one object a line with --records, the summary last [default: text]
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `loggos doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  loggos doctor --data /var/lib/loggos")]
+pub struct DoctorArgs {
+    /// The folder whose disk is looked at; it must exist
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub data: PathBuf,
+    /// Print one JSON object [default: text]
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_tree_is_sound_and_every_flag_has_help() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments() {
+                let named = format!("{} {}", command.get_name(), argument.get_id());
+                assert!(argument.get_help().is_some(), "{named} has no help");
+            }
+        }
+        let help = Cli::command().render_help().to_string();
+        for (exit, name, _) in Exit::ALL {
+            assert!(help.contains(&format!("  {}  {name}", exit.code())), "{help}");
+        }
+    }
+
+    #[test]
+    fn bench_flags_make_the_workload() {
+        let Ok(Command::Bench(args)) = parse("loggos bench") else { panic!() };
+        assert_eq!(args.workload().unwrap(), Workload::default());
+        assert_eq!(args.local, 3);
+        let line = "loggos bench --rate 5e4 --duration 0.5s --history h --target a:1,b:2";
+        let Ok(Command::Bench(args)) = parse(line) else { panic!() };
+        let workload = args.workload().unwrap();
+        assert_eq!(workload.pacing, Pacing::Open { rate_per_s: 5e4 });
+        assert_eq!(workload.duration, Duration::from_millis(500));
+        assert!(workload.history);
+        assert_eq!(args.target.len(), 2);
+        let Ok(Command::Bench(args)) = parse("loggos bench --inflight 0") else { panic!() };
+        assert_eq!(args.workload().unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for line in [
+            "loggos bench --local 0",
+            "loggos bench --local 16",
+            "loggos bench --local 3 --target a:1",
+            "loggos bench --duration -1",
+            "loggos bench --duration soon",
+            "loggos bench --target nowhere",
+            "loggos serve",
+            "loggos serve --data d --election-timeout 0",
+            "loggos serve --data d --log-sync never",
+            "loggos format --data d --cluster c --node 0 --members 1=a:1",
+            "loggos read",
+            "loggos",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        let Ok(Command::Read(args)) = parse("loggos read --target a:1 --from 5 --to 4") else {
+            panic!()
+        };
+        assert_eq!(args.range().unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn serve_and_format_make_options() {
+        let line = "loggos serve --data d --listen [::1]:9 --log-sync write-then-fsync";
+        let Ok(Command::Serve(args)) = parse(line) else { panic!() };
+        let options = args.options().unwrap();
+        assert_eq!(options.log_sync, LogSync::WriteThenFsync);
+        assert_eq!(options.listen.unwrap().to_string(), "[::1]:9");
+        assert_eq!(options.election_timeout, Duration::from_millis(400));
+
+        let line = "loggos format --data d --cluster c --node 2 --members 2=b:1,1=a:1";
+        let Ok(Command::Format(args)) = parse(line) else { panic!() };
+        let options = args.options().unwrap();
+        assert_eq!(options.members.to_string(), "1=a:1,2=b:1");
+        assert_eq!(options.segment_bytes, SEGMENT_BYTES_DEFAULT);
+    }
+}

@@ -1,0 +1,103 @@
+//! How a command ends: an exit code with a name, and one line that says what is wrong and what
+//! to do. Made by every command, turned into the process's end by [`super::main`].
+
+use std::fmt;
+
+/// The exit codes, listed in `loggos --help`. Scripts rely on the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Damage or a violation was found (`inspect`, `sim`).
+    Found = 1,
+    /// Wrong flags, an unusable directory, unreachable targets: nothing was done.
+    Usage = 2,
+    /// The operation failed, certainly without effect.
+    Failed = 3,
+    /// The outcome is unknown: the operation may have taken effect or not.
+    Unknown = 4,
+    /// The node stopped because a write or flush of its log failed.
+    Disk = 5,
+    /// The node found its data corrupted at start and did not join.
+    Corrupt = 6,
+}
+
+impl Exit {
+    /// Every code with its name and meaning, in order.
+    pub const ALL: [(Exit, &'static str, &'static str); 7] = [
+        (Exit::Ok, "ok", "done"),
+        (Exit::Found, "found", "damage or a violation was found (inspect, sim)"),
+        (Exit::Usage, "usage", "wrong flags, unusable directory or unreachable targets"),
+        (Exit::Failed, "failed", "the operation failed, certainly without effect"),
+        (Exit::Unknown, "unknown", "the operation may have taken effect or not"),
+        (Exit::Disk, "disk", "the node stopped: a write or flush of its log failed"),
+        (Exit::Corrupt, "corrupt", "the node's data is corrupted; it did not join"),
+    ];
+
+    /// The number that the process exits with.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Why a command ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CliError {
+    /// The exit code.
+    pub exit: Exit,
+    /// One line: what is wrong and what to do.
+    pub message: String,
+}
+
+impl CliError {
+    /// An error with an exit code of its own.
+    pub fn new(exit: Exit, message: impl fmt::Display) -> CliError {
+        // One line, whatever the sources say.
+        let message = message.to_string().replace('\n', "; ");
+        CliError { exit, message }
+    }
+
+    /// Wrong flags or environment: exit 2.
+    pub fn usage(message: impl fmt::Display) -> CliError {
+        CliError::new(Exit::Usage, message)
+    }
+
+    /// The operation failed without effect: exit 3.
+    pub fn failed(message: impl fmt::Display) -> CliError {
+        CliError::new(Exit::Failed, message)
+    }
+
+    /// The outcome is unknown: exit 4.
+    pub fn unknown(message: impl fmt::Display) -> CliError {
+        CliError::new(Exit::Unknown, message)
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CliError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_their_place_in_the_list() {
+        for (index, (exit, name, meaning)) in Exit::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(exit.code()), index);
+            assert!(!name.is_empty() && !meaning.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_message_is_one_line() {
+        let error = CliError::usage("first\nsecond");
+        assert_eq!(error.to_string(), "first; second");
+        assert_eq!(error.exit.code(), 2);
+    }
+}

@@ -1,0 +1,442 @@
+//! The report of a bench: the JSON object of the contract, and the same as a table to read.
+//!
+//! Field names and nesting are what scripts rely on; units are in the names. What does not apply
+//! is null: `reads` without reads, `floor` without `--floor`, `batching` and the servers'
+//! resources of a cluster that does not tell.
+
+use std::fmt::{self, Write};
+
+use serde::Serialize;
+
+use super::workload::{Pacing, Workload};
+
+/// The whole report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The version of loggos that measured.
+    pub version: String,
+    /// The commit it was built from.
+    pub commit: String,
+    /// Where the load generator ran.
+    pub host: HostReport,
+    /// What was measured.
+    pub cluster: ClusterReport,
+    /// The load.
+    pub workload: WorkloadReport,
+    /// What became of the appends.
+    pub appends: OperationsReport,
+    /// What became of the reads; null when the load has none.
+    pub reads: Option<OperationsReport>,
+    /// How the leader batched in the measured phase.
+    pub batching: Option<BatchingReport>,
+    /// What the host can do at best.
+    pub floor: Option<FloorReport>,
+    /// What it cost.
+    pub resources: ResourcesReport,
+}
+
+/// The host of the load generator.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct HostReport {
+    /// Kernel release.
+    pub kernel: String,
+    /// Processors this process may use.
+    pub cpus: usize,
+    /// Their model.
+    pub cpu_model: String,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// The filesystem under the embedded cluster's data; null for a cluster elsewhere.
+    pub filesystem: Option<String>,
+    /// The disk under it; null when unknown.
+    pub disk: Option<String>,
+}
+
+/// The cluster that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterReport {
+    /// Members.
+    pub nodes: usize,
+    /// Paxos groups.
+    pub groups: usize,
+    /// Whether it was the embedded one.
+    pub local: bool,
+    /// What an acknowledgement means; always `fsync`.
+    pub durability: &'static str,
+}
+
+/// The load, as it was asked for.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkloadReport {
+    connections: usize,
+    inflight: usize,
+    records_per_append: usize,
+    record_bytes: usize,
+    duration_s: f64,
+    warmup_s: f64,
+    #[serde(rename = "loop")]
+    pacing: &'static str,
+    rate_per_s: Option<f64>,
+    append_percent: u8,
+    level: Option<&'static str>,
+}
+
+impl From<&Workload> for WorkloadReport {
+    fn from(workload: &Workload) -> WorkloadReport {
+        let (pacing, rate_per_s) = match workload.pacing {
+            Pacing::Closed => ("closed", None),
+            Pacing::Open { rate_per_s } => ("open", Some(rate_per_s)),
+        };
+        WorkloadReport {
+            connections: workload.connections,
+            inflight: workload.inflight,
+            records_per_append: workload.records_per_append,
+            record_bytes: workload.record_bytes,
+            duration_s: workload.duration.as_secs_f64(),
+            warmup_s: workload.warmup.as_secs_f64(),
+            pacing,
+            rate_per_s,
+            append_percent: workload.append_percent,
+            level: (workload.append_percent < 100).then(|| workload.level.as_str()),
+        }
+    }
+}
+
+/// What became of one kind of operation.
+///
+/// An operation belongs to the measured phase when it was (or, in an open loop, was due to be)
+/// started in it; `ok`, `failed`, `unknown` and the latencies count these, whenever their answer
+/// came. The rates count the answers that came within the measured phase, over its length: what
+/// trickles in after a stall does not raise them.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OperationsReport {
+    /// Acknowledged.
+    pub ok: u64,
+    /// Certainly without effect; in an open loop also what was due and never sent.
+    pub failed: u64,
+    /// The connection ended, or time ran out, before the answer came.
+    pub unknown: u64,
+    /// Operations acknowledged a second.
+    pub per_s: f64,
+    /// Records of these a second.
+    pub records_per_s: f64,
+    /// Bytes of these records a second.
+    pub bytes_per_s: f64,
+    /// Latencies of the acknowledged.
+    pub latency_us: LatencyReport,
+}
+
+/// Latencies in microseconds.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LatencyReport {
+    /// Half of all are not longer.
+    pub p50: f64,
+    /// 90 in 100 are not longer.
+    pub p90: f64,
+    /// 99 in 100 are not longer.
+    pub p99: f64,
+    /// 999 in 1000 are not longer.
+    pub p999: f64,
+    /// 9999 in 10000 are not longer.
+    pub p9999: f64,
+    /// The longest.
+    pub max: f64,
+    /// The mean.
+    pub mean: f64,
+}
+
+/// How the leader batched: differences of its counters over the measured phase.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BatchingReport {
+    /// Slots chosen.
+    pub slots: u64,
+    /// Records in a slot, on average.
+    pub records_per_slot_mean: f64,
+    /// Durable writes to the leader's log.
+    pub durable_writes: u64,
+    /// Bytes written to the leader's log, padding included.
+    pub log_bytes: u64,
+}
+
+/// What the host can do at best, measured before the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct FloorReport {
+    /// Median of a 4 KiB durable O_DIRECT overwrite at depth 1.
+    pub durable_write_us_p50: f64,
+    /// Median TCP round trip of 64 bytes between two threads that sleep until woken.
+    pub round_trip_us_p50: f64,
+    /// The price of a lone commit: one durable write and two round trips (one with one node).
+    pub commit_us: f64,
+    /// The best bandwidth of durable 1 MiB overwrites.
+    pub durable_bytes_per_s: f64,
+}
+
+impl FloorReport {
+    /// The floor of a cluster of `nodes`, from its measured parts.
+    pub fn new(
+        durable_write_us_p50: f64,
+        round_trip_us_p50: f64,
+        durable_bytes_per_s: f64,
+        nodes: usize,
+    ) -> FloorReport {
+        // Client to leader and, with peers, leader to peer.
+        let round_trips = if nodes > 1 { 2.0 } else { 1.0 };
+        let commit_us = durable_write_us_p50 + round_trips * round_trip_us_p50;
+        FloorReport { durable_write_us_p50, round_trip_us_p50, commit_us, durable_bytes_per_s }
+    }
+}
+
+/// What the measured phase cost.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ResourcesReport {
+    /// CPU time of all servers in the measured phase; null for a cluster elsewhere.
+    pub server_cpu_s: Option<f64>,
+    /// The largest resident size of a server; null for a cluster elsewhere.
+    pub server_rss_bytes_max: Option<u64>,
+    /// CPU time of the load generator in the measured phase.
+    pub loadgen_cpu_s: f64,
+}
+
+impl Report {
+    /// The report as a table to read, with a line break at the end.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        self.write_text(&mut text).expect("writing to a string does not fail");
+        text
+    }
+
+    fn write_text(&self, out: &mut String) -> fmt::Result {
+        let host = &self.host;
+        writeln!(out, "loggos {} ({})", self.version, self.commit)?;
+        writeln!(
+            out,
+            "host      {} cpus, {}, {} memory, kernel {}",
+            host.cpus,
+            host.cpu_model,
+            bytes(host.memory_bytes as f64),
+            host.kernel
+        )?;
+        if let Some(filesystem) = &host.filesystem {
+            writeln!(out, "disk      {filesystem} on {}", host.disk.as_deref().unwrap_or("?"))?;
+        }
+        let cluster = &self.cluster;
+        writeln!(
+            out,
+            "cluster   {} {}, {}, durability {}",
+            cluster.nodes,
+            if cluster.nodes == 1 { "node" } else { "nodes" },
+            if cluster.local { "embedded on this host" } else { "elsewhere" },
+            cluster.durability
+        )?;
+        self.write_workload(out)?;
+        writeln!(out)?;
+        self.write_operations(out)?;
+        self.write_costs(out)
+    }
+
+    fn write_workload(&self, out: &mut String) -> fmt::Result {
+        let w = &self.workload;
+        write!(
+            out,
+            "load      {} connections x {} in flight, {} x {} B an append, {} loop",
+            w.connections, w.inflight, w.records_per_append, w.record_bytes, w.pacing
+        )?;
+        if let Some(rate) = w.rate_per_s {
+            write!(out, " at {} records/s", count(rate))?;
+        }
+        if let Some(level) = w.level {
+            write!(out, ", {}% appends, reads at level {level}", w.append_percent)?;
+        }
+        writeln!(out, ", {} s after {} s of warm-up", w.duration_s, w.warmup_s)
+    }
+
+    fn write_operations(&self, out: &mut String) -> fmt::Result {
+        let columns = [("appends", Some(&self.appends)), ("reads", self.reads.as_ref())];
+        let columns: Vec<_> =
+            columns.into_iter().filter_map(|(name, c)| c.map(|c| (name, c))).collect();
+        type Cell = fn(&OperationsReport) -> String;
+        let rows: [(&str, &str, Cell); 13] = [
+            ("ok", "", |o| count(o.ok as f64)),
+            ("failed", "", |o| count(o.failed as f64)),
+            ("unknown", "", |o| count(o.unknown as f64)),
+            ("rate", "/s", |o| count(o.per_s)),
+            ("records", "/s", |o| count(o.records_per_s)),
+            ("bandwidth", "MB/s", |o| format!("{:.1}", o.bytes_per_s / 1e6)),
+            ("p50", "us", |o| format!("{:.1}", o.latency_us.p50)),
+            ("p90", "us", |o| format!("{:.1}", o.latency_us.p90)),
+            ("p99", "us", |o| format!("{:.1}", o.latency_us.p99)),
+            ("p99.9", "us", |o| format!("{:.1}", o.latency_us.p999)),
+            ("p99.99", "us", |o| format!("{:.1}", o.latency_us.p9999)),
+            ("max", "us", |o| format!("{:.1}", o.latency_us.max)),
+            ("mean", "us", |o| format!("{:.1}", o.latency_us.mean)),
+        ];
+        write!(out, "{:<10}{:<6}", "", "unit")?;
+        for (name, _) in &columns {
+            write!(out, "{name:>16}")?;
+        }
+        writeln!(out)?;
+        for (name, unit, cell) in rows {
+            write!(out, "{name:<10}{unit:<6}")?;
+            for (_, operations) in &columns {
+                write!(out, "{:>16}", cell(operations))?;
+            }
+            writeln!(out)?;
+        }
+        writeln!(out)
+    }
+
+    fn write_costs(&self, out: &mut String) -> fmt::Result {
+        if let Some(b) = &self.batching {
+            writeln!(
+                out,
+                "batching  {} slots, {:.1} records a slot, {} durable writes, {} of log",
+                count(b.slots as f64),
+                b.records_per_slot_mean,
+                count(b.durable_writes as f64),
+                bytes(b.log_bytes as f64)
+            )?;
+        }
+        if let Some(floor) = &self.floor {
+            writeln!(
+                out,
+                "floor     durable write {:.1} us, round trip {:.1} us, lone commit {:.1} us, {}/s durable",
+                floor.durable_write_us_p50,
+                floor.round_trip_us_p50,
+                floor.commit_us,
+                bytes(floor.durable_bytes_per_s)
+            )?;
+            if floor.commit_us > 0.0 && self.appends.ok > 0 {
+                let ratio = self.appends.latency_us.p50 / floor.commit_us;
+                writeln!(out, "          p50 is {ratio:.2} x the lone commit's floor")?;
+            }
+        }
+        let resources = &self.resources;
+        write!(out, "cost      ")?;
+        if let Some(cpu_s) = resources.server_cpu_s {
+            write!(out, "servers {cpu_s:.2} s of cpu, ")?;
+        }
+        if let Some(rss) = resources.server_rss_bytes_max {
+            write!(out, "at most {} resident, ", bytes(rss as f64))?;
+        }
+        writeln!(out, "load generator {:.2} s of cpu", resources.loadgen_cpu_s)
+    }
+}
+
+/// A count with thousands set apart: `1 234 567`.
+pub fn count(value: f64) -> String {
+    let digits = format!("{:.0}", value.max(0.0));
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in the decimal unit that fits.
+pub fn bytes(value: f64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = value;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{value:.0} B"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn report() -> Report {
+        let workload = Workload { duration: Duration::from_secs(10), ..Workload::default() };
+        Report {
+            version: "0.1.0".into(),
+            commit: "abc".into(),
+            host: HostReport {
+                kernel: "6.18".into(),
+                cpus: 2,
+                cpu_model: "cpu".into(),
+                memory_bytes: 8_000_000_000,
+                filesystem: Some("ext4".into()),
+                disk: Some("vda".into()),
+            },
+            cluster: ClusterReport { nodes: 3, groups: 1, local: true, durability: "fsync" },
+            workload: WorkloadReport::from(&workload),
+            appends: OperationsReport { ok: 1_234_567, per_s: 123_456.7, ..Default::default() },
+            reads: None,
+            batching: Some(BatchingReport::default()),
+            floor: Some(FloorReport::new(130.0, 35.0, 2.2e9, 3)),
+            resources: ResourcesReport {
+                server_cpu_s: Some(1.5),
+                server_rss_bytes_max: Some(1),
+                loadgen_cpu_s: 0.5,
+            },
+        }
+    }
+
+    /// The contract's object, key for key and in its order.
+    const GOLDEN: &str = concat!(
+        r#"{"version":"0.1.0","commit":"abc","host":{"kernel":"6.18","cpus":2,"cpu_model":"cpu","#,
+        r#""memory_bytes":8000000000,"filesystem":"ext4","disk":"vda"},"#,
+        r#""cluster":{"nodes":3,"groups":1,"local":true,"durability":"fsync"},"#,
+        r#""workload":{"connections":4,"inflight":64,"records_per_append":1,"record_bytes":256,"#,
+        r#""duration_s":10.0,"warmup_s":2.0,"loop":"closed","rate_per_s":null,"#,
+        r#""append_percent":100,"level":null},"#,
+        r#""appends":{"ok":1234567,"failed":0,"unknown":0,"per_s":123456.7,"records_per_s":0.0,"#,
+        r#""bytes_per_s":0.0,"latency_us":{"p50":0.0,"p90":0.0,"p99":0.0,"p999":0.0,"#,
+        r#""p9999":0.0,"max":0.0,"mean":0.0}},"reads":null,"#,
+        r#""batching":{"slots":0,"records_per_slot_mean":0.0,"durable_writes":0,"log_bytes":0},"#,
+        r#""floor":{"durable_write_us_p50":130.0,"round_trip_us_p50":35.0,"commit_us":200.0,"#,
+        r#""durable_bytes_per_s":2200000000.0},"#,
+        r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5}}"#,
+    );
+
+    #[test]
+    fn the_json_is_the_contracts() {
+        assert_eq!(serde_json::to_string(&report()).unwrap(), GOLDEN);
+    }
+
+    #[test]
+    fn an_open_loop_with_reads_says_so() {
+        let workload = Workload {
+            pacing: Pacing::Open { rate_per_s: 5000.0 },
+            append_percent: 50,
+            ..Workload::default()
+        };
+        let json = serde_json::to_value(WorkloadReport::from(&workload)).unwrap();
+        assert_eq!(json["loop"], "open");
+        assert_eq!(json["rate_per_s"], 5000.0);
+        assert_eq!(json["level"], "local");
+    }
+
+    #[test]
+    fn the_text_has_aligned_columns_and_the_ratio() {
+        let mut report = report();
+        report.appends.latency_us.p50 = 300.0;
+        report.reads = Some(OperationsReport::default());
+        let text = report.to_text();
+        assert!(text.contains("1 234 567"), "{text}");
+        assert!(text.contains("p50 is 1.50 x"), "{text}");
+        let table: Vec<_> = text.lines().skip_while(|l| !l.contains("unit")).take(14).collect();
+        assert!(table.iter().all(|line| line.len() == table[0].len()), "{text}");
+    }
+
+    #[test]
+    fn one_node_needs_one_round_trip() {
+        assert_eq!(FloorReport::new(130.0, 35.0, 1.0, 1).commit_us, 165.0);
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!([count(0.0), count(999.4), count(1000.0)], ["0", "999", "1 000"]);
+        assert_eq!([bytes(999.0), bytes(1.5e6)], ["999 B", "1.5 MB"]);
+    }
+}

@@ -1,0 +1,217 @@
+//! What load to put on a cluster: validated once, then only read by the workers.
+
+use std::time::Duration;
+
+use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, RECORD_BYTES_MAX};
+use crate::base::records::RECORD_PREFIX_SIZE;
+
+/// The most connections of one run.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// The most operations in flight on one connection.
+pub const INFLIGHT_MAX: usize = 64 * 1024;
+/// The longest measured phase or warm-up.
+pub const PHASE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The highest rate of an open loop in records a second.
+pub const RATE_PER_S_MAX: f64 = 100e6;
+/// The smallest record in bytes with which a history can be recorded: its values are unique.
+pub const HISTORY_RECORD_BYTES_MIN: usize = 16;
+
+/// When an operation is sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pacing {
+    /// As soon as an earlier one was answered: always `inflight` of them are out.
+    Closed,
+    /// At times fixed in advance, whether the cluster keeps up or not; latency counts from these.
+    Open {
+        /// Records a second, over all connections.
+        rate_per_s: f64,
+    },
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReadLevel {
+    /// Linearizable, served by a leader that holds a lease.
+    Lease,
+    /// Linearizable, confirmed with a quorum.
+    ReadIndex,
+    /// From any replica; may be stale.
+    #[default]
+    Local,
+}
+
+impl ReadLevel {
+    /// As flags, reports and histories spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReadLevel::Lease => "lease",
+            ReadLevel::ReadIndex => "read-index",
+            ReadLevel::Local => "local",
+        }
+    }
+}
+
+impl From<ReadLevel> for crate::client::ReadLevel {
+    fn from(level: ReadLevel) -> crate::client::ReadLevel {
+        match level {
+            ReadLevel::Lease => crate::client::ReadLevel::Lease,
+            ReadLevel::ReadIndex => crate::client::ReadLevel::ReadIndex,
+            ReadLevel::Local => crate::client::ReadLevel::Local,
+        }
+    }
+}
+
+/// A load. Public fields, checked by [`Workload::validate`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Connections over all workers.
+    pub connections: usize,
+    /// The most operations in flight on each connection.
+    pub inflight: usize,
+    /// Records in each append.
+    pub records_per_append: usize,
+    /// Bytes of each record.
+    pub record_bytes: usize,
+    /// The measured phase.
+    pub duration: Duration,
+    /// Load before the measured phase that is not counted.
+    pub warmup: Duration,
+    /// When operations are sent.
+    pub pacing: Pacing,
+    /// Appends among 100 operations; the rest are reads.
+    pub append_percent: u8,
+    /// How fresh reads must be.
+    pub level: ReadLevel,
+    /// Whether every operation is recorded, with unique values.
+    pub history: bool,
+}
+
+impl Default for Workload {
+    fn default() -> Workload {
+        Workload {
+            connections: 4,
+            inflight: 64,
+            records_per_append: 1,
+            record_bytes: 256,
+            duration: Duration::from_secs(10),
+            warmup: Duration::from_secs(2),
+            pacing: Pacing::Closed,
+            append_percent: 100,
+            level: ReadLevel::Local,
+            history: false,
+        }
+    }
+}
+
+/// A load that cannot be generated.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum WorkloadError {
+    /// A number out of its range.
+    #[error("--{flag} {value} is out of range; give {low} to {high}")]
+    Range {
+        /// The flag's name.
+        flag: &'static str,
+        /// What was given.
+        value: f64,
+        /// The least that works.
+        low: f64,
+        /// The most that works.
+        high: f64,
+    },
+    /// The records of one append are over the limit of a request.
+    #[error(
+        "{records} records of {bytes} bytes are {run} bytes in one append, over the limit of {APPEND_BYTES_MAX}; lower --records-per-append or --record-bytes"
+    )]
+    AppendTooLarge {
+        /// Records in an append.
+        records: usize,
+        /// Bytes of a record.
+        bytes: usize,
+        /// The whole run with its length prefixes.
+        run: usize,
+    },
+}
+
+impl Workload {
+    /// Bytes of one append's run of records, length prefixes included.
+    pub fn run_bytes(&self) -> usize {
+        self.records_per_append * (self.record_bytes + RECORD_PREFIX_SIZE)
+    }
+
+    /// Checks every field and how they fit together.
+    pub fn validate(self) -> Result<Workload, WorkloadError> {
+        let record_bytes_min = if self.history { HISTORY_RECORD_BYTES_MIN } else { 0 };
+        let phase_max = PHASE_MAX.as_secs_f64();
+        let mut ranges = vec![
+            ("connections", self.connections as f64, 1.0, CONNECTIONS_MAX as f64),
+            ("inflight", self.inflight as f64, 1.0, INFLIGHT_MAX as f64),
+            ("records-per-append", self.records_per_append as f64, 1.0, APPEND_RECORDS_MAX as f64),
+            (
+                "record-bytes",
+                self.record_bytes as f64,
+                record_bytes_min as f64,
+                RECORD_BYTES_MAX as f64,
+            ),
+            ("duration", self.duration.as_secs_f64(), 0.1, phase_max),
+            ("warmup", self.warmup.as_secs_f64(), 0.0, phase_max),
+            ("append-percent", f64::from(self.append_percent), 0.0, 100.0),
+        ];
+        if let Pacing::Open { rate_per_s } = self.pacing {
+            ranges.push(("rate", rate_per_s, 0.001, RATE_PER_S_MAX));
+        }
+        for (flag, value, low, high) in ranges {
+            // Written so that NaN is refused too.
+            if !(value >= low && value <= high) {
+                return Err(WorkloadError::Range { flag, value, low, high });
+            }
+        }
+        let run = self.run_bytes();
+        if run > APPEND_BYTES_MAX {
+            let (records, bytes) = (self.records_per_append, self.record_bytes);
+            return Err(WorkloadError::AppendTooLarge { records, bytes, run });
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid() {
+        assert_eq!(Workload::default().validate(), Ok(Workload::default()));
+    }
+
+    #[test]
+    fn every_range_is_held() {
+        let base = Workload::default;
+        let open = |rate_per_s| Workload { pacing: Pacing::Open { rate_per_s }, ..base() };
+        let bad = [
+            (Workload { connections: 0, ..base() }, "connections"),
+            (Workload { connections: CONNECTIONS_MAX + 1, ..base() }, "connections"),
+            (Workload { inflight: 0, ..base() }, "inflight"),
+            (Workload { records_per_append: 0, ..base() }, "records-per-append"),
+            (Workload { record_bytes: RECORD_BYTES_MAX + 1, ..base() }, "record-bytes"),
+            (Workload { record_bytes: 15, history: true, ..base() }, "record-bytes"),
+            (Workload { duration: Duration::ZERO, ..base() }, "duration"),
+            (Workload { append_percent: 101, ..base() }, "append-percent"),
+            (open(0.0), "rate"),
+            (open(f64::NAN), "rate"),
+        ];
+        for (workload, expected) in bad {
+            match workload.clone().validate() {
+                Err(WorkloadError::Range { flag, .. }) => assert_eq!(flag, expected),
+                other => panic!("{workload:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_append_over_the_limit_is_refused() {
+        let workload =
+            Workload { records_per_append: 1200, record_bytes: 1024, ..Workload::default() };
+        let error = workload.validate().unwrap_err();
+        assert!(matches!(error, WorkloadError::AppendTooLarge { run: 1_233_600, .. }), "{error}");
+    }
+}
