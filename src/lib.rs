@@ -14,5 +14,6 @@ pub mod machine;
 pub mod node;
 pub mod paxos;
 pub mod server;
+pub mod sim;
 pub mod uring;
 pub mod wire;

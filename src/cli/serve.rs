@@ -3,9 +3,10 @@
 //! Joins the ring, the node and the server; the group's thread owns all three. The main thread
 //! only waits for signals and for that thread to end.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::mpsc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -26,6 +27,11 @@ use crate::wire::status::ResourceStatus;
 
 /// Returned buffers kept for reuse, in bytes.
 const POOL_IDLE_BYTES_MAX: usize = 32 * MIB;
+
+/// How long an address in use is tried before it is refused.
+const LISTEN_WAIT_MAX: Duration = Duration::from_secs(5);
+/// The pause between two attempts.
+const LISTEN_RETRY: Duration = Duration::from_millis(10);
 
 /// Runs the node until a signal asks it to stop.
 pub fn run(options: &ServeOptions) -> Result<(), CliError> {
@@ -104,11 +110,7 @@ fn serve_group(
     pin(options.pin);
     let mut io =
         Uring::new(Some(&options.data), UringOptions::default()).map_err(CliError::usage)?;
-    let listening = io.listen(listen).map_err(|error| {
-        CliError::usage(format!(
-            "cannot listen on {listen}: {error}; is another node running, or --listen wrong?"
-        ))
-    })?;
+    let listening = start_listening(&mut io, listen)?;
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX);
     let node_options = node_options(options, identity, addresses, pool.clone());
     let (cluster, id) = (node_options.identity.cluster_name.clone(), node_options.identity.node);
@@ -122,6 +124,29 @@ fn serve_group(
         error!(%failure, "the node stops; what it had not answered is unknown to its clients");
         describe(&failure)
     })
+}
+
+/// Listens on `address`. One in use is tried again for a while: the kernel takes a killed
+/// process's ring down, and with it the listening socket, some time after the process is gone.
+fn start_listening(io: &mut Uring, address: SocketAddr) -> Result<SocketAddr, CliError> {
+    let started = Instant::now();
+    loop {
+        match io.listen(address) {
+            Ok(listening) => return Ok(listening),
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && started.elapsed() < LISTEN_WAIT_MAX =>
+            {
+                // Nothing tells when an address becomes free; trying again is the only wait.
+                std::thread::sleep(LISTEN_RETRY);
+            }
+            Err(error) => {
+                return Err(CliError::usage(format!(
+                    "cannot listen on {address}: {error}; is another node running, or --listen \
+                     wrong?"
+                )));
+            }
+        }
+    }
 }
 
 fn node_options(

@@ -95,7 +95,7 @@ impl Shared {
 
     /// The position of the next read: among the last records known.
     fn read_from(&mut self) -> Position {
-        let span = self.tail.min(READ_SPAN_RECORDS).max(1);
+        let span = self.tail.clamp(1, READ_SPAN_RECORDS);
         Position(self.tail.max(1) - span + self.rng.below(span))
     }
 }

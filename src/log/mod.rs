@@ -47,6 +47,10 @@ use reads::Reads;
 use vote::VoteWriter;
 use writer::Writer;
 
+/// What [`Log::replay`] hands each chosen slot to: returns the position of its first record and
+/// how many records it has.
+pub type Visitor<'a> = dyn FnMut(Slot, Ballot, &Batch) -> Result<(Position, u32), String> + 'a;
+
 /// The top byte of every token of a log; the two bytes below it are the group.
 pub const TOKEN_TAG: u64 = 0x4c;
 
@@ -352,7 +356,7 @@ impl Log {
     pub fn replay<S: Storage>(
         &mut self,
         storage: &mut S,
-        visitor: &mut dyn FnMut(Slot, Ballot, &Batch) -> Result<(Position, u32), String>,
+        visitor: &mut Visitor<'_>,
     ) -> Result<(), LogError> {
         replay::replay(self, storage, visitor)
     }

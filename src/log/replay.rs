@@ -4,19 +4,19 @@
 use std::rc::Rc;
 
 use crate::base::limits::{ENTRY_HEADER_SIZE, block_align};
-use crate::base::{Ballot, Batch, Position, Slot};
+use crate::base::Slot;
 use crate::io::{FileOptions, Storage};
 
 use super::format::{join, segment_name};
 use super::index::{EntryState, LoadedFooter, Located, Lookup};
 use super::reads::open_entry;
 use super::walk::{FoundFooter, SegmentReader, read_footer};
-use super::{Damage, Log, LogError};
+use super::{Damage, Log, LogError, Visitor};
 
 pub(super) fn replay<S: Storage>(
     log: &mut Log,
     storage: &mut S,
-    visitor: &mut dyn FnMut(Slot, Ballot, &Batch) -> Result<(Position, u32), String>,
+    visitor: &mut Visitor<'_>,
 ) -> Result<(), LogError> {
     let mut window = Window { reader: None, opened: false };
     let mut slot = log.index.applied();
@@ -78,7 +78,7 @@ fn replay_slot<S: Storage>(
     storage: &mut S,
     window: &mut Window,
     slot: Slot,
-    visitor: &mut dyn FnMut(Slot, Ballot, &Batch) -> Result<(Position, u32), String>,
+    visitor: &mut Visitor<'_>,
 ) -> Result<(), LogError> {
     let found = locate(log, storage, window, slot)?;
     let place = log.options.place(

@@ -47,7 +47,7 @@ impl SegmentReader {
         let end = offset + length as u64;
         if offset < self.start || end > self.start + self.filled as u64 {
             let left = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let wanted = length.max(READ_AHEAD_BYTES).min(BUFFER_BYTES_MAX).min(left);
+            let wanted = length.clamp(READ_AHEAD_BYTES, BUFFER_BYTES_MAX).min(left);
             self.start = offset;
             self.filled = 0;
             self.filled = storage

@@ -1,0 +1,249 @@
+//! Bad input of every kind gets a clear error and an exit code, and harms nothing.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Output;
+
+use common::{Cluster, format_node, free_ports, run, scratch_dir, wait_for};
+use loggos::base::limits::RECORD_BYTES_MAX;
+
+/// The command must have failed with `code` and said one line with each of `words` in it.
+fn assert_refused(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "`{word}` is missing in: {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+#[test]
+fn wrong_flags_exit_with_2_and_say_which() {
+    for (args, word) in [
+        (&["bench", "--inflight", "0"][..], "--inflight"),
+        (&["bench", "--record-bytes", "many"], "--record-bytes"),
+        (&["bench", "--local", "0"], "--local"),
+        (&["bench", "--no-such-flag"], "--no-such-flag"),
+        (&["serve"], "--data"),
+        (&["no-such-command"], "no-such-command"),
+        (&["format", "--data", "x", "--cluster", "c", "--node", "1", "--members", "1=a"], "1=a"),
+    ] {
+        assert_refused(&run(args), 2, &[word]);
+    }
+}
+
+#[test]
+fn an_unformatted_directory_is_refused() {
+    let dir = scratch_dir();
+    assert_refused(&run(&["serve", "--data", text(dir.path())]), 2, &["format"]);
+    let missing = dir.path().join("missing");
+    assert_refused(&run(&["serve", "--data", text(&missing)]), 2, &["missing", "format"]);
+}
+
+#[test]
+fn a_formatted_directory_is_not_formatted_again() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    format_node(&data, "one", 1, "1=127.0.0.1:7000");
+    let before = fs::read(data.join("identity.toml")).expect("format writes the identity");
+    let again = run(&[
+        "format",
+        "--data",
+        text(&data),
+        "--cluster",
+        "two",
+        "--node",
+        "1",
+        "--members",
+        "1=127.0.0.1:7000",
+    ]);
+    assert_refused(&again, 2, &[text(&data)]);
+    assert_eq!(fs::read(data.join("identity.toml")).expect("it is still there"), before);
+}
+
+#[test]
+fn a_damaged_identity_is_refused() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    format_node(&data, "one", 1, "1=127.0.0.1:7000");
+    let file = data.join("identity.toml");
+    let text_before = fs::read_to_string(&file).expect("the identity is text");
+    fs::write(&file, text_before.replacen("7000", "7001", 1)).expect("it can be written");
+    assert_refused(&run(&["serve", "--data", text(&data)]), 2, &["identity.toml"]);
+}
+
+#[test]
+fn a_log_of_another_cluster_is_refused() {
+    let dir = scratch_dir();
+    let port = free_ports(1)[0];
+    let members = format!("1=127.0.0.1:{port}");
+    let (mine, other) = (dir.path().join("mine"), dir.path().join("other"));
+    format_node(&mine, "mine", 1, &members);
+    format_node(&other, "other", 1, &members);
+    fs::remove_dir_all(mine.join("group-0000")).expect("it can be removed");
+    fs::rename(other.join("group-0000"), mine.join("group-0000")).expect("it can be moved");
+    assert_refused(&run(&["serve", "--data", text(&mine)]), 2, &["cluster"]);
+}
+
+#[test]
+fn a_tmpfs_is_refused() {
+    // Present on every Linux; a flush costs nothing there.
+    let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm can be written");
+    let bench = run(&["bench", "--local", "1", "--duration", "1", "--data", text(dir.path())]);
+    assert_refused(&bench, 2, &["tmpfs"]);
+    let format = run(&[
+        "format",
+        "--data",
+        text(&dir.path().join("data")),
+        "--cluster",
+        "c",
+        "--node",
+        "1",
+        "--members",
+        "1=127.0.0.1:7000",
+    ]);
+    assert_refused(&format, 2, &["tmpfs"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a free port can be found");
+    let port = holder.local_addr().expect("a bound socket has one").port();
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    format_node(&data, "one", 1, &format!("1=127.0.0.1:{port}"));
+    assert_refused(&run(&["serve", "--data", text(&data)]), 2, &[&port.to_string(), "in use"]);
+}
+
+#[test]
+fn a_directory_in_use_is_refused() {
+    let cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    let second = run(&["serve", "--data", text(&cluster.nodes[0].data)]);
+    assert_refused(&second, 2, &[text(&cluster.nodes[0].data)]);
+    assert!(cluster.nodes[0].status().is_some(), "the first node goes on");
+}
+
+#[test]
+fn members_that_do_not_match_do_not_form_a_cluster() {
+    let mut cluster = Cluster::formatted(2);
+    let data = cluster.nodes[1].data.clone();
+    fs::remove_dir_all(&data).expect("it can be removed");
+    let (one, two) = (&cluster.nodes[0].address, &cluster.nodes[1].address);
+    format_node(&data, "test", 2, &format!("1={one},2={two},3=127.0.0.1:1"));
+    cluster.start_node(0);
+    cluster.start_node(1);
+    wait_for("the nodes say why they do not talk", || {
+        cluster.nodes.iter().all(|node| node.log().contains("member lists differ")).then_some(())
+    });
+    assert_eq!(cluster.leader(), None);
+}
+
+#[test]
+fn nodes_of_two_clusters_refuse_each_other() {
+    let mut cluster = Cluster::formatted(2);
+    let data = cluster.nodes[1].data.clone();
+    fs::remove_dir_all(&data).expect("it can be removed");
+    let (one, two) = (&cluster.nodes[0].address, &cluster.nodes[1].address);
+    format_node(&data, "stranger", 2, &format!("1={one},2={two}"));
+    cluster.start_node(0);
+    cluster.start_node(1);
+    wait_for("the nodes say why they do not talk", || {
+        let told = |node: &common::NodeProcess| node.log().contains("refuses: cluster");
+        cluster.nodes.iter().all(told).then_some(())
+    });
+}
+
+#[test]
+fn garbage_ends_its_connection_and_nothing_else() {
+    let cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    let address = &cluster.nodes[0].address;
+    let http = b"GET / HTTP/1.1\r\nHost: loggos\r\n\r\n".to_vec();
+    let zeros = vec![0; 100_000];
+    let noise: Vec<u8> =
+        (0..100_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for garbage in [http, zeros, noise] {
+        let mut stream = TcpStream::connect(address).expect("the node listens");
+        stream.set_read_timeout(Some(common::PATIENCE)).expect("a plain socket");
+        // The node may hang up while we still write: that is an answer, too.
+        let _ = stream.write_all(&garbage);
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer);
+        let reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+        assert!(ended.as_ref().map_or_else(reset, |_| true), "the node hangs up: {ended:?}");
+    }
+    let client = cluster.client();
+    assert_eq!(client.append(&[b"still here"]).expect("the node goes on").first.0, 0);
+}
+
+#[test]
+fn an_oversized_record_is_refused_and_the_connection_stays() {
+    let cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    let client = cluster.client();
+    let error = client.append(&[vec![7; RECORD_BYTES_MAX + 1]]).expect_err("it is too large");
+    assert!(error.to_string().contains("limit"), "{error}");
+    let largest = vec![7; RECORD_BYTES_MAX];
+    assert_eq!(client.append(&[&largest]).expect("the largest fits").first.0, 0);
+
+    let dir = scratch_dir();
+    let file = dir.path().join("record");
+    fs::write(&file, vec![1; RECORD_BYTES_MAX + 1]).expect("it can be written");
+    let args = ["append", "--target", &cluster.targets(), "--file", text(&file)];
+    assert_refused(&run(&args), 2, &["limit"]);
+}
+
+#[test]
+fn an_unreachable_target_is_named() {
+    let port = free_ports(1)[0];
+    let target = format!("127.0.0.1:{port}");
+    for command in [&["tail"][..], &["status"], &["read", "--from", "0"], &["bench"]] {
+        let args = [command, &["--target", &target]].concat();
+        assert_refused(&run(&args), 2, &[&target]);
+    }
+}
+
+#[test]
+fn damage_in_the_middle_of_the_log_is_found_and_the_node_does_not_start() {
+    let mut cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    let client = cluster.client();
+    for number in 0..50u32 {
+        client.append(&[number.to_le_bytes()]).expect("the node commits");
+    }
+    cluster.kill_node(0);
+    let data = cluster.nodes[0].data.clone();
+    let whole = run(&["inspect", text(&data)]);
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+
+    let group = data.join("group-0000");
+    let mut segments: Vec<_> = fs::read_dir(&group)
+        .expect("the group's folder can be listed")
+        .map(|entry| entry.expect("it can be listed").path())
+        .filter(|path| path.to_string_lossy().contains("segment-"))
+        .collect();
+    segments.sort();
+    let segment = fs::File::options().read(true).write(true).open(&segments[0]);
+    let segment = segment.expect("a segment can be opened");
+    // The tenth entry: one block each behind the segment's header block.
+    let offset = 10 * 4096 + 200;
+    let mut byte = [0];
+    segment.read_exact_at(&mut byte, offset).expect("it can be read");
+    segment.write_all_at(&[byte[0] ^ 0x10], offset).expect("it can be written");
+    drop(segment);
+
+    let damaged = run(&["inspect", text(&data)]);
+    assert_eq!(damaged.status.code(), Some(1));
+    let serve = run(&["serve", "--data", text(&data)]);
+    assert_refused(&serve, 6, &["segment-", "offset"]);
+}

@@ -1,0 +1,165 @@
+//! The commands as a user runs them, against real nodes.
+
+mod common;
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use common::{Cluster, loggos, run, scratch_dir};
+use serde_json::Value;
+
+fn stdout(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout.clone()).expect("the output is text")
+}
+
+/// Runs the binary with `input` on its standard input.
+fn run_with_input(args: &[&str], input: &str) -> Output {
+    let mut child = loggos()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary can be started");
+    let mut stdin = child.stdin.take().expect("it was piped");
+    stdin.write_all(input.as_bytes()).expect("the command reads its input");
+    drop(stdin);
+    child.wait_with_output().expect("our own child ends")
+}
+
+#[test]
+fn append_read_tail_status_and_inspect_agree() {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_for_leader();
+    let targets = cluster.targets();
+    let lines: Vec<String> = (0..1000).map(|number| format!("line {number}")).collect();
+    let appended = run_with_input(&["append", "--target", &targets], &(lines.join("\n") + "\n"));
+    let positions: Vec<u64> =
+        stdout(&appended).lines().map(|line| line.trim().parse().expect("a position")).collect();
+    assert_eq!(positions, (0..1000).collect::<Vec<u64>>());
+
+    let tail = cluster.wait_until_equal();
+    assert_eq!(tail, 1000);
+    for node in &cluster.nodes {
+        let read = run(&["read", "--target", &node.address, "--from", "0", "--level", "local"]);
+        assert_eq!(stdout(&read).lines().collect::<Vec<_>>(), lines, "node {}", node.id);
+    }
+    let some = run(&[
+        "read", "--target", &targets, "--from", "10", "--to", "12", "--level", "local", "--json",
+    ]);
+    let records: Vec<Value> = stdout(&some)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON object per line"))
+        .collect();
+    assert_eq!(records.len(), 2);
+    assert_eq!(records[0]["position"], 10);
+
+    let tail = run(&["tail", "--target", &targets, "--level", "local"]);
+    assert_eq!(stdout(&tail).trim(), "1000");
+
+    let status = run(&["status", "--target", &targets, "--json"]);
+    let status: Value = serde_json::from_str(&stdout(&status)).expect("one JSON object");
+    assert!(status.to_string().contains("\"leader\""), "{status}");
+
+    for index in 0..3 {
+        cluster.kill_node(index);
+        let data = cluster.nodes[index].data.to_str().expect("a plain path").to_owned();
+        let inspected = run(&["inspect", &data, "--json"]);
+        let report: Value = serde_json::from_str(&stdout(&inspected)).expect("one JSON object");
+        assert!(report.is_object());
+    }
+}
+
+#[test]
+fn linearizable_levels_are_refused_until_they_exist() {
+    let cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    for level in ["lease", "read-index"] {
+        let read = run(&["read", "--target", &cluster.targets(), "--from", "0", "--level", level]);
+        assert!(!read.status.success());
+        let stderr = String::from_utf8_lossy(&read.stderr);
+        assert!(stderr.contains("local"), "{stderr}");
+    }
+}
+
+#[test]
+fn follow_prints_what_is_appended_later() {
+    let cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    let targets = cluster.targets();
+    let mut follower = loggos()
+        .args(["read", "--target", &targets, "--from", "0", "--to", "3", "--level", "local"])
+        .arg("--follow")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary can be started");
+    for word in ["one", "two", "three"] {
+        stdout(&run_with_input(&["append", "--target", &targets], &format!("{word}\n")));
+    }
+    let status =
+        common::wait_for("the follower has all", || follower.try_wait().expect("our own child"));
+    assert!(status.success());
+    let output = follower.wait_with_output().expect("our own child");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "one\ntwo\nthree\n");
+}
+
+#[test]
+fn bench_runs_an_embedded_cluster_and_reports_the_contract() {
+    let dir = scratch_dir();
+    let data = dir.path().to_str().expect("a plain path");
+    let history = dir.path().join("history.jsonl");
+    let histogram = dir.path().join("histogram");
+    let output = run(&[
+        "bench",
+        "--local",
+        "3",
+        "--duration",
+        "1",
+        "--warmup",
+        "0.2",
+        "--connections",
+        "2",
+        "--inflight",
+        "8",
+        "--json",
+        "--floor",
+        "--data",
+        data,
+        "--history",
+        history.to_str().expect("a plain path"),
+        "--histogram",
+        histogram.to_str().expect("a plain path"),
+    ]);
+    let report: Value = serde_json::from_str(&stdout(&output)).expect("one JSON object");
+    for pointer in [
+        "/version",
+        "/commit",
+        "/host/kernel",
+        "/host/disk",
+        "/cluster/nodes",
+        "/workload/loop",
+        "/appends/latency_us/p9999",
+        "/batching/records_per_slot_mean",
+        "/floor/commit_us",
+        "/resources/server_rss_bytes_max",
+    ] {
+        assert!(report.pointer(pointer).is_some(), "{pointer} is missing in {report}");
+    }
+    assert_eq!(report["cluster"]["nodes"], 3);
+    assert!(report["appends"]["ok"].as_u64().expect("a count") > 0);
+    assert_eq!(report["appends"]["failed"], 0);
+    let latency = |name: &str| report["appends"]["latency_us"][name].as_f64().expect("a number");
+    assert!(latency("p50") > 0.0 && latency("p50") <= latency("p99"));
+    assert!(latency("p99") <= latency("max"));
+    let history = std::fs::read_to_string(history).expect("the history was written");
+    let acknowledged = history.lines().filter(|line| line.contains("\"ok\":true")).count() as u64;
+    assert!(acknowledged >= report["appends"]["ok"].as_u64().expect("a count"));
+    assert!(std::fs::metadata(histogram).expect("the histogram was written").len() > 0);
+    let left: Vec<_> = std::fs::read_dir(dir.path())
+        .expect("it can be listed")
+        .map(|entry| entry.expect("it can be listed").file_name())
+        .collect();
+    assert_eq!(left.len(), 2, "the cluster's data is removed: {left:?}");
+}
