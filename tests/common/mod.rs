@@ -95,8 +95,7 @@ impl NodeProcess {
     /// Waits for the process to end by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         let mut child = self.child.take().expect("the node runs");
-        let ended = wait_for("the node ends", || child.try_wait().expect("it is our child"));
-        ended
+        wait_for("the node ends", || child.try_wait().expect("it is our child"))
     }
 }
 
