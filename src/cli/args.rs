@@ -54,7 +54,7 @@ pub enum Command {
     Append(AppendArgs),
     /// Prints records
     Read(ReadArgs),
-    /// Prints the next position to be given out, linearizable
+    /// Prints the next position to be given out
     Tail(TailArgs),
     /// Shows the members of a cluster and how they are
     Status(StatusArgs),
@@ -345,8 +345,8 @@ pub struct TailArgs {
     /// The cluster.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// How fresh the answer must be; `local` may be stale
-    #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
+    /// How fresh the answer must be; `local`, the one served so far, may be stale
+    #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
     pub level: ReadLevel,
 }
 
