@@ -20,6 +20,7 @@ mod footer;
 mod format;
 mod identity;
 mod index;
+pub mod inspect;
 mod prepare;
 mod reads;
 mod recovery;
