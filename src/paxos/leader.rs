@@ -200,9 +200,9 @@ impl<V: Value> Core<V> {
         while self.chosen < last {
             let entry = self.window.get(self.chosen.next()).expect("what is proposed is held");
             assert_eq!(entry.ballot, ballot, "votes are counted for this ballot alone");
-            if !self.quorum.is_accept_quorum(entry.votes)
-                && !(self.next_but_one_has_quorum() && planted(Mutant::ChosenPassesGap))
-            {
+            let chosen = self.quorum.is_accept_quorum(entry.votes)
+                || (self.next_but_one_has_quorum() && planted(Mutant::ChosenPassesGap));
+            if !chosen {
                 break;
             }
             self.choose_next(fx);
