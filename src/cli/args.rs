@@ -133,7 +133,8 @@ pub struct BenchArgs {
     /// How fresh reads must be
     #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
     pub level: ReadLevel,
-    /// Measure the host's floors first, on the same disk (about 3 s)
+    /// Measure the host's floors first, on the same disk (about 3 s; longer while other
+    /// programs are busy, which would spoil them)
     #[arg(long)]
     pub floor: bool,
     /// Print the report as one JSON object [default: as text]
