@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use crate::base::limits::{ENTRY_HEADER_SIZE, block_align};
 use crate::base::Slot;
+use crate::base::limits::{ENTRY_HEADER_SIZE, block_align};
 use crate::io::{FileOptions, Storage};
 
 use super::format::{join, segment_name};

@@ -128,11 +128,7 @@ impl Server {
     }
 
     /// One event. Answers that follow from it leave at the end of the turn.
-    fn on_event<I: Io>(
-        &mut self,
-        io: &mut I,
-        event: Event<I::Chunk>,
-    ) -> Result<(), NodeFailure> {
+    fn on_event<I: Io>(&mut self, io: &mut I, event: Event<I::Chunk>) -> Result<(), NodeFailure> {
         match event {
             Event::Disk(event) => self.node.on_disk_event(io, event)?,
             Event::Accepted { conn, from } => {
@@ -394,6 +390,11 @@ impl Server {
             };
             self.fail(conn, request, code, None, &error.to_string());
             return;
+        }
+        let limit = self.node.append_bytes_max();
+        if append.run.len() > limit {
+            let text = format!("{} bytes are over this node's limit of {limit}", append.run.len());
+            return self.fail(conn, request, ErrorCode::TooLarge, None, &text);
         }
         let ticket = Ticket { conn, request: request.0 };
         if let Err(refusal) = self.node.append(now, ticket, append) {
