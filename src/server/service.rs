@@ -56,16 +56,21 @@ pub type Resources = fn() -> ResourceStatus;
 pub fn run<I: Io>(io: &mut I, server: &mut Server) -> Result<(), NodeFailure> {
     let mut events = Vec::new();
     loop {
-        io.turn(server.wait(io.now()), &mut events).map_err(NodeFailure::Ring)?;
-        for event in events.drain(..) {
-            if matches!(event, Event::Woken) {
-                info!("stopping");
-                return Ok(());
-            }
-            server.on_event(io, event)?;
+        let wait = server.wait(io.now());
+        if server.turn(io, wait, &mut events)? == Turn::Stop {
+            info!("stopping");
+            return Ok(());
         }
-        server.end_turn(io);
     }
+}
+
+/// How a turn has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Another one follows.
+    GoOn,
+    /// The loop has been asked to stop.
+    Stop,
 }
 
 impl Server {
@@ -101,12 +106,30 @@ impl Server {
         Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
     }
 
-    /// One event. Answers that follow from it leave at the end of the turn.
-    pub fn on_event<I: Io>(
+    /// One turn: waits as told, handles what has happened, and submits what follows from it.
+    /// `events` is memory for reuse; it is empty before and after.
+    ///
+    /// # Errors
+    /// When the log or the ring has failed: nothing may be done with the server any more.
+    pub fn turn<I: Io>(
         &mut self,
         io: &mut I,
-        event: Event<I::Chunk>,
-    ) -> Result<(), NodeFailure> {
+        wait: Wait,
+        events: &mut Vec<Event<I::Chunk>>,
+    ) -> Result<Turn, NodeFailure> {
+        io.turn(wait, events).map_err(NodeFailure::Ring)?;
+        for event in events.drain(..) {
+            if matches!(event, Event::Woken) {
+                return Ok(Turn::Stop);
+            }
+            self.on_event(io, event)?;
+        }
+        self.end_turn(io);
+        Ok(Turn::GoOn)
+    }
+
+    /// One event. Answers that follow from it leave at the end of the turn.
+    fn on_event<I: Io>(&mut self, io: &mut I, event: Event<I::Chunk>) -> Result<(), NodeFailure> {
         match event {
             Event::Disk(event) => self.node.on_disk_event(io, event)?,
             Event::Accepted { conn, from } => {
@@ -140,7 +163,7 @@ impl Server {
     }
 
     /// Ends the turn: held-back input, the node's own turn, answers, and every send.
-    pub fn end_turn<I: Io>(&mut self, io: &mut I) {
+    fn end_turn<I: Io>(&mut self, io: &mut I) {
         for _ in 0..self.stalled.len() {
             let conn = self.stalled.pop_front().expect("counted above");
             self.resume(io, conn);
@@ -377,6 +400,11 @@ impl Server {
             };
             self.fail(conn, request, code, None, &error.to_string());
             return;
+        }
+        let limit = self.node.append_bytes_max();
+        if append.run.len() > limit {
+            let text = format!("{} bytes are over this node's limit of {limit}", append.run.len());
+            return self.fail(conn, request, ErrorCode::TooLarge, None, &text);
         }
         let ticket = Ticket { conn, request: request.0 };
         if let Err(refusal) = self.node.append(now, ticket, append) {
