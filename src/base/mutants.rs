@@ -56,6 +56,21 @@ mutants! {
     PreVoteIgnored = 8 "pre-vote-ignored",
     /// A leader or candidate that promises a higher ballot to another goes on.
     StepDownDropped = 7 "step-down-dropped",
+    // ---- paxos: reads and leases ----
+    /// A leader answers reads without making sure that it still leads.
+    ReadWithoutRound = 2 "read-without-round",
+    /// Any earlier answer of a peer confirms a read's round.
+    RoundMatchedWithoutId = 2 "round-matched-without-id",
+    /// A leader that has just won answers reads before it knows what was chosen before it.
+    NewLeaderReadsEarly = 2 "new-leader-reads-early",
+    /// A follower answers a read before it has learnt the slots that the leader named.
+    FollowerReadsUnapplied = 2 "follower-reads-unapplied",
+    /// A lease runs from when the grants arrive, not from when they were asked for.
+    LeaseFromReceipt = 2 "lease-from-receipt",
+    /// A follower that has granted a lease helps another candidate all the same.
+    GrantIgnored = 2 "grant-ignored",
+    /// A replica that starts promises at once, whatever it granted before.
+    GrantForgottenAtRestart = 2 "grant-forgotten-at-restart",
     // ---- paxos: the values of earlier ballots ----
     /// A new leader leads without having learnt the prefix that its quorum knows to be chosen.
     RecoverySkipsPrefix = 7 "recovery-skips-prefix",

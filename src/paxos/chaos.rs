@@ -40,7 +40,7 @@ fn harm(cluster: &mut Cluster) {
         node = (0..cluster.count()).find(|node| cluster.can_propose(*node)).unwrap_or(node);
     }
     let peer = cluster.rng.below(count) as usize;
-    match cluster.rng.below(12) {
+    match cluster.rng.below(15) {
         0..=2 if cluster.is_up(node) => cluster.crash(node),
         0..=4 if !cluster.is_up(node) => cluster.start(node),
         5 => cluster.blocked[node][peer] = true,
@@ -63,6 +63,30 @@ fn harm(cluster: &mut Cluster) {
         9 => {
             let time = Duration::from_millis(cluster.rng.below(3000));
             cluster.stall_disk(node, time);
+        }
+        12 | 13 => {
+            let time = Duration::from_millis(cluster.rng.below(2000));
+            cluster.pause(node, time);
+            // What was on its way still arrives; then, perhaps, nothing does any more.
+            if cluster.rng.below(2) == 0 {
+                let soon = cluster.rng.below(60) * MS;
+                cluster.run_until(cluster.now + soon);
+                for other in 0..cluster.count() {
+                    cluster.blocked[node][other] = true;
+                    cluster.blocked[other][node] = true;
+                }
+            }
+        }
+        14 => {
+            // Cut one off, leader or not, and restart the others: what they granted it still runs.
+            for other in (0..cluster.count()).filter(|other| *other != node) {
+                cluster.blocked[node][other] = true;
+                cluster.blocked[other][node] = true;
+                if cluster.is_up(other) {
+                    cluster.crash(other);
+                }
+                cluster.start(other);
+            }
         }
         10 if node != peer => cluster.connect(node, peer),
         11 if node != peer => {
@@ -94,6 +118,7 @@ fn heal(cluster: &mut Cluster) -> Vec<usize> {
     }
     for node in 0..count {
         cluster.stall_disk(node, Duration::ZERO);
+        cluster.resume(node);
         if healed.contains(&node) && !cluster.is_up(node) {
             cluster.start(node);
         }
@@ -118,6 +143,9 @@ fn run(seed: u64, trace: bool) -> Hits {
         for node in 0..count {
             for _ in 0..rng.below(5) {
                 propose(&mut cluster, &mut proposed, node);
+            }
+            for _ in 0..rng.below(3) {
+                cluster.read(node, rng.below(2) == 0);
             }
         }
         if rng.below(3) == 0 {
@@ -160,6 +188,8 @@ fn require_progress(cluster: &mut Cluster, proposed: &mut u64, proposers: &[usiz
         }
         cluster.run_until(cluster.now + 5 * MS);
     }
+    cluster.run_until(cluster.now + HEALED_WITHIN_MS * MS);
+    assert!(cluster.reads_ended(), "reads wait for ever:\n{}", cluster.describe());
 }
 
 #[test]
@@ -184,6 +214,19 @@ fn clusters_agree_under_faults_and_recover() {
     }
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+fn mistakes_in_reads_and_leases_are_caught() {
+    use crate::base::mutants::{Mutant, plant};
+    for mutant in Mutant::ALL.iter().filter(|mutant| mutant.family() == 2) {
+        plant(Some(*mutant));
+        let caught = (0..RUNS).find(|seed| std::panic::catch_unwind(|| run(*seed, false)).is_err());
+        plant(None);
+        let caught = caught.unwrap_or_else(|| panic!("{} survives", mutant.name()));
+        println!("{} is caught by seed {caught}", mutant.name());
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..20 {
@@ -192,7 +235,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 impl Hits {
-    fn all(&self) -> [(&'static str, u64); 10] {
+    fn all(&self) -> [(&'static str, u64); 14] {
         [
             ("crash", self.crashes),
             ("new leader", self.leaders),
@@ -204,6 +247,10 @@ impl Hits {
             ("slot chosen", self.chosen),
             ("message lost", self.lost_messages),
             ("write lost", self.lost_writes),
+            ("pause", self.pauses),
+            ("read answered", self.reads_ready),
+            ("read given up", self.reads_failed),
+            ("read by lease", self.lease_reads),
         ]
     }
 
@@ -218,6 +265,10 @@ impl Hits {
         self.chosen += other.chosen;
         self.lost_messages += other.lost_messages;
         self.lost_writes += other.lost_writes;
+        self.pauses += other.pauses;
+        self.reads_ready += other.reads_ready;
+        self.reads_failed += other.reads_failed;
+        self.lease_reads += other.lease_reads;
     }
 }
 
