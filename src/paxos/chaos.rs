@@ -16,6 +16,7 @@ use crate::base::rng::Rng;
 
 const MS: u64 = 1_000_000;
 const RUNS: u64 = 5000;
+const LEASE_RUNS: u64 = 500;
 /// Virtual time within which a healed cluster must have chosen new values everywhere.
 const HEALED_WITHIN_MS: u64 = 20_000;
 /// So many values are proposed after the healing.
@@ -161,6 +162,64 @@ fn run(seed: u64, trace: bool) -> Hits {
     cluster.hits.clone()
 }
 
+/// Leases alone: the leader is cut off or paused again and again while it serves reads, the others
+/// are told of its loss at once, and some of them restart.
+fn run_leases(seed: u64, trace: bool) -> Hits {
+    let mut rng = Rng::new(seed ^ 0x1ea5e);
+    let count = [3, 3, 5][rng.below(3) as usize];
+    let percent = 50 + rng.below(150) as u32;
+    let mut cluster = Cluster::with(seed, count, trace, |config| {
+        let lease = config.election_timeout * percent / 100;
+        config.lease = Duration::from_millis(lease.as_millis() as u64);
+    });
+    let lease_ms = 3 * cluster.lease().as_millis() as u64;
+    cluster.faults.loss_percent = 0;
+    // Much faster than the timeouts, or else everything runs out before anybody is elected.
+    cluster.faults.delay_max = Duration::from_millis(1);
+    cluster.faults.disk_delay_max = Duration::from_millis(1);
+    let mut proposed = 0;
+    for round in 0..8 {
+        let restart_percent = [0, 50, 100][rng.below(3) as usize];
+        let leader = (0..count).find(|node| cluster.can_propose(*node)).unwrap_or(0);
+        for other in (0..count).filter(|other| *other != leader) {
+            cluster.blocked[leader][other] = true;
+            cluster.blocked[other][leader] = rng.below(4) != 0;
+            if round > 0 && rng.below(100) < restart_percent {
+                cluster.crash(other);
+                cluster.start(other);
+            } else {
+                cluster.step(other, Input::PeerLost(NodeId(leader as u16 + 1)));
+            }
+        }
+        if rng.below(3) == 0 {
+            cluster.pause(leader, Duration::from_millis(rng.below(lease_ms)));
+        }
+        let until = cluster.now + (1 + rng.below(lease_ms)) * MS;
+        while cluster.now < until {
+            cluster.run_until(cluster.now + 2 * MS);
+            for node in 0..count {
+                propose(&mut cluster, &mut proposed, node);
+                cluster.read(node, true);
+            }
+        }
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                if std::mem::take(&mut cluster.blocked[from][to]) {
+                    cluster.connect(from, to);
+                }
+            }
+        }
+        let until = cluster.now + lease_ms * MS;
+        while cluster.now < until {
+            cluster.run_until(cluster.now + 10 * MS);
+            for node in 0..count {
+                cluster.read(node, true);
+            }
+        }
+    }
+    cluster.hits.clone()
+}
+
 /// New values are chosen, and everybody in `all` gets to know them.
 fn require_progress(cluster: &mut Cluster, proposed: &mut u64, proposers: &[usize], all: &[usize]) {
     let until = cluster.now + HEALED_WITHIN_MS * MS;
@@ -214,13 +273,27 @@ fn clusters_agree_under_faults_and_recover() {
     }
 }
 
+#[test]
+fn leases_hold_at_the_edge_of_the_clocks_bound() {
+    let mut total = Hits::default();
+    for seed in 0..LEASE_RUNS {
+        let hits = std::panic::catch_unwind(|| run_leases(seed, false));
+        total.add(&hits.unwrap_or_else(|_| panic!("seed {seed} failed")));
+    }
+    println!("{LEASE_RUNS} runs: {total:?}");
+    assert!(total.lease_reads > LEASE_RUNS * 10, "{} reads by lease", total.lease_reads);
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn mistakes_in_reads_and_leases_are_caught() {
     use crate::base::mutants::{Mutant, plant};
     for mutant in Mutant::ALL.iter().filter(|mutant| mutant.family() == 2) {
         plant(Some(*mutant));
-        let caught = (0..RUNS).find(|seed| std::panic::catch_unwind(|| run(*seed, false)).is_err());
+        let fails = |run: fn(u64, bool) -> Hits, seed| {
+            std::panic::catch_unwind(|| run(seed, false)).is_err()
+        };
+        let caught = (0..RUNS).find(|seed| fails(run, *seed) || fails(run_leases, *seed));
         plant(None);
         let caught = caught.unwrap_or_else(|| panic!("{} survives", mutant.name()));
         println!("{} is caught by seed {caught}", mutant.name());

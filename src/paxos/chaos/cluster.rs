@@ -177,6 +177,16 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn new(seed: u64, count: usize, trace: bool) -> Cluster {
+        Cluster::with(seed, count, trace, |_| ())
+    }
+
+    /// A cluster whose parameters are drawn from the seed and then adjusted.
+    pub(super) fn with(
+        seed: u64,
+        count: usize,
+        trace: bool,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Cluster {
         let mut rng = Rng::new(seed);
         let members: Vec<NodeId> = (1..=count as u16).map(NodeId).collect();
         let mut config = Config::new(members[0], members);
@@ -194,6 +204,7 @@ impl Cluster {
         let lease_ms = config.election_timeout.as_millis() as u64 * lease_percent / 100;
         config.lease = Duration::from_millis(lease_ms);
         config.clock_drift_ppm_max = [0, 1000, 100_000][rng.below(3) as usize];
+        adjust(&mut config);
         let drift = i64::from(config.clock_drift_ppm_max);
         let faults = Faults {
             loss_percent: [0, 2, 10, 30][rng.below(4) as usize],
@@ -246,6 +257,11 @@ impl Cluster {
             cluster.start(node);
         }
         cluster
+    }
+
+    /// How long a follower is bound by what it grants.
+    pub(super) fn lease(&self) -> Duration {
+        self.config.lease
     }
 
     pub(super) fn count(&self) -> usize {
