@@ -246,6 +246,8 @@ pub struct Uring {
     iovecs_kept: Vec<ops::IoVecs>,
     /// A submission failed outside a turn; reported by the next one.
     broken: Option<io::Error>,
+    /// The data directory's lock is registered with the ring.
+    holds_lock: bool,
 }
 
 impl Uring {
@@ -287,11 +289,29 @@ impl Uring {
             completions: Vec::new(),
             iovecs_kept: Vec::new(),
             broken: None,
+            holds_lock: false,
         };
         uring.arm_waker();
         uring.self_test()?;
         uring.stats = UringStats::default();
         Ok(uring)
+    }
+
+    /// Keeps `lock` taken for as long as the kernel works on operations of this ring, also after
+    /// the process was killed: the ring refers to the lock's open file, and the kernel lets go
+    /// of a ring's files only after its last operation. To be called before the first write.
+    ///
+    /// # Errors
+    /// When the kernel refuses to register the file.
+    ///
+    /// # Panics
+    /// When the ring holds a lock already.
+    pub fn hold_lock(&mut self, lock: &DirLock) -> Result<(), UringError> {
+        assert!(!self.holds_lock, "a ring holds one lock");
+        let files = [lock.file.as_raw_fd()];
+        self.ring.submitter().register_files(&files).map_err(UringError::Setup)?;
+        self.holds_lock = true;
+        Ok(())
     }
 
     /// A handle that wakes this loop from other threads.
@@ -497,6 +517,11 @@ impl Drop for Uring {
         // With the group gone the kernel takes no further buffer; chunks still held by the
         // caller keep the memory, not the ring.
         let unregistered = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP).is_ok();
+        if drained && self.holds_lock {
+            // Nothing is in flight, so the lock may go now and not only when the kernel gets to
+            // taking the ring down. Where this fails it goes then.
+            drop(self.ring.submitter().unregister_files());
+        }
         if !drained || !unregistered {
             // The kernel may still write: give up the memory rather than free it.
             std::mem::forget(std::mem::take(&mut self.ops));
