@@ -149,6 +149,9 @@ pub enum UringError {
         /// The missing operations.
         names: String,
     },
+    /// The kernel does not know the flags that even the oldest supported one has.
+    #[error("the kernel refuses the ring's flags: io_uring as used here needs Linux 6.1 or newer")]
+    FlagsRefused,
     /// Registering buffers or limits failed.
     #[error("io_uring cannot be set up: {0}")]
     Setup(#[source] io::Error),
@@ -180,6 +183,8 @@ pub struct UringStats {
     pub completions: u64,
     /// Times the completion queue was found overflowed (nothing is lost: the kernel keeps them).
     pub cq_overflows: u64,
+    /// Completions the kernel has dropped for lack of memory: always 0 unless the machine is dying.
+    pub completions_lost: u64,
     /// Times the CPU was yielded because a log write was in flight and the turn had not slept.
     pub yields: u64,
     /// Receives that found no buffer and were armed again later.
@@ -248,6 +253,8 @@ pub struct Uring {
     broken: Option<io::Error>,
     /// The data directory's lock is registered with the ring.
     holds_lock: bool,
+    #[cfg(test)]
+    faults: tests::Faults,
 }
 
 impl Uring {
@@ -290,6 +297,8 @@ impl Uring {
             iovecs_kept: Vec::new(),
             broken: None,
             holds_lock: false,
+            #[cfg(test)]
+            faults: tests::Faults::default(),
         };
         uring.arm_waker();
         uring.self_test()?;
@@ -320,12 +329,16 @@ impl Uring {
     }
 
     /// Counters since the start.
-    pub fn stats(&self) -> UringStats {
-        self.stats
+    pub fn stats(&mut self) -> UringStats {
+        UringStats { completions_lost: self.ring.completions_lost(), ..self.stats }
     }
 
     /// Queues the kernel's side of `op`, which the slab owns already.
     fn submit(&mut self, id: OpId, entry: squeue::Entry) {
+        #[cfg(test)]
+        if self.faults.intercepts(id, self.ops.get(id)) {
+            return;
+        }
         // SAFETY: everything `entry` points to belongs to the operation `id` in the slab (on the
         // heap, so it does not move), which keeps it until its last completion.
         let pushed = unsafe { self.ring.push(entry.user_data(id.0), &mut self.stats) };
@@ -411,6 +424,10 @@ impl Uring {
 
     fn wait_of(&self, wait: Wait) -> Option<Duration> {
         let Wait::AtMost(duration) = wait else { return None };
+        #[cfg(test)]
+        if !self.faults.completions.is_empty() {
+            return None;
+        }
         if !self.deferred.is_empty() || duration.is_zero() {
             return None;
         }
@@ -548,6 +565,8 @@ impl Io for Uring {
         let entered = if self.writes_inflight > 0 { read_clock() } else { self.now };
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.turn(timeout, &mut completions, &mut self.stats)?;
+        #[cfg(test)]
+        completions.append(&mut self.faults.completions);
         self.now = read_clock().max(self.now);
         for completion in completions.drain(..) {
             self.complete(completion, events);

@@ -4,4 +4,8 @@
 //! power loss or reordered writes (4 to 7) are the simulated disk's.
 
 mod death;
+mod faults;
+mod setup;
 mod support;
+
+pub(in crate::uring) use faults::Faults;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use crate::base::limits::BLOCK_SIZE;
 use crate::base::{BlockBuf, BlockPool};
-use crate::io::{DiskEvent, Event, FileId, FileOptions, Io, Storage, Token, Wait};
+use crate::io::{ConnId, DiskEvent, Event, FileId, FileOptions, Io, Storage, Token, Wait};
 use crate::uring::host::filesystem_of;
 use crate::uring::{RecvChunk, Uring, UringOptions};
 
@@ -85,4 +86,19 @@ pub fn wait_for(uring: &mut Uring, token: Token) -> DiskEvent {
         found.is_some()
     });
     found.expect("the loop ends with one")
+}
+
+/// The first byte of each of the first `count` blocks of a file.
+pub fn blocks(uring: &mut Uring, file: FileId, count: usize) -> Vec<u8> {
+    let mut buffer = BlockPool::new(0).take(count * BLOCK_SIZE);
+    uring.read_at(file, 0, &mut buffer, count * BLOCK_SIZE).expect("the file can be read");
+    (0..count).map(|block| buffer[block * BLOCK_SIZE]).collect()
+}
+
+/// Two connections of this ring to each other, without events left behind.
+pub fn connected_pair(uring: &mut Uring) -> (ConnId, ConnId) {
+    let (near, far) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    let near = uring.adopt_socket(near.into()).expect("there is room");
+    let far = uring.adopt_socket(far.into()).expect("there is room");
+    (near, far)
 }
