@@ -4,8 +4,10 @@
 //! power loss or reordered writes (4 to 7) are the simulated disk's.
 
 mod death;
+mod disk;
 mod faults;
 mod setup;
 mod support;
+mod trace;
 
 pub(in crate::uring) use faults::Faults;
