@@ -19,6 +19,8 @@ mod config;
 mod core;
 mod effect;
 mod election;
+#[cfg(test)]
+mod golden;
 mod leader;
 mod message;
 mod persists;
