@@ -29,6 +29,7 @@ mod recovery;
 mod status;
 #[cfg(test)]
 mod testkit;
+mod timeless;
 mod window;
 
 pub use self::core::Core;
