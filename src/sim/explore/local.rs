@@ -68,7 +68,7 @@ pub(super) enum Event {
     Crash,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum File {
     Vote,
     Log,

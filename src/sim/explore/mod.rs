@@ -123,12 +123,14 @@ pub struct Progress {
 /// What came of an exploration.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Different worlds found.
+    /// Different worlds found, without those that another covers from the start.
     pub worlds: usize,
     /// Steps between worlds, those to known worlds included.
     pub steps: u64,
     /// Different states of single replicas.
     pub replica_states: usize,
+    /// Different combinations of them.
+    pub combinations: usize,
     /// Different messages.
     pub messages: usize,
     /// Worlds in which a value was chosen; in which two slots or more were.
@@ -152,13 +154,14 @@ pub struct Violation {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { worlds, steps, replica_states, messages, worlds_chosen, depth, .. } = self;
+        let Report { worlds, steps, combinations, replica_states, messages, .. } = self;
+        let Report { worlds_chosen, depth, .. } = self;
         let [one, two] = worlds_chosen;
         let extent = if self.complete { "complete" } else { "not complete" };
         writeln!(
             f,
             "{worlds} worlds ({one} with a slot chosen, {two} with two), {steps} steps, \
-             {replica_states} replica states, {messages} messages, depth {depth}: {extent}"
+             {combinations} combinations of {replica_states} replica states, {messages} messages, depth {depth}: {extent}"
         )?;
         let Some(Violation { what, schedule }) = &self.violation else {
             return write!(f, "no violation");

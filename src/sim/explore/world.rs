@@ -18,14 +18,20 @@ use crate::paxos::{Message, Value};
 #[derive(Clone, Debug)]
 pub(super) struct World {
     pub(super) replicas: [u32; REPLICAS_MAX],
+    pub(super) rest: Rest,
+}
+
+/// What a world is beside the states of its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rest {
     /// What may still happen.
     pub(super) left: Left,
-    /// The messages sent so far, ascending.
-    pub(super) network: Box<[u16]>,
+    /// The messages sent so far.
+    pub(super) network: Network,
 }
 
 /// How often each bounded event may still happen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Left {
     pub(super) campaigns: u8,
     pub(super) proposals: u8,
@@ -40,18 +46,56 @@ impl Left {
     }
 }
 
-/// Multiplies and folds: every bit of both decides every bit of the result.
-pub(super) fn mix(hash: u64, word: u64) -> u64 {
-    let wide = u128::from(hash ^ word ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
-    (wide as u64) ^ ((wide >> 64) as u64)
+impl Rest {
+    /// Whether everything that can come of `other` can come of this, with the same replicas: a
+    /// message may be left alone, and so may an event.
+    pub(super) fn covers(&self, other: &Rest) -> bool {
+        let (own, less) = (self.left, other.left);
+        own.campaigns >= less.campaigns
+            && own.proposals >= less.proposals
+            && own.crashes >= less.crashes
+            && own.delays >= less.delays
+            && self.network.covers(&other.network)
+    }
 }
 
-/// The hash by which worlds are told apart.
-pub(super) fn fingerprint(replicas: &[u32; REPLICAS_MAX], left: Left, network: &[u16]) -> u64 {
-    let Left { campaigns, proposals, crashes, delays } = left;
-    let hash = u64::from(u32::from_le_bytes([campaigns, proposals, crashes, delays]));
-    let hash = replicas.iter().fold(mix(hash, 1), |hash, replica| mix(hash, u64::from(*replica)));
-    network.iter().fold(mix(hash, 2), |hash, message| mix(hash, u64::from(*message)))
+/// A set of message numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Network(Vec<u64>);
+
+impl Network {
+    pub(super) fn has(&self, message: u16) -> bool {
+        let word = self.0.get(usize::from(message) / 64);
+        word.is_some_and(|word| word >> (message % 64) & 1 == 1)
+    }
+
+    /// Adds the message; false when it was there.
+    pub(super) fn add(&mut self, message: u16) -> bool {
+        let index = usize::from(message) / 64;
+        if self.0.len() <= index {
+            self.0.resize(index + 1, 0);
+        }
+        let fresh = !self.has(message);
+        self.0[index] |= 1 << (message % 64);
+        fresh
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = u16> {
+        self.0.iter().enumerate().flat_map(|(index, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                left &= left.checked_sub(1)?;
+                Some((index * 64) as u16 + bit as u16)
+            })
+        })
+    }
+
+    fn covers(&self, other: &Network) -> bool {
+        let beyond = other.0.get(self.0.len()..).unwrap_or_default();
+        let mut pairs = self.0.iter().zip(&other.0);
+        pairs.all(|(own, less)| less & !own == 0) && beyond.iter().all(|word| *word == 0)
+    }
 }
 
 /// Checks agreement, durability and validity. Returns how many slots are chosen.
