@@ -30,12 +30,24 @@ impl TestDisk {
         self.now = self.now.max(to);
     }
 
-    /// The next completion up to `limit`: the clock goes there, or to `limit` when there is none.
-    pub fn next(&mut self, limit: Instant) -> Option<DiskEvent> {
+    /// The next completion; the clock goes there. `None` when nothing is in flight.
+    pub fn next(&mut self) -> Option<DiskEvent> {
         self.disk.submit(self.now);
-        let at = self.disk.next_completion_at().unwrap_or(limit).min(limit);
+        let at = self.disk.next_completion_at()?;
         self.advance(at);
         self.disk.pop_completed(self.now)
+    }
+
+    /// The next completion up to `limit`; when there is none by then the clock goes to `limit`.
+    pub fn next_until(&mut self, limit: Instant) -> Option<DiskEvent> {
+        self.disk.submit(self.now);
+        match self.disk.next_completion_at() {
+            Some(at) if at <= limit => self.next(),
+            _ => {
+                self.advance(limit);
+                None
+            }
+        }
     }
 }
 
