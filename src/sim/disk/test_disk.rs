@@ -31,7 +31,7 @@ impl TestDisk {
     }
 
     /// The next completion; the clock goes there. `None` when nothing is in flight.
-    pub fn next(&mut self) -> Option<DiskEvent> {
+    pub fn pop_next(&mut self) -> Option<DiskEvent> {
         self.disk.submit(self.now);
         let at = self.disk.next_completion_at()?;
         self.advance(at);
@@ -39,10 +39,10 @@ impl TestDisk {
     }
 
     /// The next completion up to `limit`; when there is none by then the clock goes to `limit`.
-    pub fn next_until(&mut self, limit: Instant) -> Option<DiskEvent> {
+    pub fn pop_until(&mut self, limit: Instant) -> Option<DiskEvent> {
         self.disk.submit(self.now);
         match self.disk.next_completion_at() {
-            Some(at) if at <= limit => self.next(),
+            Some(at) if at <= limit => self.pop_next(),
             _ => {
                 self.advance(limit);
                 None

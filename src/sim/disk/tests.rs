@@ -31,7 +31,7 @@ fn write(disk: &mut TestDisk, token: u64, file: FileId, at: u64, byte: u8, sync:
 /// Runs until nothing is in flight; the tokens and results in order of completion.
 fn finish(disk: &mut TestDisk) -> Vec<(u64, Result<u32, io::ErrorKind>)> {
     let mut done = Vec::new();
-    while let Some(event) = disk.next() {
+    while let Some(event) = disk.pop_next() {
         done.push((event.token.0, event.result.map_err(|error| error.source.kind())));
     }
     done
@@ -271,7 +271,7 @@ fn the_seed_decides_the_whole_run() {
         for at in 0..100 {
             write(&mut disk, at, file, at % 10, at as u8, Sync::Durable);
             if at % 4 == 3 {
-                while let Some(event) = disk.next() {
+                while let Some(event) = disk.pop_next() {
                     let count = event.result.map_err(|error| error.to_string());
                     trace.push((disk.now().0, event.token.0, count));
                 }
