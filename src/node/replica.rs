@@ -10,10 +10,12 @@ use std::collections::VecDeque;
 use tracing::{error, info};
 
 use super::appends::Appends;
+use super::audit::Audit;
 use super::cache::{AppliedSlot, SlotCache};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
 use super::{Answer, AppendFailure, NodeFailure, NodeOptions, Refusal, Ticket};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, NodeId, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
 use crate::log::{AppendId, Entry, Log, LogEvent, LogRecovered, VoteId};
@@ -21,7 +23,7 @@ use crate::machine::{Command, Machine, Outcome};
 use crate::paxos::{
     Core, Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
-use crate::wire::{FrameDecoder, Hello, HelloReply};
+use crate::wire::{FrameDecoder, Hello, HelloReply, Limits};
 
 /// A persist whose write is in the log's hands, with the replies it permits.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ pub struct Node {
     pub(super) cache: SlotCache,
     pub(super) peers: Peers,
     pub(super) appends: Appends,
+    pub(super) audit: Audit,
     serving: Serving,
     /// Entries handed to the log and not yet durable, in the log's order.
     pending_entries: VecDeque<Pending<AppendId>>,
@@ -74,18 +77,22 @@ pub struct Node {
 impl Node {
     /// Opens the group's log and replays what is chosen. Blocks; nothing is served meanwhile.
     pub fn open<I: Io>(io: &mut I, options: NodeOptions) -> Result<Node, NodeFailure> {
+        options.validate()?;
         let pool = options.pool.clone();
+        let mut audit = Audit::new(options.audit);
         let (mut log, recovered) = Log::open(io, &options.folder(), options.log.clone())?;
         let mut machine = Machine::new();
         let mut outcomes = Vec::new();
-        log.replay(io, &mut |slot, _, batch| {
+        log.replay(io, &mut |slot, ballot, batch| {
             let first = machine.tail();
             outcomes.clear();
             if let Err(error) = machine.apply(slot, batch.value(), &mut outcomes) {
                 // As when it was applied first: a no-op everywhere.
                 error!(%slot, %error, "a chosen value is not a batch");
             }
-            Ok((first, records_between(first, machine.tail())))
+            let records = records_between(first, machine.tail());
+            audit.applied(|| AppliedSlot { slot, ballot, first, records, batch: batch.clone() });
+            Ok((first, records))
         })?;
         info!(
             chosen = %recovered.chosen,
@@ -95,6 +102,7 @@ impl Node {
             torn_bytes = recovered.torn_bytes,
             "recovered the log",
         );
+        audit.recovered(&recovered);
         let core = Core::new(options.paxos.clone(), into_core(recovered), io.now(), options.seed)?;
         let peers = Peers::new(
             options.identity.clone(),
@@ -110,7 +118,8 @@ impl Node {
             machine,
             cache: SlotCache::new(options.cache_bytes_max),
             peers,
-            appends: Appends::new(pool),
+            appends: Appends::new(pool, options.append_bytes_max, options.value_bytes_max()),
+            audit,
             serving: Serving::default(),
             pending_entries: VecDeque::new(),
             pending_votes: VecDeque::new(),
@@ -195,7 +204,9 @@ impl Node {
 
     /// The answer to a greeting.
     pub fn answer(&self, hello: &Hello) -> HelloReply {
-        self.options.identity.answer(hello, self.core.leader())
+        let append_bytes_max = self.options.append_bytes_max as u32;
+        let limits = Limits { append_bytes_max, ..Limits::default() };
+        self.options.identity.answer(hello, self.core.leader(), limits)
     }
 
     // ---- events -----------------------------------------------------------------------------
@@ -337,6 +348,12 @@ impl Node {
                 self.pending_votes.push_back(Pending { write, id, then });
             }
             Write::Entry { slot, ballot, chosen, value } => {
+                let then = if !then.is_empty() && planted(Mutant::AcceptedBeforeDurable) {
+                    then.iter().for_each(|reply| self.peers.queue(reply.to, &reply.message));
+                    Vec::new()
+                } else {
+                    then
+                };
                 let write = self.log.append(Entry { slot, ballot, chosen, batch: &value });
                 self.pending_entries.push_back(Pending { write, id, then });
             }
@@ -354,7 +371,9 @@ impl Node {
         self.applied_records += u64::from(records);
         self.log.set_position(slot, first, records);
         self.appends.chosen(slot, &self.outcomes, &mut self.answers);
-        self.cache.push(AppliedSlot { slot, ballot, first, records, batch });
+        let applied = AppliedSlot { slot, ballot, first, records, batch };
+        self.audit.applied(|| applied.clone());
+        self.cache.push(applied);
     }
 
     fn change_role(&mut self, role: Role) {

@@ -63,6 +63,11 @@ impl Node {
         }
     }
 
+    /// The largest run of records of one append, in bytes.
+    pub fn append_bytes_max(&self) -> usize {
+        self.options.append_bytes_max
+    }
+
     /// Bytes of block memory in use.
     pub fn block_bytes_live(&self) -> usize {
         self.options.pool.live_bytes()

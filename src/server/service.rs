@@ -7,7 +7,8 @@ use tracing::{debug, info, warn};
 
 use super::reads::{Read, Waiter};
 use super::session::{Phase, Session};
-use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, WAITERS_MAX};
+use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, SESSIONS_MAX, WAITERS_MAX};
+use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::records::{RecordsError, check_run};
 use crate::base::{BlockPool, Instant, LogId, NodeId};
 use crate::io::{ConnId, Event, Io, Net, Wait};
@@ -18,8 +19,8 @@ use crate::wire::client::decode_request;
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::status::ResourceStatus;
 use crate::wire::{
-    ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PROTOCOL_VERSION, ReadLevel, RefuseReason,
-    Request, RequestId, Response, WireError,
+    ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PAYLOAD_SIZE_MAX, PROTOCOL_VERSION,
+    ReadLevel, RefuseReason, Request, RequestId, Response, WireError,
 };
 
 /// The longest sleep of the loop when no timer is due: a bound for what depends on the outside.
@@ -55,16 +56,21 @@ pub type Resources = fn() -> ResourceStatus;
 pub fn run<I: Io>(io: &mut I, server: &mut Server) -> Result<(), NodeFailure> {
     let mut events = Vec::new();
     loop {
-        io.turn(server.wait(io.now()), &mut events).map_err(NodeFailure::Ring)?;
-        for event in events.drain(..) {
-            if matches!(event, Event::Woken) {
-                info!("stopping");
-                return Ok(());
-            }
-            server.on_event(io, event)?;
+        let wait = server.wait(io.now());
+        if server.turn(io, wait, &mut events)? == Turn::Stop {
+            info!("stopping");
+            return Ok(());
         }
-        server.end_turn(io);
     }
+}
+
+/// How a turn has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Another one follows.
+    GoOn,
+    /// The loop has been asked to stop.
+    Stop,
 }
 
 impl Server {
@@ -100,17 +106,40 @@ impl Server {
         Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
     }
 
-    /// One event. Answers that follow from it leave at the end of the turn.
-    pub fn on_event<I: Io>(
+    /// One turn: waits as told, handles what has happened, and submits what follows from it.
+    /// `events` is memory for reuse; it is empty before and after.
+    ///
+    /// # Errors
+    /// When the log or the ring has failed: nothing may be done with the server any more.
+    pub fn turn<I: Io>(
         &mut self,
         io: &mut I,
-        event: Event<I::Chunk>,
-    ) -> Result<(), NodeFailure> {
+        wait: Wait,
+        events: &mut Vec<Event<I::Chunk>>,
+    ) -> Result<Turn, NodeFailure> {
+        io.turn(wait, events).map_err(NodeFailure::Ring)?;
+        for event in events.drain(..) {
+            if matches!(event, Event::Woken) {
+                return Ok(Turn::Stop);
+            }
+            self.on_event(io, event)?;
+        }
+        self.end_turn(io);
+        Ok(Turn::GoOn)
+    }
+
+    /// One event. Answers that follow from it leave at the end of the turn.
+    fn on_event<I: Io>(&mut self, io: &mut I, event: Event<I::Chunk>) -> Result<(), NodeFailure> {
         match event {
             Event::Disk(event) => self.node.on_disk_event(io, event)?,
             Event::Accepted { conn, from } => {
-                debug!(?conn, %from, "accepted");
-                self.sessions.insert(conn, Session::new());
+                if self.sessions.len() >= SESSIONS_MAX {
+                    warn!(%from, "refusing a connection: {SESSIONS_MAX} are open");
+                    Net::close(io, conn);
+                } else {
+                    debug!(?conn, %from, "accepted");
+                    self.sessions.insert(conn, Session::new());
+                }
             }
             Event::Connected { conn } => self.node.on_connected(io, conn),
             Event::Received { conn, chunk } => match self.node.owns_conn(conn) {
@@ -134,7 +163,7 @@ impl Server {
     }
 
     /// Ends the turn: held-back input, the node's own turn, answers, and every send.
-    pub fn end_turn<I: Io>(&mut self, io: &mut I) {
+    fn end_turn<I: Io>(&mut self, io: &mut I) {
         for _ in 0..self.stalled.len() {
             let conn = self.stalled.pop_front().expect("counted above");
             self.resume(io, conn);
@@ -230,10 +259,14 @@ impl Server {
                     Phase::Greeting => match self.on_hello(io, conn, &frame) {
                         Some(peer) => {
                             self.sessions.remove(&conn);
+                            decoder.limit_payload(PAYLOAD_SIZE_MAX);
                             self.node.adopt_peer(io, conn, peer, decoder, rest);
                             return;
                         }
-                        None => Ok(()),
+                        None => {
+                            decoder.limit_payload(APPEND_BYTES_MAX);
+                            Ok(())
+                        }
                     },
                 },
                 Err(error) => Err(error),
@@ -367,6 +400,11 @@ impl Server {
             };
             self.fail(conn, request, code, None, &error.to_string());
             return;
+        }
+        let limit = self.node.append_bytes_max();
+        if append.run.len() > limit {
+            let text = format!("{} bytes are over this node's limit of {limit}", append.run.len());
+            return self.fail(conn, request, ErrorCode::TooLarge, None, &text);
         }
         let ticket = Ticket { conn, request: request.0 };
         if let Err(refusal) = self.node.append(now, ticket, append) {
