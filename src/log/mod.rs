@@ -21,6 +21,7 @@ mod format;
 mod identity;
 mod index;
 pub mod inspect;
+pub mod layout;
 mod prepare;
 mod reads;
 mod recovery;
