@@ -9,7 +9,7 @@ mod reads;
 mod service;
 mod session;
 
-pub use service::{Resources, Server, Turn, run};
+pub use service::{Gauges, Resources, Server, Turn, run};
 
 /// The most long-polling reads that wait for new records, over all clients.
 const WAITERS_MAX: usize = 16 * 1024;
