@@ -81,7 +81,8 @@ impl Process {
     pub fn new(plan: &Plan, index: usize, rng: &mut Rng) -> Process {
         let id = NodeId(index as u16 + 1);
         let host = HostId(index as u16);
-        let mut disk = RamDisk { latency: plan.disk_latency, ..RamDisk::default() };
+        let mut disk = RamDisk::default();
+        disk.latency = plan.disk_latency;
         let options = options(plan, id, 0);
         Log::format(&mut disk, &options.folder(), &options.log)
             .expect("an empty disk without faults is formatted");
