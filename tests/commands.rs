@@ -68,7 +68,21 @@ fn append_read_tail_status_and_inspect_agree() {
         let data = cluster.nodes[index].data.to_str().expect("a plain path").to_owned();
         let inspected = run(&["inspect", &data, "--json"]);
         let report: Value = serde_json::from_str(&stdout(&inspected)).expect("one JSON object");
-        assert!(report.is_object());
+        assert_eq!(report["sound"], true, "{report}");
+        assert_eq!(report["identity"]["node"], index as u64 + 1);
+        let group = &report["groups"][0];
+        let count = |name: &str| group[name].as_u64().expect("a count");
+        assert_eq!(count("records") + count("records_not_known_chosen"), 1000, "{report}");
+        assert!(count("chosen") > 0 && count("chosen") <= count("accepted"), "{report}");
+
+        let listed = stdout(&run(&["inspect", &data, "--json", "--records"]));
+        let mut objects = listed.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        let summary: Value = objects.next_back().expect("the summary comes last");
+        assert_eq!(summary, report);
+        let values: Vec<String> = objects
+            .map(|record: Value| record["value"].as_str().expect("these are text").to_owned())
+            .collect();
+        assert_eq!(values, lines, "node {}", index + 1);
     }
 }
 

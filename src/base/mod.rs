@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod ids;
 pub mod limits;
 pub mod memory;
+pub mod mutants;
 pub mod records;
 pub mod rng;
 pub mod time;

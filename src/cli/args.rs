@@ -54,7 +54,7 @@ pub enum Command {
     Append(AppendArgs),
     /// Prints records
     Read(ReadArgs),
-    /// Prints the next position to be given out, linearizable
+    /// Prints the next position to be given out
     Tail(TailArgs),
     /// Shows the members of a cluster and how they are
     Status(StatusArgs),
@@ -133,7 +133,8 @@ pub struct BenchArgs {
     /// How fresh reads must be
     #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
     pub level: ReadLevel,
-    /// Measure the host's floors first, on the same disk (about 3 s)
+    /// Measure the host's floors first, on the same disk (about 3 s; longer while other
+    /// programs are busy, which would spoil them)
     #[arg(long)]
     pub floor: bool,
     /// Print the report as one JSON object [default: as text]
@@ -345,8 +346,8 @@ pub struct TailArgs {
     /// The cluster.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// How fresh the answer must be; `local` may be stale
-    #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
+    /// How fresh the answer must be; `local`, the one served so far, may be stale
+    #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
     pub level: ReadLevel,
 }
 

@@ -9,6 +9,7 @@ mod bench;
 mod doctor;
 pub mod error;
 mod format;
+mod inspect;
 pub mod members;
 pub mod options;
 mod output;
@@ -76,9 +77,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Read(args) => read::run(&args),
         Command::Tail(args) => read::tail(&args),
         Command::Status(args) => status::run(&args),
-        Command::Inspect(args) => {
-            Err(CliError::failed(format!("{}: inspect is not in this build", args.data.display())))
-        }
+        Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

@@ -20,6 +20,8 @@ mod footer;
 mod format;
 mod identity;
 mod index;
+pub mod inspect;
+pub mod layout;
 mod prepare;
 mod reads;
 mod recovery;

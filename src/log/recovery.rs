@@ -235,7 +235,9 @@ impl<S: Storage> Recovery<'_, S> {
             rows.push(Row { slot, ballot: header.ballot, value_size: header.value_size });
         };
         let first_sequence = self.chain.sequence;
-        let mut broken = walk_entries(reader, self.storage, place, &mut self.chain, &mut visit)?;
+        let start = BLOCK_SIZE as u64;
+        let mut broken =
+            walk_entries(reader, self.storage, place, start, &mut self.chain, &mut visit)?;
         let footer = match read_footer(reader, self.storage, place)? {
             FoundFooter::None => None,
             FoundFooter::Damaged(_) => {

@@ -84,16 +84,17 @@ pub(super) struct Broken {
     pub empty: bool,
 }
 
-/// Walks the entries from `offset` on while they continue the chain. Returns where and why it
+/// Walks the entries from `from` on while they continue the chain. Returns where and why it
 /// ended; `Broken::offset` is the tail.
 pub(super) fn walk_entries<S: Storage>(
     reader: &mut SegmentReader,
     storage: &mut S,
     place: &Place,
+    from: u64,
     chain: &mut Chain,
     visit: &mut dyn FnMut(&EntryHeader, &[u8]),
 ) -> Result<Broken, LogError> {
-    let mut offset = BLOCK_SIZE as u64;
+    let mut offset = from;
     loop {
         let block = reader.at(storage, offset, BLOCK_SIZE)?;
         let broken = |slot, why: String, empty| Ok(Broken { offset, slot, why, empty });

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{Answer, AppendFailure, Ticket};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Batch, BlockPool, Slot};
 use crate::machine::{BatchBuilder, Command, Outcome, command_size};
 
@@ -108,9 +109,10 @@ impl Appends {
     /// what was proposed may yet be chosen under another leader.
     pub fn fail_all(&mut self, failure: AppendFailure, answers: &mut Vec<Answer>) {
         for proposed in self.proposed.drain(..) {
-            answers.extend(proposed.tickets.into_iter().map(|ticket| Answer::Append {
-                ticket,
-                result: Err(AppendFailure::OutcomeUnknown),
+            answers.extend(proposed.tickets.into_iter().map(|ticket| {
+                let unknown = !planted(Mutant::UnknownAnsweredAsFailed);
+                let why = if unknown { AppendFailure::OutcomeUnknown } else { failure.clone() };
+                Answer::Append { ticket, result: Err(why) }
             }));
         }
         answers.extend(

@@ -15,6 +15,7 @@ use super::cache::{AppliedSlot, SlotCache};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
 use super::{Answer, AppendFailure, NodeFailure, NodeOptions, Refusal, Ticket};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, NodeId, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
 use crate::log::{AppendId, Entry, Log, LogEvent, LogRecovered, VoteId};
@@ -347,6 +348,12 @@ impl Node {
                 self.pending_votes.push_back(Pending { write, id, then });
             }
             Write::Entry { slot, ballot, chosen, value } => {
+                let then = if !then.is_empty() && planted(Mutant::AcceptedBeforeDurable) {
+                    then.iter().for_each(|reply| self.peers.queue(reply.to, &reply.message));
+                    Vec::new()
+                } else {
+                    then
+                };
                 let write = self.log.append(Entry { slot, ballot, chosen, batch: &value });
                 self.pending_entries.push_back(Pending { write, id, then });
             }

@@ -8,6 +8,7 @@ use super::catchup::FETCH_ANSWER_SLOTS_MAX;
 use super::core::{Core, State};
 use super::effect::{Effect, Effects};
 use super::message::{AcceptedSlot, Message};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, NodeId, Slot};
 
 impl<V: Value> Core<V> {
@@ -55,9 +56,13 @@ impl<V: Value> Core<V> {
         // Accepted may leave after this promise and be counted. Crash example: a value accepted
         // at ballot 3 but left out here could reach a quorum after the candidate of ballot 4 has
         // put a no-op in its place.
+        let omits = self.window.above(self.chosen).next().is_some()
+            && planted(Mutant::PromiseOmitsFirstSlot);
+        let floor = if omits { self.chosen.next() } else { self.chosen };
         let accepted = self
             .window
-            .above(self.chosen)
+            .above(floor)
+            .filter(|(_, entry)| entry.durable || !planted(Mutant::PromiseOmitsUndurable))
             .map(|(slot, entry)| {
                 let checksum = entry.value.checksum();
                 AcceptedSlot { slot, ballot: entry.ballot, checksum }
@@ -65,8 +70,11 @@ impl<V: Value> Core<V> {
             .collect();
         let promise = Message::Promise { ballot, chosen: self.chosen, accepted };
         if ballot > self.promised {
-            self.follow(None, fx);
-            self.await_election();
+            let leads = !matches!(self.state, State::Following);
+            if !(leads && planted(Mutant::StepDownDropped)) {
+                self.follow(None, fx);
+                self.await_election();
+            }
             let then = vec![self.outgoing(peer, promise)];
             self.promise(ballot, then, fx);
         } else if self.promised_durable >= ballot {
@@ -85,7 +93,7 @@ impl<V: Value> Core<V> {
         value: V,
         fx: &mut Effects<V>,
     ) {
-        if ballot < self.promised {
+        if ballot < self.promised && !planted(Mutant::AcceptBelowPromise) {
             return self.nack(peer, ballot, fx);
         }
         if slot == Slot::NONE {
@@ -190,7 +198,9 @@ impl<V: Value> Core<V> {
         let (ballot, told) = self.told;
         let before = self.chosen;
         while self.chosen < told
-            && self.window.get(self.chosen.next()).is_some_and(|entry| entry.ballot == ballot)
+            && self.window.get(self.chosen.next()).is_some_and(|entry| {
+                entry.ballot == ballot || planted(Mutant::WatermarkOverOtherBallot)
+            })
         {
             self.choose_next(fx);
         }
@@ -257,6 +267,9 @@ impl<V: Value> Core<V> {
         }
         if let Some(entry) = self.window.get(slot) {
             let (accepted, value) = (entry.ballot, entry.value.clone());
+            if planted(Mutant::LearnUnchosen) {
+                return self.send(peer, Message::Learn { slot, ballot: accepted, value }, fx);
+            }
             self.send(peer, Message::AcceptedValue { ballot, slot, accepted, value }, fx);
         }
     }

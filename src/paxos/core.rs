@@ -20,6 +20,7 @@ use super::persists::{Pending, Persists};
 use super::quorum::{Quorum, Votes};
 use super::recovery::Recovering;
 use super::window::{Entry, Window};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::rng::Rng;
 use crate::base::{Ballot, Instant, NodeId, Slot};
 
@@ -110,6 +111,13 @@ impl<V: Value> Core<V> {
     ) -> Result<Core<V>, ConfigError> {
         config.validate()?;
         check_recovered(&recovered)?;
+        let promised = if planted(Mutant::PromiseForgottenAtRestart) {
+            recovered.accepted.iter().map(|(_, ballot, _)| *ballot).max().unwrap_or_default()
+        } else {
+            recovered.promised
+        };
+        let own = promised.node == config.id;
+        let reused = own && planted(Mutant::BallotReusedAfterRestart);
         let me = config.members.binary_search(&config.id).expect("validated: it is a member");
         let mut window = Window::new(recovered.chosen.next());
         for (slot, ballot, value) in recovered.accepted {
@@ -122,8 +130,8 @@ impl<V: Value> Core<V> {
             me,
             rng: Rng::new(seed ^ (u64::from(config.id.0) << 48)),
             now,
-            promised: recovered.promised,
-            promised_durable: recovered.promised,
+            promised,
+            promised_durable: promised,
             chosen: recovered.chosen,
             window,
             persists: Persists::default(),
@@ -133,8 +141,8 @@ impl<V: Value> Core<V> {
             told: (Ballot::NONE, Slot::NONE),
             election_at: now,
             election_delay: config.election_timeout,
-            seen: recovered.promised,
-            unused: None,
+            seen: promised,
+            unused: reused.then_some(promised),
             failures: 0,
             deferred: false,
             peers: vec![Peer::default(); members],
@@ -284,7 +292,9 @@ impl<V: Value> Core<V> {
             }
             Pending::Entry { slot, ballot, .. } => {
                 // The entry carries its ballot, and a restart takes the highest of them all.
-                self.promised_durable = self.promised_durable.max(ballot);
+                if !(ballot > self.promised && planted(Mutant::AcceptDoesNotPromise)) {
+                    self.promised_durable = self.promised_durable.max(ballot);
+                }
                 if let Some(entry) = self.window.get_mut(slot)
                     && entry.persist == Some(id)
                 {
@@ -337,6 +347,12 @@ impl<V: Value> Core<V> {
         self.promised = ballot;
         self.seen = self.seen.max(ballot);
         let id = self.persists.start(Pending::Promise(ballot), self.now);
+        let then = if !then.is_empty() && planted(Mutant::PromiseBeforeDurable) {
+            fx.extend(then.into_iter().map(Effect::Send));
+            Vec::new()
+        } else {
+            then
+        };
         fx.push(Effect::Persist { id, write: Write::Promise(ballot), then });
     }
 
@@ -351,7 +367,9 @@ impl<V: Value> Core<V> {
         fx: &mut Effects<V>,
     ) {
         assert!(slot > self.chosen, "a chosen slot is not written again");
-        self.promised = self.promised.max(ballot);
+        if !(ballot > self.promised && planted(Mutant::AcceptDoesNotPromise)) {
+            self.promised = self.promised.max(ballot);
+        }
         self.seen = self.seen.max(ballot);
         let pending = Pending::Entry { slot, ballot, size: value.size() };
         let id = self.persists.start(pending, self.now);

@@ -10,6 +10,7 @@ use super::effect::{Effect, Effects};
 use super::message::{AcceptedSlot, Message};
 use super::quorum::Votes;
 use super::recovery::Reports;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Slot};
 
 /// How often one pre-vote is asked again at once with a higher round, because a voter had
@@ -67,7 +68,7 @@ impl<V: Value> Core<V> {
         self.leader = None;
         self.await_election();
         self.tell_role(fx);
-        if self.quorum.is_prepare_quorum(grants) {
+        if self.quorum.is_prepare_quorum(grants) || planted(Mutant::PreVoteIgnored) {
             return self.start_prepare(ballot, fx);
         }
         for peer in self.peer_indices() {
@@ -169,6 +170,10 @@ impl<V: Value> Core<V> {
         match &mut self.state {
             State::Preparing(preparing) if preparing.ballot == ballot => {
                 if !is_plausible(ballot, chosen, &accepted) || !preparing.promises.add(peer) {
+                    if preparing.promises.has(peer) && planted(Mutant::PromiseCountedTwice) {
+                        preparing.promises.add((peer + 1) % self.peers.len());
+                        self.count_promises(fx);
+                    }
                     return;
                 }
                 preparing.reports.merge(peer, &accepted);

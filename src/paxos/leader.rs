@@ -8,6 +8,7 @@ use super::Value;
 use super::core::{Core, State};
 use super::effect::Effects;
 use super::message::Message;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Instant, Slot};
 
 /// How far one peer is in this leader's stream.
@@ -146,6 +147,11 @@ impl<V: Value> Core<V> {
         let ballot = leading.ballot;
         assert_eq!(ballot, self.promised, "a leader has promised nobody more");
         self.write_entry(slot, ballot, value, Vec::new(), fx);
+        if planted(Mutant::OwnVoteBeforeDurable)
+            && let Some(entry) = self.window.get_mut(slot)
+        {
+            entry.votes.add(self.me);
+        }
     }
 
     pub(super) fn own_entry_durable(&mut self, slot: Slot, ballot: Ballot, fx: &mut Effects<V>) {
@@ -166,13 +172,16 @@ impl<V: Value> Core<V> {
         fx: &mut Effects<V>,
     ) {
         let State::Leading(leading) = &mut self.state else { return };
-        if leading.ballot != ballot {
+        if leading.ballot != ballot && !planted(Mutant::AcceptedOfOtherBallot) {
             return;
         }
         if let Some(entry) = self.window.get_mut(slot) {
             let progress = &mut leading.progress[peer];
             progress.probing = false;
             progress.progress_at = self.now;
+            if entry.votes.has(peer) && planted(Mutant::AcceptedCountedTwice) {
+                entry.votes.add((peer + 1) % self.peers.len());
+            }
             if entry.votes.add(peer) && slot > progress.acked && slot < progress.next {
                 progress.unanswered_bytes -= entry.value.size();
             }
@@ -191,7 +200,9 @@ impl<V: Value> Core<V> {
         while self.chosen < last {
             let entry = self.window.get(self.chosen.next()).expect("what is proposed is held");
             assert_eq!(entry.ballot, ballot, "votes are counted for this ballot alone");
-            if !self.quorum.is_accept_quorum(entry.votes) {
+            let chosen = self.quorum.is_accept_quorum(entry.votes)
+                || (self.next_but_one_has_quorum() && planted(Mutant::ChosenPassesGap));
+            if !chosen {
                 break;
             }
             self.choose_next(fx);
@@ -199,6 +210,11 @@ impl<V: Value> Core<V> {
         if self.chosen > before {
             self.after_chosen(fx);
         }
+    }
+
+    fn next_but_one_has_quorum(&self) -> bool {
+        let entry = self.window.get(self.chosen.next().next());
+        entry.is_some_and(|entry| self.quorum.is_accept_quorum(entry.votes))
     }
 
     fn advance_acked(&mut self, peer: usize) {
@@ -355,7 +371,9 @@ impl<V: Value> Core<V> {
         leading.heartbeat_at = self.now + self.config.heartbeat_interval;
         // A leader that reaches no quorum, or whose disk stands still, holds up everybody who
         // still hears it.
-        if !self.has_quorum_contact() || self.disk_stalled() {
+        let lonely = !self.has_quorum_contact() && !planted(Mutant::LonelyLeaderStays);
+        let stalled = self.disk_stalled() && !planted(Mutant::StalledLeaderStays);
+        if lonely || stalled {
             return self.give_up(fx);
         }
         self.heartbeat_all(fx);

@@ -15,6 +15,7 @@ use super::core::{Core, State};
 use super::effect::Effects;
 use super::message::{AcceptedSlot, Message};
 use super::quorum::Votes;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, Instant, Slot};
 
 /// Values asked for and not yet answered.
@@ -69,7 +70,8 @@ impl<V> Reports<V> {
                 self.slots.insert(told.slot, fresh);
                 continue;
             };
-            if told.ballot > report.ballot {
+            let lowest = told.ballot != report.ballot && planted(Mutant::LowestBallotTaken);
+            if (told.ballot > report.ballot) != lowest {
                 *report = fresh;
             } else if told.ballot == report.ballot {
                 report.assert_same(told);
@@ -170,7 +172,7 @@ impl<V: Value> Core<V> {
         let State::Recovering(recovering) = &mut self.state else { return };
         let chosen = self.chosen;
         recovering.reports.slots = recovering.reports.slots.split_off(&chosen.next());
-        if chosen < recovering.target {
+        if chosen < recovering.target && !planted(Mutant::RecoverySkipsPrefix) {
             return self.catch_up(None, fx);
         }
         let window = &self.window;
@@ -249,13 +251,19 @@ impl<V: Value> Core<V> {
     /// Proposes the values of earlier ballots again, and no-ops between them, and leads.
     fn lead_with(&mut self, ballot: Ballot, mut reports: Reports<V>, fx: &mut Effects<V>) {
         let reported = reports.slots.last_key_value().map(|(slot, _)| *slot);
-        let last = self.window.last().max(reported).unwrap_or(Slot::NONE);
+        let own = self.window.last();
+        let stops = reported > own && planted(Mutant::RecoveryStopsAtOwnLast);
+        let last = if stops { own } else { own.max(reported) }.unwrap_or(Slot::NONE);
         self.start_leading(ballot, fx);
         while self.proposed() < last {
             let slot = self.proposed().next();
             let own = self.window.get(slot).map(|entry| (entry.ballot, entry.value.clone()));
-            let value = match (own, reports.slots.remove(&slot)) {
-                (Some((own, value)), Some(report)) if own >= report.ballot => {
+            let report = reports.slots.remove(&slot);
+            let hole = own.is_none() && report.is_none();
+            let value = match (own, report) {
+                (Some((own, value)), Some(report))
+                    if own >= report.ballot || planted(Mutant::LowestBallotTaken) =>
+                {
                     if own == report.ballot {
                         let checksum = value.checksum();
                         assert_eq!(report.checksum, checksum, "one value at ballot {own}");
@@ -264,9 +272,16 @@ impl<V: Value> Core<V> {
                 }
                 (_, Some(report)) => report.value.expect("nothing is missing"),
                 (Some((_, value)), None) => value,
+                (None, None) if planted(Mutant::RecoveryStopsAtHole) => break,
                 (None, None) => V::noop(),
             };
             self.propose_next(value, fx);
+            if hole
+                && planted(Mutant::HoleFillDropped)
+                && let Some(entry) = self.window.get_mut(slot)
+            {
+                (0..self.peers.len()).for_each(|member| _ = entry.votes.add(member));
+            }
         }
         self.pump_all(fx);
     }

@@ -7,7 +7,8 @@ use tracing::{debug, info, warn};
 
 use super::reads::{Read, Waiter};
 use super::session::{Phase, Session};
-use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, WAITERS_MAX};
+use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, SESSIONS_MAX, WAITERS_MAX};
+use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::records::{RecordsError, check_run};
 use crate::base::{BlockPool, Instant, LogId, NodeId};
 use crate::io::{ConnId, Event, Io, Net, Wait};
@@ -18,8 +19,8 @@ use crate::wire::client::decode_request;
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::status::ResourceStatus;
 use crate::wire::{
-    ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PROTOCOL_VERSION, ReadLevel, RefuseReason,
-    Request, RequestId, Response, WireError,
+    ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PAYLOAD_SIZE_MAX, PROTOCOL_VERSION,
+    ReadLevel, RefuseReason, Request, RequestId, Response, WireError,
 };
 
 /// The longest sleep of the loop when no timer is due: a bound for what depends on the outside.
@@ -171,8 +172,13 @@ impl Server {
         match event {
             Event::Disk(event) => self.node.on_disk_event(io, event)?,
             Event::Accepted { conn, from } => {
-                debug!(?conn, %from, "accepted");
-                self.sessions.insert(conn, Session::new());
+                if self.sessions.len() >= SESSIONS_MAX {
+                    warn!(%from, "refusing a connection: {SESSIONS_MAX} are open");
+                    Net::close(io, conn);
+                } else {
+                    debug!(?conn, %from, "accepted");
+                    self.sessions.insert(conn, Session::new());
+                }
             }
             Event::Connected { conn } => self.node.on_connected(io, conn),
             Event::Received { conn, chunk } => match self.node.owns_conn(conn) {
@@ -292,10 +298,14 @@ impl Server {
                     Phase::Greeting => match self.on_hello(io, conn, &frame) {
                         Some(peer) => {
                             self.sessions.remove(&conn);
+                            decoder.limit_payload(PAYLOAD_SIZE_MAX);
                             self.node.adopt_peer(io, conn, peer, decoder, rest);
                             return;
                         }
-                        None => Ok(()),
+                        None => {
+                            decoder.limit_payload(APPEND_BYTES_MAX);
+                            Ok(())
+                        }
                     },
                 },
                 Err(error) => Err(error),

@@ -8,6 +8,7 @@ pub mod checks;
 mod client;
 mod clock;
 pub mod counters;
+pub mod disk;
 pub mod history;
 mod host;
 mod nemesis;

@@ -330,7 +330,7 @@ pub fn device_of(path: &Path) -> Option<BlockDevice> {
     })
 }
 
-fn read_line(path: impl AsRef<Path>) -> Option<String> {
+pub(super) fn read_line(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 

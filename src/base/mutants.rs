@@ -1,0 +1,179 @@
+//! Planted bugs: known mistakes of replicated logs, each one line of production code away.
+//!
+//! They exist to try the checkers: the simulator, the explorer and the tests plant one and must
+//! then find it. A mistake stands where the code decides, as `if … && planted(Mutant::…)`, with
+//! `planted` asked last, so that a hit is a decision that went wrong.
+//!
+//! Guarantee: without the cargo feature `mutants`, which no release carries, [`planted`] is a
+//! constant `false` and no mistake is built.
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])* $name:ident = $family:literal $text:literal,)*) => {
+        /// A mistake that can be planted. The number of its family is the one of the project's
+        /// list of bugs found in systems of this kind: 1 durability, 2 stale reads, 3 storage
+        /// faults, 4 trim and snapshots, 5 membership, 6 unknown outcomes, 7 Paxos itself,
+        /// 8 partial connection and gray failure, 9 error handling, 10 the ring.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Mutant {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$name,)*];
+
+            /// The name on the command line.
+            pub const fn name(self) -> &'static str {
+                match self { $(Mutant::$name => $text,)* }
+            }
+
+            /// The number of its family.
+            pub const fn family(self) -> u8 {
+                match self { $(Mutant::$name => $family,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    // ---- paxos: elections and promises ----
+    /// A restarted replica takes the ballot of its last campaign for unused and campaigns with
+    /// it again: two values may be proposed under one (slot, ballot).
+    BallotReusedAfterRestart = 7 "ballot-reused-after-restart",
+    /// A restart finds only the ballots of its accepted values: promises in the vote file are
+    /// forgotten.
+    PromiseForgottenAtRestart = 1 "promise-forgotten-at-restart",
+    /// A promise (or a candidate's prepares) leaves before its own write.
+    PromiseBeforeDurable = 1 "promise-before-durable",
+    /// A promise leaves out the first accepted slot above the watermark.
+    PromiseOmitsFirstSlot = 7 "promise-omits-first-slot",
+    /// A promise leaves out what is accepted and still on its way to the disk.
+    PromiseOmitsUndurable = 7 "promise-omits-undurable",
+    /// The second promise of one sender counts for its neighbour as well.
+    PromiseCountedTwice = 7 "promise-counted-twice",
+    /// A campaign starts without asking whether a leader is alive: a replica that was cut off
+    /// deposes a working leader.
+    PreVoteIgnored = 8 "pre-vote-ignored",
+    /// A leader or candidate that promises a higher ballot to another goes on.
+    StepDownDropped = 7 "step-down-dropped",
+    // ---- paxos: the values of earlier ballots ----
+    /// A new leader leads without having learnt the prefix that its quorum knows to be chosen.
+    RecoverySkipsPrefix = 7 "recovery-skips-prefix",
+    /// A new leader takes holes for chosen no-ops, without a round.
+    HoleFillDropped = 7 "hole-fill-dropped",
+    /// A new leader proposes the reported values up to the first hole only. What lies behind a
+    /// hole cannot have been acknowledged, so only a check that sees all disks notices.
+    RecoveryStopsAtHole = 7 "recovery-stops-at-hole",
+    /// A new leader proposes what it holds, and what others report up to there only.
+    RecoveryStopsAtOwnLast = 7 "recovery-stops-at-own-last",
+    /// Where a value was accepted at several ballots, that of the lowest is proposed again.
+    LowestBallotTaken = 7 "lowest-ballot-taken",
+    // ---- paxos: accepting and choosing ----
+    /// A late Accept below the promise is accepted.
+    AcceptBelowPromise = 7 "accept-below-promise",
+    /// Accepting at a ballot does not promise it.
+    AcceptDoesNotPromise = 7 "accept-does-not-promise",
+    /// The second acceptance of one sender counts for its neighbour as well.
+    AcceptedCountedTwice = 7 "accepted-counted-twice",
+    /// An acceptance of an earlier ballot of the same leader counts.
+    AcceptedOfOtherBallot = 7 "accepted-of-other-ballot",
+    /// A leader counts its own acceptance before its disk has it.
+    OwnVoteBeforeDurable = 1 "own-vote-before-durable",
+    /// The watermark passes a slot without a quorum when the next one has a quorum.
+    ChosenPassesGap = 7 "chosen-passes-gap",
+    /// A follower takes whatever value it holds below the leader's watermark for the chosen one.
+    WatermarkOverOtherBallot = 7 "watermark-over-other-ballot",
+    // ---- paxos: catching up, stepping down ----
+    /// A replica that is asked for an accepted value gives it out as chosen.
+    LearnUnchosen = 7 "learn-unchosen",
+    /// A leader whose disk completes no writes stays.
+    StalledLeaderStays = 8 "stalled-leader-stays",
+    /// A leader that reaches no quorum stays.
+    LonelyLeaderStays = 8 "lonely-leader-stays",
+    // ---- node ----
+    /// An acceptance is sent with its write instead of after it.
+    AcceptedBeforeDurable = 1 "accepted-before-durable",
+    /// An append whose outcome is unknown is answered as certainly without effect.
+    UnknownAnsweredAsFailed = 6 "unknown-answered-as-failed",
+}
+
+impl Mutant {
+    /// The mutant of this name.
+    pub fn of_name(name: &str) -> Option<Mutant> {
+        Mutant::ALL.iter().copied().find(|mutant| mutant.name() == name)
+    }
+}
+
+/// Whether `mutant` is planted on this thread. Counts a hit when it is.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn planted(_mutant: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+pub use planting::{hits, plant, planted};
+
+#[cfg(feature = "mutants")]
+mod planting {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    // Of each thread its own: a simulated cluster lives on one thread, and tests run on several.
+    thread_local! {
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+        static HITS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Plants `mutant` in place of the one before, or none; on this thread. Hits start at 0.
+    pub fn plant(mutant: Option<Mutant>) {
+        PLANTED.set(mutant);
+        HITS.set(0);
+    }
+
+    /// How often a decision went wrong on this thread since [`plant`].
+    pub fn hits() -> u64 {
+        HITS.get()
+    }
+
+    /// Whether `mutant` is planted on this thread. Counts a hit when it is.
+    pub fn planted(mutant: Mutant) -> bool {
+        let is_it = PLANTED.get() == Some(mutant);
+        HITS.set(HITS.get() + u64::from(is_it));
+        is_it
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_families_name_every_mutant_once() {
+        for (index, mutant) in Mutant::ALL.iter().enumerate() {
+            assert_eq!(Mutant::of_name(mutant.name()), Some(*mutant));
+            assert!((1..=10).contains(&mutant.family()));
+            assert!(!Mutant::ALL[..index].contains(mutant));
+        }
+        assert_eq!(Mutant::of_name("none"), None);
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[test]
+    fn nothing_is_planted_in_an_ordinary_build() {
+        const { assert!(!planted(Mutant::AcceptBelowPromise)) };
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn a_planted_mutant_counts_its_hits_and_no_others() {
+        plant(Some(Mutant::AcceptBelowPromise));
+        assert!(planted(Mutant::AcceptBelowPromise));
+        assert!(!planted(Mutant::LowestBallotTaken));
+        assert_eq!(hits(), 1);
+        plant(None);
+        assert!(!planted(Mutant::AcceptBelowPromise));
+        assert_eq!(hits(), 0);
+    }
+}
