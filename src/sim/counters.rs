@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::disk::counts;
+
 /// What a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HitKind {
@@ -107,6 +109,8 @@ hits! {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     counts: BTreeMap<Hit, u64>,
+    /// What the disks counted, by their names.
+    disk: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
@@ -125,6 +129,7 @@ impl Counters {
     /// Adds another run's counts.
     pub fn merge(&mut self, other: &Counters) {
         other.counts.iter().for_each(|(hit, count)| self.add(*hit, *count));
+        other.disk.iter().for_each(|(name, count)| self.add_disk(name, *count));
     }
 
     /// The count.
@@ -132,8 +137,19 @@ impl Counters {
         self.counts.get(&hit).copied().unwrap_or(0)
     }
 
-    /// What was never hit.
-    pub fn never_hit(&self) -> impl Iterator<Item = Hit> + '_ {
-        Hit::ALL.iter().copied().filter(|hit| self.get(*hit) == 0)
+    /// Adds what a disk has counted.
+    pub fn add_disk(&mut self, name: &'static str, count: u64) {
+        *self.disk.entry(name).or_default() += count;
+    }
+
+    /// What the disks counted.
+    pub fn disk(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.disk.iter().map(|(name, count)| (*name, *count))
+    }
+
+    /// What was never hit, by name.
+    pub fn never_hit(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let own = Hit::ALL.iter().filter(|hit| self.get(**hit) == 0).map(|hit| hit.name());
+        own.chain(counts::FAULTS.into_iter().filter(|name| !self.disk.contains_key(name)))
     }
 }

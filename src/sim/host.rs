@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
-use super::ram::RamDisk;
+use super::disk::SimDisk;
 use super::time::Time;
 use super::trace::HostId;
 use crate::base::{BlockBuf, Instant};
@@ -102,37 +102,31 @@ impl Port {
 /// One node's seam.
 pub struct SimIo {
     /// Its disk.
-    pub disk: RamDisk,
+    pub disk: SimDisk,
     /// Its end of the network.
     pub port: Port,
     /// Delivered and not yet handed out.
     pub inbox: Vec<Event<Chunk>>,
     now: Instant,
-    listening: bool,
-    disk_events: Vec<crate::io::DiskEvent>,
 }
 
 impl SimIo {
     /// The seam of a process that starts.
-    pub fn new(disk: RamDisk, port: Port, now: Instant) -> SimIo {
-        SimIo { disk, port, inbox: Vec::new(), now, listening: false, disk_events: Vec::new() }
+    pub fn new(disk: SimDisk, port: Port, now: Instant) -> SimIo {
+        SimIo { disk, port, inbox: Vec::new(), now }
     }
 
     /// Begins a turn: the clock's reading for it, and what the disk has completed.
     pub fn begin_turn(&mut self, world: Time, now: Instant) {
         self.now = now;
-        self.disk.poll(world, &mut self.disk_events);
-        self.inbox.extend(self.disk_events.drain(..).map(Event::Disk));
+        while let Some(event) = self.disk.pop_completed(Instant(world.0)) {
+            self.inbox.push(Event::Disk(event));
+        }
     }
 
     /// Ends a turn: starts the disk operations that it asked for.
     pub fn end_turn(&mut self, world: Time) {
-        self.disk.start(world);
-    }
-
-    /// Whether the node listens.
-    pub fn is_listening(&self) -> bool {
-        self.listening
+        self.disk.submit(Instant(world.0));
     }
 }
 
@@ -157,7 +151,6 @@ impl Net for SimIo {
     type Chunk = Chunk;
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        self.listening = true;
         Ok(address)
     }
     fn connect(&mut self, address: SocketAddr) -> ConnId {

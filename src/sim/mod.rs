@@ -4,6 +4,7 @@
 //! `log`, `machine` and `client` over it. Called by `loggos sim` and by tests ([`run::run`]).
 //! Guarantee: the same seed gives the same run.
 
+mod campaign;
 pub mod checks;
 mod client;
 mod clock;
@@ -16,11 +17,11 @@ mod net;
 mod phases;
 pub mod plan;
 mod process;
-mod ram;
 pub mod run;
 pub mod time;
 pub mod trace;
 mod world;
 
+pub use campaign::{Summary, campaign};
 pub use plan::{Limits, Plan};
 pub use run::{Finding, Report, run};

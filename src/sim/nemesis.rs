@@ -211,7 +211,7 @@ impl World {
             return false;
         }
         self.net.process_ended(&mut self.queue, host);
-        self.processes[node].end(Absence::Stopped);
+        self.processes[node].end(Absence::Stopped, false, &mut self.rng);
         self.queue.after(span, Happening::Start(node));
         true
     }
@@ -222,7 +222,7 @@ impl World {
             return false;
         }
         self.net.power_lost(&mut self.queue, host);
-        self.processes[node].end(Absence::Stopped);
+        self.processes[node].end(Absence::Stopped, true, &mut self.rng);
         self.queue.after(span, Happening::Start(node));
         true
     }

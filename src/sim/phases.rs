@@ -134,6 +134,9 @@ impl World {
             }
         } else if reached.is_some() {
             self.hits.hit(Hit::LivenessReached);
+            let bound = liveness_bound(&self.plan);
+            let left = self.liveness_deadline().since(now);
+            self.progress_after = Some(bound.saturating_sub(left));
             self.phase = Phase::Over;
             return self.judge.end(&self.history);
         }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::counters::{Hit, HitKind};
+use super::disk::DiskTiming;
 use super::net::NetOptions;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::rng::Rng;
@@ -149,8 +150,8 @@ pub struct Plan {
     pub cache_bytes_max: usize,
     /// The network.
     pub net: NetOptions,
-    /// The longest time a disk operation usually takes.
-    pub disk_latency: Duration,
+    /// How long the disks take.
+    pub disk_timing: DiskTiming,
     /// The clients.
     pub workload: Workload,
     /// Which faults strike in this world.
@@ -229,7 +230,7 @@ impl Plan {
             log,
             cache_bytes_max: pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]),
             net: draw_net(rng),
-            disk_latency: pick(rng, &[50, 200, 1000, 5000].map(Duration::from_micros)),
+            disk_timing: draw_disk(rng),
             workload,
             faults: draw_faults(rng, limits),
             strike_every: millis(rng, 50, 1_000),
@@ -305,6 +306,21 @@ fn draw_net(rng: &mut Rng) -> NetOptions {
         send_timeout: pick(rng, &[1000, 4000, 10_000].map(Duration::from_millis)),
         loss_ppm: pick(rng, &[0, 0, 100, 3_000, 30_000]),
         refuse_ppm: pick(rng, &[0, 0, 10_000, 200_000]),
+    }
+}
+
+/// As measured, or much slower, with more or fewer stragglers.
+fn draw_disk(rng: &mut Rng) -> DiskTiming {
+    let slower = pick(rng, &[1, 1, 1, 5, 30]);
+    let stretch = |(low, high): (Duration, Duration)| (low, high * slower);
+    let measured = DiskTiming::MEASURED;
+    DiskTiming {
+        read: stretch(measured.read),
+        write: stretch(measured.write),
+        flush: stretch(measured.flush),
+        name: stretch(measured.name),
+        bytes_per_s: pick(rng, &[1_000_000_000, 20_000_000]),
+        stragglers: pick(rng, &[0, 10_000, 100_000]),
     }
 }
 

@@ -4,16 +4,16 @@
 //! whatever the disk holds.
 
 use super::clock::NodeClock;
+use super::disk::{DiskOptions, DiskTiming, SimDisk};
 use super::host::{Chunk, Port, SimIo};
 use super::net::address_of;
 use super::plan::{Plan, Stream};
-use super::ram::RamDisk;
 use super::time::Time;
 use super::trace::HostId;
 use crate::base::rng::Rng;
-use crate::base::{BlockPool, ClusterId, NodeId};
+use crate::base::{BlockPool, NodeId};
 use crate::io::{Event, Net, Wait};
-use crate::log::{Log, LogSync};
+use crate::log::{DataDir, FormatRequest, Identity as DiskIdentity, LogSync, Member};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::paxos::Role;
 use crate::server::{Server, Turn};
@@ -60,7 +60,7 @@ pub struct Process {
     /// Why it does not, if so.
     pub absence: Absence,
     /// What it lacks while it lives: disk and network end.
-    resting: Option<(RamDisk, Port)>,
+    resting: Option<(SimDisk, Port)>,
     /// Until when its process does not run.
     pub frozen_until: Option<Time>,
     /// The next turn and its number, so that one that was replaced is known.
@@ -81,10 +81,10 @@ impl Process {
     pub fn new(plan: &Plan, index: usize, rng: &mut Rng) -> Process {
         let id = NodeId(index as u16 + 1);
         let host = HostId(index as u16);
-        let mut disk = RamDisk::default();
-        disk.latency = plan.disk_latency;
-        let options = options(plan, id, 0);
-        Log::format(&mut disk, &options.folder(), &options.log)
+        let timing = DiskTiming { ..plan.disk_timing };
+        let options = DiskOptions { timing, ..DiskOptions::default() };
+        let mut disk = SimDisk::new(Stream::Disk.seed(plan.seed, index), options);
+        DataDir::format(&mut disk, &format_request(plan, id))
             .expect("an empty disk without faults is formatted");
         Process {
             id,
@@ -104,16 +104,14 @@ impl Process {
     /// Starts the process from what the disk holds.
     ///
     /// # Errors
-    /// When it refuses; it is absent then.
-    pub fn start(&mut self, plan: &Plan, now: Time) -> Result<(), NodeFailure> {
+    /// Why it refuses; it is absent then.
+    pub fn start(&mut self, plan: &Plan, now: Time, rng: &mut Rng) -> Result<(), String> {
         let (disk, mut port) = self.resting.take().expect("only an absent process is started");
         port.reset();
         self.lives += 1;
         let mut io = SimIo::new(disk, port, self.clock.read(now));
-        let options = options(plan, self.id, self.lives);
-        let pool = options.pool.clone();
-        match Node::open(&mut io, options) {
-            Ok(node) => {
+        match open(&mut io, plan, self.lives) {
+            Ok((node, pool)) => {
                 let address = address_of(self.host);
                 let listening = Net::listen(&mut io, address);
                 listening.expect("the simulated network listens where it is told to");
@@ -123,29 +121,54 @@ impl Process {
                 self.live = Some(Live { server, io, role, segments });
                 Ok(())
             }
-            Err(failure) => {
+            Err(why) => {
                 self.rest(io);
-                self.absence = Absence::Refused(failure.to_string());
-                Err(failure)
+                let (disk, _) = self.resting.as_mut().expect("it rests since the line above");
+                disk.kill(rng);
+                self.absence = Absence::Refused(why.clone());
+                Err(why)
             }
         }
     }
 
     fn rest(&mut self, io: SimIo) {
-        let SimIo { mut disk, port, .. } = io;
-        disk.crash();
+        let SimIo { disk, port, .. } = io;
         self.resting = Some((disk, port));
     }
 
-    /// The process ends, whatever it was doing. Returns whether there was one.
-    pub fn end(&mut self, absence: Absence) -> bool {
+    /// The process ends, whatever it was doing: with the power, or without. Returns whether there
+    /// was one.
+    pub fn end(&mut self, absence: Absence, power_lost: bool, rng: &mut Rng) -> bool {
         let Some(Live { server, io, .. }) = self.live.take() else { return false };
         drop(server);
         self.rest(io);
+        let (disk, _) = self.resting.as_mut().expect("it rests since the line above");
+        match power_lost {
+            true => disk.power_loss(rng),
+            false => disk.kill(rng),
+        }
         self.absence = absence;
         self.frozen_until = None;
         self.next_turn = None;
         true
+    }
+
+    /// Its disk.
+    pub fn disk(&self) -> &SimDisk {
+        match (&self.live, &self.resting) {
+            (Some(live), _) => &live.io.disk,
+            (None, Some((disk, _))) => disk,
+            (None, None) => unreachable!("the disk is in the process or beside it"),
+        }
+    }
+
+    /// Its disk, to be changed.
+    pub fn disk_mut(&mut self) -> &mut SimDisk {
+        match (&mut self.live, &mut self.resting) {
+            (Some(live), _) => &mut live.io.disk,
+            (None, Some((disk, _))) => disk,
+            (None, None) => unreachable!("the disk is in the process or beside it"),
+        }
     }
 
     /// One turn of the process.
@@ -164,7 +187,7 @@ impl Process {
     /// When the process wants its next turn although nothing arrives.
     pub fn wants_turn_at(&self, now: Time) -> Option<Time> {
         let live = self.live.as_ref()?;
-        let disk = live.io.disk.next_completion();
+        let disk = live.io.disk.next_completion_at().map(|at| Time(at.0));
         let own = match live.server.wait(self.clock.read(now)) {
             Wait::No => now,
             Wait::AtMost(span) => now + self.clock.true_time(span),
@@ -173,17 +196,44 @@ impl Process {
     }
 }
 
-fn options(plan: &Plan, id: NodeId, life: u64) -> NodeOptions {
-    let members: Vec<NodeId> = (1..=plan.nodes as u16).map(NodeId).collect();
-    let address = |id: NodeId| address_of(HostId(id.0 - 1));
-    let identity = Identity {
-        cluster_name: CLUSTER.to_owned(),
-        cluster: ClusterId::of_name(CLUSTER),
-        node: id,
-        members: members.iter().map(|id| (*id, address(*id).to_string())).collect(),
-        group_count: 1,
+fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
+    let member = |index: usize| Member {
+        node: NodeId(index as u16 + 1),
+        address: address_of(HostId(index as u16)).to_string(),
     };
-    let addresses = members.iter().map(|id| (*id, address(*id))).collect();
+    FormatRequest {
+        cluster: CLUSTER.to_owned(),
+        node: id,
+        members: (0..plan.nodes).map(member).collect(),
+        group_count: 1,
+        segment_bytes: plan.log.segment_bytes,
+        entry_bytes_max: plan.log.entry_bytes_max,
+    }
+}
+
+/// As `loggos serve` does: the identity first, then the log.
+fn open(io: &mut SimIo, plan: &Plan, life: u64) -> Result<(Node, BlockPool), String> {
+    let identity = DataDir::load(io).map_err(|error| error.to_string())?;
+    let options = options(plan, identity, life)?;
+    let pool = options.pool.clone();
+    let node = Node::open(io, options).map_err(|failure| failure.to_string())?;
+    Ok((node, pool))
+}
+
+fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, String> {
+    let resolve = |member: &Member| match member.address.parse() {
+        Ok(address) => Ok((member.node, address)),
+        Err(error) => Err(format!("member {}: {error}", member.node)),
+    };
+    let addresses = disk.members.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+    let id = disk.node;
+    let identity = Identity {
+        cluster_name: disk.cluster,
+        cluster: disk.cluster_id,
+        node: disk.node,
+        members: disk.members.into_iter().map(|member| (member.node, member.address)).collect(),
+        group_count: disk.group_count,
+    };
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX);
     let seed = Stream::Node.seed(plan.seed, usize::from(id.0) + 100 * life as usize);
     let mut options = NodeOptions::new(identity, addresses, pool, seed);
@@ -198,7 +248,7 @@ fn options(plan: &Plan, id: NodeId, life: u64) -> NodeOptions {
     options.paxos.resend_timeout = core.resend_timeout;
     options.paxos.disk_stall_timeout = core.disk_stall_timeout;
     options.log.entry_bytes_max = log.entry_bytes_max;
-    options.log.segment_bytes = log.segment_bytes;
+    options.log.segment_bytes = disk.segment_bytes;
     options.log.spare_segments = log.spare_segments;
     options.log.mark_idle_after = log.mark_idle_after;
     if log.write_then_fsync {
@@ -208,5 +258,5 @@ fn options(plan: &Plan, id: NodeId, life: u64) -> NodeOptions {
     // Two appends of the largest size always fit one batch.
     options.append_bytes_max = log.entry_bytes_max / 2;
     options.audit = true;
-    options
+    Ok(options)
 }

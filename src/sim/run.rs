@@ -4,6 +4,7 @@
 //! violation like any other, where the build lets panics be caught.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::checks::Violation;
 use super::counters::Counters;
@@ -32,6 +33,8 @@ pub struct Report {
     pub operations: usize,
     /// Slots chosen.
     pub slots: usize,
+    /// How long after the healing progress was complete.
+    pub progress_after: Option<Duration>,
     /// What does not hold, if anything.
     pub violation: Option<Finding>,
 }
@@ -47,9 +50,19 @@ pub struct Finding {
     pub history: History,
 }
 
+thread_local! {
+    static RUNNING: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
+/// The seed that runs on this thread, for whoever must report a panic that cannot be caught.
+pub fn running() -> Option<u64> {
+    RUNNING.get()
+}
+
 /// Runs a seed to its end or to the first violation.
 pub fn run(seed: u64, limits: &Limits) -> Report {
     let plan = Plan::draw(seed, limits);
+    RUNNING.set(Some(seed));
     let mut world = World::new(plan.clone());
     let caught = catch_unwind(AssertUnwindSafe(|| {
         while !world.is_over() {
@@ -65,6 +78,8 @@ pub fn run(seed: u64, limits: &Limits) -> Report {
         Err(Violation::new("panic", text.unwrap_or("without a message")))
     });
     let hosts = plan.nodes + plan.clients;
+    world.count_disks();
+    let operations = world.history.operations.len();
     let violation = result.err().map(|violation| Finding {
         violation,
         last: (0..hosts as u16)
@@ -77,8 +92,9 @@ pub fn run(seed: u64, limits: &Limits) -> Report {
         trace_hash: world.trace.hash(),
         happenings: world.trace.marks(),
         virtual_time: world.now(),
-        operations: world.history.operations.len(),
+        operations,
         slots: world.slots(),
+        progress_after: world.progress_after,
         hits: std::mem::take(&mut world.hits),
         plan,
         violation,

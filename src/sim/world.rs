@@ -64,6 +64,8 @@ pub struct World {
     /// The run's trace.
     pub trace: Trace,
     pub(super) rng: Rng,
+    /// How long after the healing progress was complete.
+    pub progress_after: Option<Duration>,
     applied: Vec<AppliedSlot>,
     scratch: Vec<u8>,
 }
@@ -114,6 +116,7 @@ impl World {
             processes,
             clients,
             rng,
+            progress_after: None,
             applied: Vec::new(),
             scratch: Vec::new(),
             plan,
@@ -128,6 +131,15 @@ impl World {
     /// Slots chosen so far.
     pub fn slots(&self) -> usize {
         self.judge.slots()
+    }
+
+    /// Adds what the disks have counted to the hits; once, at the end.
+    pub fn count_disks(&mut self) {
+        for process in &self.processes {
+            for (name, count) in process.disk().counters().iter() {
+                self.hits.add_disk(name, count);
+            }
+        }
     }
 
     /// Whether the run has reached its end.
@@ -168,12 +180,12 @@ impl World {
         }
         let (id, host) = (process.id, process.host);
         self.net.light(&mut self.queue, host);
-        let result = process.start(&self.plan, now);
+        let result = process.start(&self.plan, now, &mut self.rng);
         self.trace.note(now, host, "start", [process.lives, u64::from(result.is_ok()), 0]);
         match result {
-            Err(failure) => {
+            Err(why) => {
                 self.hits.hit(Hit::OpenRefused);
-                self.refused(node, &failure)
+                self.refused(node, &why)
             }
             Ok(()) => {
                 let life = process.lives;
@@ -194,9 +206,9 @@ impl World {
     }
 
     /// A node that refuses what it finds is right only if that has been damaged.
-    fn refused(&mut self, node: usize, failure: &NodeFailure) -> Result<(), Violation> {
+    fn refused(&mut self, node: usize, why: &str) -> Result<(), Violation> {
         let id = self.processes[node].id;
-        let text = format!("node {id} refuses an undamaged disk: {failure}");
+        let text = format!("node {id} refuses an undamaged disk: {why}");
         Err(Violation::new("recovery", text))
     }
 
@@ -239,7 +251,8 @@ impl World {
                 self.trace.note(now, host, "failed", [0; 3]);
                 self.hits.hit(Hit::DiskFailed);
                 self.net.process_ended(&mut self.queue, host);
-                self.processes[node].end(Absence::DiskFailed(failure.to_string()));
+                let absence = Absence::DiskFailed(failure.to_string());
+                self.processes[node].end(absence, false, &mut self.rng);
                 self.judge_failure(node, &failure)
             }
         }
