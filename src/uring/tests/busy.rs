@@ -35,7 +35,7 @@ fn a_log_write_beside_threads_that_never_sleep_takes_no_tick() {
         // Programs that never sleep beside this one cost a tick too, and no yield here helps.
         let watch = Others::watch();
         let threads: Vec<_> =
-            cpus.iter().map(|cpu| *cpu).map(|cpu| std::thread::spawn(move || busy(cpu))).collect();
+            cpus.iter().copied().map(|cpu| std::thread::spawn(move || busy(cpu))).collect();
         let (p99s, own): (Vec<_>, Vec<_>) =
             threads.into_iter().map(|thread| thread.join().unwrap()).unzip();
         // Tests beside this one are others too.
