@@ -142,6 +142,19 @@ impl DataDir {
         storage: &mut S,
         request: &FormatRequest,
     ) -> Result<Identity, IdentityError> {
+        DataDir::format_for(storage, request, BUFFER_BYTES_MAX)
+    }
+
+    /// As [`DataDir::format`], for a node whose log is only ever opened for entries of at most
+    /// `entry_bytes_max`: its segments may be as small as that allows.
+    ///
+    /// # Errors
+    /// As [`DataDir::format`].
+    pub fn format_for<S: Storage>(
+        storage: &mut S,
+        request: &FormatRequest,
+        entry_bytes_max: usize,
+    ) -> Result<Identity, IdentityError> {
         let identity = check_request(request)?;
         let names = storage.list("").map_err(io_error("listing the directory"))?;
         if let Some(name) = names.into_iter().find(|name| name != FILE_LOCK) {
@@ -152,7 +165,8 @@ impl DataDir {
             let folder = DataDir::group_folder(group);
             storage.create_folder(&folder).map_err(io_error(&folder))?;
             let options = LogOptions::new(identity.cluster_id, identity.node, group, pool.clone());
-            let options = LogOptions { segment_bytes: identity.segment_bytes, ..options };
+            let segment_bytes = identity.segment_bytes;
+            let options = LogOptions { segment_bytes, entry_bytes_max, ..options };
             options.validate()?;
             Log::format(storage, &folder, &options)?;
         }
