@@ -69,6 +69,8 @@ pub struct FormatRequest {
     pub group_count: u16,
     /// The size of a segment file in bytes.
     pub segment_bytes: u64,
+    /// The largest entry that will ever be appended, in bytes: a segment must hold one.
+    pub entry_bytes_max: usize,
 }
 
 /// Why a data directory cannot be formatted or used.
@@ -142,19 +144,6 @@ impl DataDir {
         storage: &mut S,
         request: &FormatRequest,
     ) -> Result<Identity, IdentityError> {
-        DataDir::format_for(storage, request, BUFFER_BYTES_MAX)
-    }
-
-    /// As [`DataDir::format`], for a node whose log is only ever opened for entries of at most
-    /// `entry_bytes_max`: its segments may be as small as that allows.
-    ///
-    /// # Errors
-    /// As [`DataDir::format`].
-    pub fn format_for<S: Storage>(
-        storage: &mut S,
-        request: &FormatRequest,
-        entry_bytes_max: usize,
-    ) -> Result<Identity, IdentityError> {
         let identity = check_request(request)?;
         let names = storage.list("").map_err(io_error("listing the directory"))?;
         if let Some(name) = names.into_iter().find(|name| name != FILE_LOCK) {
@@ -165,6 +154,7 @@ impl DataDir {
             let folder = DataDir::group_folder(group);
             storage.create_folder(&folder).map_err(io_error(&folder))?;
             let options = LogOptions::new(identity.cluster_id, identity.node, group, pool.clone());
+            let entry_bytes_max = request.entry_bytes_max;
             let segment_bytes = identity.segment_bytes;
             let options = LogOptions { segment_bytes, entry_bytes_max, ..options };
             options.validate()?;
@@ -296,6 +286,7 @@ fn parse(text: &str) -> Result<Identity, IdentityError> {
         members,
         group_count: document.group_count,
         segment_bytes: document.segment_bytes,
+        entry_bytes_max: BUFFER_BYTES_MAX,
     };
     let identity = check_request(&request)?;
     if identity.cluster_id.to_string() != document.cluster_id {
@@ -367,6 +358,7 @@ mod tests {
             members: vec![member(2), member(1)],
             group_count: 1,
             segment_bytes: 64 << 20,
+            entry_bytes_max: BUFFER_BYTES_MAX,
         };
         assert_eq!(check_request(&request).unwrap().members[0].node, NodeId(1));
         let bad = [

@@ -133,6 +133,7 @@ pub fn request(options: &LogOptions) -> FormatRequest {
         members: vec![Member { node: options.node, address: "host:1".to_owned() }],
         group_count: 1,
         segment_bytes: options.segment_bytes,
+        entry_bytes_max: options.entry_bytes_max,
     }
 }
 
@@ -143,7 +144,7 @@ impl Bed {
     }
 
     pub fn on(mut disk: TestDisk, options: LogOptions) -> Bed {
-        let made = DataDir::format_for(&mut disk, &request(&options), options.entry_bytes_max);
+        let made = DataDir::format(&mut disk, &request(&options));
         made.expect("an empty directory can be formatted");
         let mut bed = Bed::found(disk, options);
         bed.recover().expect("a formatted log can be opened");

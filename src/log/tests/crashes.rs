@@ -140,8 +140,7 @@ fn a_format_cut_short_leaves_nothing_that_is_taken_for_a_member() {
             for skip in 0..10 {
                 let mut disk = TestDisk::new(seed, DiskOptions::default());
                 disk.inject(kind, skip, OpFault::Error);
-                let made =
-                    DataDir::format_for(&mut disk, &request(&options), options.entry_bytes_max);
+                let made = DataDir::format(&mut disk, &request(&options));
                 let cut = made.is_err();
                 disk.power_loss(&mut Rng::new(seed));
                 match DataDir::load(&mut disk) {
