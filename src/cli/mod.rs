@@ -15,6 +15,7 @@ pub mod options;
 mod output;
 mod read;
 mod serve;
+mod sim;
 mod status;
 
 use std::io::IsTerminal;
@@ -37,7 +38,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    let default = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    let default = match cli.command {
+        Command::Serve(_) => "info",
+        // What simulated nodes warn of is what they are put through.
+        Command::Sim(_) => "off",
+        _ => "warn",
+    };
     let result = init_logging(default).and_then(|()| run(cli.command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +85,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Status(args) => status::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
     }
 }
 

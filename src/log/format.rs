@@ -16,11 +16,11 @@ pub(super) const FORMAT_VERSION: u16 = 1;
 /// again for a later segment (which needs trimming first, so it is 1 in every file so far).
 pub(super) const GENERATION_FIRST: u32 = 1;
 
-const ENTRY_MAGIC: u32 = u32::from_le_bytes(*b"LgE1");
-const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"LgS1");
+pub(super) const ENTRY_MAGIC: u32 = u32::from_le_bytes(*b"LgE1");
+pub(super) const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"LgS1");
 
 const KIND_VALUE: u16 = 1;
-const KIND_MARK: u16 = 2;
+pub(super) const KIND_MARK: u16 = 2;
 
 /// Which segment a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

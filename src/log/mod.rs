@@ -21,10 +21,13 @@ mod format;
 mod identity;
 mod index;
 pub mod inspect;
+pub mod layout;
 mod prepare;
 mod reads;
 mod recovery;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod vote;
 mod walk;
 mod writer;

@@ -23,6 +23,7 @@ pub use cache::AppliedSlot;
 pub use identity::Identity;
 pub use outbox::Outbox;
 pub use replica::Node;
+pub use status::Watermarks;
 
 use crate::base::limits::{APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX};
 use crate::base::{BlockPool, GroupId, LogId, NodeId, Position};

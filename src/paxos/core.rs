@@ -31,6 +31,7 @@ use crate::base::{Ballot, Instant, NodeId, Slot};
 pub(super) const ROUND_MAX: u64 = 1 << 62;
 
 /// What the replica does at the moment.
+#[derive(Clone)]
 pub(super) enum State<V> {
     /// Accepts what others propose.
     Following,
@@ -56,6 +57,7 @@ pub(super) struct Peer {
 }
 
 /// One replica's Multi-Paxos state machine. See the module `paxos` for what it guarantees.
+#[derive(Clone)]
 pub struct Core<V: Value> {
     pub(super) config: Config,
     pub(super) quorum: Quorum,
@@ -103,7 +105,7 @@ pub struct Core<V: Value> {
     /// The linearizable reads that wait.
     pub(super) reads: Reads,
     /// The role that the caller has been told.
-    role_told: Role,
+    pub(super) role_told: Role,
 }
 
 impl<V: Value> Core<V> {

@@ -19,6 +19,8 @@ mod config;
 mod core;
 mod effect;
 mod election;
+#[cfg(test)]
+mod golden;
 mod leader;
 mod lease;
 mod message;
@@ -29,6 +31,7 @@ mod recovery;
 mod status;
 #[cfg(test)]
 mod testkit;
+mod timeless;
 mod window;
 
 pub use self::core::Core;

@@ -9,7 +9,7 @@ mod reads;
 mod service;
 mod session;
 
-pub use service::{Resources, Server, Turn, run};
+pub use service::{Gauges, Resources, Server, Turn, run};
 
 /// The most client connections at a time; one more is closed at once.
 const SESSIONS_MAX: usize = 16 * 1024;

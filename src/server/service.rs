@@ -67,6 +67,25 @@ pub fn run<I: Io>(io: &mut I, server: &mut Server) -> Result<(), NodeFailure> {
     }
 }
 
+/// How much a server holds at the moment: each has a bound (see `src/README.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Block memory in use, in bytes.
+    pub block_bytes: usize,
+    /// The most bytes that wait to be sent to one peer.
+    pub peer_bytes_max: usize,
+    /// The most bytes that wait to be sent to one client.
+    pub client_bytes_max: usize,
+    /// The most bytes of one client's input that are held back.
+    pub stalled_bytes_max: usize,
+    /// Clients whose input is held back.
+    pub stalled_clients: usize,
+    /// Reads of the log's files under way.
+    pub disk_reads: usize,
+    /// Reads that wait for new records.
+    pub waiting_reads: usize,
+}
+
 /// How a turn has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -99,6 +118,26 @@ impl Server {
     /// The node behind it.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The node behind it, to be audited.
+    pub fn node_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    /// What it holds.
+    pub fn gauges(&self) -> Gauges {
+        let sessions = self.sessions.values();
+        let client_bytes = sessions.clone().map(|session| session.outbox.queued_bytes());
+        Gauges {
+            block_bytes: self.node.block_bytes_live(),
+            peer_bytes_max: self.node.peer_bytes_max(),
+            client_bytes_max: client_bytes.max().unwrap_or(0),
+            stalled_bytes_max: sessions.map(|session| session.stalled.len()).max().unwrap_or(0),
+            stalled_clients: self.stalled.len(),
+            disk_reads: self.reads.len(),
+            waiting_reads: self.waiters.len(),
+        }
     }
 
     /// How long the loop may sleep.
