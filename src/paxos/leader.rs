@@ -73,8 +73,17 @@ impl Leading {
 
 impl Timeless for Leading {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
-        let Leading { ballot, last, inflight_bytes, retained_bytes, progress, heartbeat_at: _ } =
-            self;
+        let Leading {
+            ballot,
+            last,
+            inflight_bytes,
+            retained_bytes,
+            progress,
+            heartbeat_at: _,
+            recovered_through: _,
+            confirmed: _,
+            lease: _,
+        } = self;
         (ballot, last, inflight_bytes, retained_bytes).hash(hasher);
         for progress in progress {
             let Progress {

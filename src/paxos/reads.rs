@@ -165,26 +165,21 @@ impl<V: Value> Core<V> {
 
     fn ask_leader(&mut self, fx: &mut Effects<V>) {
         let leader = self.leader.and_then(|id| self.config.members.binary_search(&id).ok());
-        let Some(peer) = leader.filter(|peer| *peer != self.me && self.peers[*peer].connected)
-        else {
-            return;
-        };
+        let Some(peer) = leader.filter(|peer| *peer != self.me) else { return };
         for lease in [true, false] {
-            let news =
-                |waiting: &&mut Waiting| waiting.stage == Stage::New && waiting.lease == lease;
+            let is_new = |waiting: &Waiting| waiting.stage == Stage::New && waiting.lease == lease;
             let asked = self.reads.waiting.iter().filter_map(|waiting| match waiting.stage {
                 Stage::Asked { id, .. } if waiting.lease == lease => Some(id),
                 _ => None,
             });
             let mut under_way: Vec<u64> = asked.collect();
             under_way.dedup();
-            let any_new = self.reads.waiting.iter_mut().any(|mut waiting| news(&&mut waiting));
-            if !any_new || under_way.len() >= READ_ROUNDS_MAX {
+            if !self.reads.waiting.iter().any(is_new) || under_way.len() >= READ_ROUNDS_MAX {
                 continue;
             }
             self.reads.last_id += 1;
             let (id, at) = (self.reads.last_id, self.now);
-            for waiting in self.reads.waiting.iter_mut().filter(news) {
+            for waiting in self.reads.waiting.iter_mut().filter(|waiting| is_new(waiting)) {
                 waiting.stage = Stage::Asked { id, at };
             }
             self.send(peer, Message::ReadIndex { id, lease }, fx);
