@@ -125,7 +125,8 @@ pub(super) fn open<S: Storage>(
     let spares: VecDeque<_> =
         (active + 1..).zip(recovery.files.iter().skip(active as usize).copied()).collect();
     let chain = recovery.chain;
-    let writer = Writer::new(chain.sequence, chain.previous, recovered.chosen);
+    let second_write = options.second_write_bytes_min;
+    let writer = Writer::new(chain.sequence, chain.previous, recovered.chosen, second_write);
     let log = Log {
         folder: folder.to_owned(),
         tokens: Tokens::new(options.group),

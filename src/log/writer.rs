@@ -16,8 +16,8 @@ use crate::io::{Disk, DiskEvent, FileId, Sync, WritePart};
 use super::format::{EntryHeader, EntryKind, SegmentHeader, segment_name};
 use super::index::Footer;
 use super::{
-    AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, SECOND_WRITE_BYTES_MIN,
-    WRITE_BYTES_MAX, WRITES_UNACKNOWLEDGED_MAX, footer,
+    AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, WRITE_BYTES_MAX,
+    WRITES_UNACKNOWLEDGED_MAX, footer,
 };
 
 struct Pending {
@@ -69,13 +69,21 @@ pub(super) struct Writer {
     chosen: Slot,
     /// Bytes placed since the log was opened.
     placed_bytes: u64,
+    /// See [`super::LogOptions::second_write_bytes_min`].
+    second_write_bytes_min: usize,
     /// Since when everything is acknowledged and not yet attested by a later entry.
     unmarked_since: Option<Instant>,
 }
 
 impl Writer {
-    pub fn new(next_sequence: u64, previous: Checksum, chosen: Slot) -> Writer {
+    pub fn new(
+        next_sequence: u64,
+        previous: Checksum,
+        chosen: Slot,
+        second_write_bytes_min: usize,
+    ) -> Writer {
         Writer {
+            second_write_bytes_min,
             queue: VecDeque::new(),
             queued_bytes: 0,
             writes: VecDeque::new(),
@@ -108,7 +116,7 @@ impl Writer {
         match self.writes.len() {
             0 => self.queued_bytes < WRITE_BYTES_MAX,
             count if count < WRITES_UNACKNOWLEDGED_MAX => {
-                waiting >= SECOND_WRITE_BYTES_MIN && self.queued_bytes < WRITE_BYTES_MAX
+                waiting >= self.second_write_bytes_min && self.queued_bytes < WRITE_BYTES_MAX
             }
             _ => false,
         }
@@ -118,7 +126,7 @@ impl Writer {
         match self.writes.len() {
             0 => !self.queue.is_empty(),
             count if count < WRITES_UNACKNOWLEDGED_MAX => {
-                self.queued_bytes >= SECOND_WRITE_BYTES_MIN
+                !self.queue.is_empty() && self.queued_bytes >= self.second_write_bytes_min
             }
             _ => false,
         }
