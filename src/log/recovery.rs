@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::{BLOCK_SIZE, MIB, block_align};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
@@ -183,8 +184,10 @@ impl<S: Storage> Recovery<'_, S> {
                 .open(&name, FileOptions::ReadWrite)
                 .map_err(LogError::io(format!("opening {name}")))?;
             self.files.push(file);
-            let syncing = LogError::io(format!("flushing {name}"));
-            self.storage.sync(file).map_err(syncing)?;
+            if !planted(Mutant::RecoveredNotFlushed) {
+                let syncing = LogError::io(format!("flushing {name}"));
+                self.storage.sync(file).map_err(syncing)?;
+            }
             let measuring = LogError::io(format!("measuring {name}"));
             let length = self.storage.len(file).map_err(measuring)?;
             if length != self.options.segment_bytes {
@@ -258,7 +261,7 @@ impl<S: Storage> Recovery<'_, S> {
             let same = u64::from(trailer.count) == count
                 && trailer.first_sequence == first_sequence
                 && trailer.last == self.chain.previous;
-            if u64::from(trailer.count) > count {
+            if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
                 let Broken { offset, slot, why, .. } = broken;
                 let why = format!("{why}; the index footer proves that it had been durable");
                 return Err(LogError::Corrupt(Damage::new(&reader.name, offset, slot, why)));
@@ -299,7 +302,9 @@ impl<S: Storage> Recovery<'_, S> {
             }
             let from = walked.map_or(0, |found| found.tail);
             let seen = look_behind(&mut reader, self.storage, &place, from, missing)?;
-            if let Some(proof) = seen.proof {
+            if let Some(proof) = seen.proof
+                && !planted(Mutant::DamageTruncated)
+            {
                 let why =
                     format!("{}; {proof} proves that entry {missing} had been durable", broken.why);
                 let damage = Damage::new(&self.name(*number), broken.offset, broken.slot, why);

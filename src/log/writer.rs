@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::base::limits::BLOCK_SIZE;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, Slot};
 use crate::io::{Disk, DiskEvent, FileId, Sync, WritePart};
 
@@ -225,8 +226,13 @@ impl Log {
             stage: Stage::Writing,
         });
         let sync = match self.options.log_sync {
-            LogSync::Dsync => Sync::Durable,
-            LogSync::WriteThenFsync => Sync::Cached,
+            LogSync::Dsync
+                if !planted(Mutant::LogWriteNotDurable)
+                    && !planted(Mutant::LogReplyBeforeFlush) =>
+            {
+                Sync::Durable
+            }
+            LogSync::Dsync | LogSync::WriteThenFsync => Sync::Cached,
         };
         disk.write(self.tokens.issue(Op::Write(write_number)), file, offset, parts, sync);
     }
@@ -260,15 +266,29 @@ impl Log {
         out: &mut Vec<LogEvent>,
     ) -> Result<(), LogFailure> {
         let writes = &mut self.writer.writes;
-        let write = writes.iter_mut().find(|write| write.number == number);
-        let write = write.expect("the completion is of a write in flight");
+        let Some(write) = writes.iter_mut().find(|write| write.number == number) else {
+            let early =
+                planted(Mutant::LogReplyBeforeFlush) || planted(Mutant::LogAcknowledgedBeyondHole);
+            assert!(early, "the completion is of a write in flight");
+            return Ok(());
+        };
         let doing = format!("writing {}", segment_name(write.segment));
-        let done = event.result.map_err(|error| LogFailure::failed(&doing, &error))?;
+        let done = match event.result {
+            Err(_) if planted(Mutant::FailedWriteIgnored) => write.bytes,
+            Err(_) if write.stage == Stage::Flushing && planted(Mutant::FailedFlushRetried) => {
+                disk.flush(self.tokens.issue(Op::Write(number)), write.file);
+                return Ok(());
+            }
+            result => result.map_err(|error| LogFailure::failed(&doing, &error))?,
+        };
+        let flushes = self.options.log_sync == LogSync::WriteThenFsync
+            && !planted(Mutant::LogWriteNotDurable)
+            || planted(Mutant::LogReplyBeforeFlush);
         match write.stage {
-            Stage::Writing if done != write.bytes => {
+            Stage::Writing if done != write.bytes && !planted(Mutant::ShortWriteTakenAsWhole) => {
                 return Err(LogFailure::short(&doing, done, write.bytes));
             }
-            Stage::Writing if self.options.log_sync == LogSync::WriteThenFsync => {
+            Stage::Writing if flushes => {
                 write.stage = Stage::Flushing;
                 let file = write.file;
                 disk.flush(self.tokens.issue(Op::Write(number)), file);
@@ -283,7 +303,12 @@ impl Log {
     /// Reports the contiguous completed prefix. A write that overtook an older one waits.
     fn acknowledge(&mut self, now: Instant, out: &mut Vec<LogEvent>) {
         let mut last_id = None;
-        while self.writer.writes.front().is_some_and(|write| write.stage == Stage::Done) {
+        let one_done = self.writer.writes.iter().any(|write| write.stage == Stage::Done);
+        while self.writer.writes.front().is_some_and(|write| {
+            write.stage == Stage::Done
+                || (one_done && planted(Mutant::LogAcknowledgedBeyondHole))
+                || (write.stage == Stage::Flushing && planted(Mutant::LogReplyBeforeFlush))
+        }) {
             let write = self.writer.writes.pop_front().expect("there is a front");
             assert!(write.last_sequence > self.writer.durable, "durability only rises");
             self.writer.durable = write.last_sequence;
@@ -331,7 +356,11 @@ impl Log {
 
     /// Writes the footers of the sealed segments that are all settled.
     pub(super) fn start_footers<D: Disk>(&mut self, disk: &mut D) {
-        while let Some(number) = self.index.footer_candidate(self.writer.durable) {
+        let durable = match planted(Mutant::FooterBeforeDurable) {
+            true => u64::MAX,
+            false => self.writer.durable,
+        };
+        while let Some(number) = self.index.footer_candidate(durable) {
             let segment = self.index.segment_mut(number).expect("a candidate stands");
             segment.footer = Footer::Writing;
             let trailer = footer::Trailer {

@@ -55,6 +55,10 @@ fn assert_corrupt(bed: &mut Bed, file: &str, offset: u64, what: &str) {
 
 #[test]
 fn a_flipped_bit_in_what_is_attested_is_corruption_at_its_exact_place() {
+    flipped_bits();
+}
+
+pub fn flipped_bits() {
     for region in [Region::Header, Region::Payload, Region::Padding, Region::SegmentHeader] {
         let mut segments = std::collections::BTreeSet::new();
         for seed in 0..40 {
@@ -106,6 +110,10 @@ fn a_damaged_footer_is_made_again() {
 
 #[test]
 fn an_older_value_of_a_slot_does_not_come_back_with_the_loss_of_a_footer() {
+    a_lost_footer();
+}
+
+pub fn a_lost_footer() {
     for file in [1, 2] {
         let mut bed = Bed::new(1, options());
         // Four entries of three blocks fill a segment: slot 4 stands in the first one, and again,
@@ -234,6 +242,10 @@ fn next_header(bed: &Bed, change: impl Fn(&mut EntryHeader)) -> EntryHeader {
 
 #[test]
 fn an_entry_of_an_older_use_of_the_block_is_not_taken_for_one_of_the_log() {
+    stale_blocks();
+}
+
+pub fn stale_blocks() {
     type Change = fn(&mut EntryHeader);
     let stale: [(&str, Change, bool); 7] = [
         ("right", |_| {}, true),
