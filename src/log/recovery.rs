@@ -120,6 +120,7 @@ pub(super) fn open<S: Storage>(
         vote_repaired,
         ..LogRecovered::default()
     };
+    let unattested = recovery.is_unattested();
     let index = recovery.build_index();
     recovered.accepted = recovery.read_accepted(&index, recovered.chosen)?;
     let active = index.active().number;
@@ -127,7 +128,8 @@ pub(super) fn open<S: Storage>(
         (active + 1..).zip(recovery.files.iter().skip(active as usize).copied()).collect();
     let chain = recovery.chain;
     let second_write = options.second_write_bytes_min;
-    let writer = Writer::new(chain.sequence, chain.previous, recovered.chosen, second_write);
+    let writer =
+        Writer::new(chain.sequence, chain.previous, recovered.chosen, second_write, unattested);
     let log = Log {
         folder: folder.to_owned(),
         tokens: Tokens::new(options.group),
@@ -366,6 +368,15 @@ impl<S: Storage> Recovery<'_, S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing behind the last entry says that it had been durable: rot of it would look
+    /// like a torn tail.
+    fn is_unattested(&self) -> bool {
+        let is_mark = |row: &Row| row.slot == Slot::NONE;
+        self.found
+            .last()
+            .is_some_and(|last| last.footer.is_none() && !last.rows.last().is_some_and(is_mark))
     }
 
     fn build_index(&mut self) -> Index {

@@ -74,6 +74,9 @@ pub(super) struct Writer {
     second_write_bytes_min: usize,
     /// Since when everything is acknowledged and not yet attested by a later entry.
     unmarked_since: Option<Instant>,
+    /// The last entry that recovery found is not attested: the mark's time begins with the first
+    /// turn.
+    unmarked_at_open: bool,
 }
 
 impl Writer {
@@ -82,6 +85,7 @@ impl Writer {
         previous: Checksum,
         chosen: Slot,
         second_write_bytes_min: usize,
+        unmarked: bool,
     ) -> Writer {
         Writer {
             second_write_bytes_min,
@@ -96,6 +100,7 @@ impl Writer {
             chosen,
             placed_bytes: 0,
             unmarked_since: None,
+            unmarked_at_open: unmarked,
         }
     }
 
@@ -138,6 +143,7 @@ impl Writer {
         self.next_id += 1;
         self.chosen = self.chosen.max(entry.chosen);
         self.unmarked_since = None;
+        self.unmarked_at_open = false;
         let Entry { slot, ballot, chosen, batch } = entry;
         let batch = batch.clone();
         self.push(Pending { id: Some(id), slot, ballot, chosen, batch, segment, offset });
@@ -328,13 +334,18 @@ impl Log {
     /// When the idle mark is due.
     pub(super) fn mark_deadline(&self) -> Option<Instant> {
         let idle = self.options.mark_idle_after?;
-        let fits = self.index.active_fits(BLOCK_SIZE) && self.index.active().file.is_some();
+        let active = self.index.active();
+        let fits = active.file.is_some() && self.index.active_fits(BLOCK_SIZE)
+            || self.preparer.prepared_through() > active.number;
         self.writer.unmarked_since.filter(|_| fits).map(|since| since + idle)
     }
 
     /// Queues an idle mark when it is due: it attests that the last entries had been durable, and
     /// takes the chosen watermark along.
     pub(super) fn queue_mark(&mut self, now: Instant) {
+        if std::mem::take(&mut self.writer.unmarked_at_open) {
+            self.writer.unmarked_since = Some(now);
+        }
         if self.mark_deadline().is_none_or(|due| due > now) {
             return;
         }

@@ -158,6 +158,31 @@ fn damage_behind_the_last_attested_entry_is_cut_and_never_comes_back() {
 }
 
 #[test]
+fn an_idle_log_attests_its_last_entry_after_a_restart_and_in_a_full_segment_too() {
+    // Five entries of three blocks: the fifth begins a segment. Four of them fill one.
+    for (count, file) in [(3, 1), (4, 1), (5, 2)] {
+        let mut bed = Bed::new(1, options());
+        for _ in 0..count {
+            bed.append(12_000);
+        }
+        while bed.event() {}
+        bed.kill(&mut Rng::new(1));
+        bed.recover().unwrap();
+        assert_eq!(bed.log().stats().marks, 0);
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert_eq!(bed.log().stats().marks, 1, "{count} entries");
+        bed.kill(&mut Rng::new(1));
+        bed.recover().unwrap();
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert_eq!(bed.log().stats().marks, 0, "a mark is not marked again");
+        bed.kill(&mut Rng::new(1));
+        let last = BLOCK_SIZE as u64 * [1 + 3 * 2, 1 + 3 * 3, 1][count - 3];
+        bed.disk.flip_at(&Bed::segment(file), last + 999, 1);
+        assert_corrupt(&mut bed, &Bed::segment(file), last, "the last entry");
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_not_taken_for_a_torn_tail() {
     for region in [Region::Header, Region::Payload, Region::SegmentHeader, Region::Tail] {
         let mut bed = filled(3);
