@@ -91,8 +91,8 @@ pub struct UringOptions {
     pub connections_max: usize,
     /// Connections that wait to be accepted in the kernel.
     pub listen_backlog: i32,
-    /// How long sent bytes may stay without acknowledgement before the connection fails
-    /// (TCP_USER_TIMEOUT).
+    /// How long sent bytes may stay without acknowledgement, or the other side without room for
+    /// more, before the connection fails (TCP_USER_TIMEOUT).
     pub send_timeout: Duration,
     /// SO_SNDBUF in bytes; `None` leaves the kernel's own tuning (tests make it tiny).
     pub send_buffer_bytes: Option<usize>,
