@@ -520,5 +520,12 @@ impl Index {
         }
         self.slot_max = self.slot_max.max(slot_max);
         self.next_sequence += entries.len() as u64;
+        // Earlier segments may be without a footer (it was damaged, or its write was cut short):
+        // an entry of theirs must not pass for the slot's value again.
+        for entry in entries.iter().filter(|entry| entry.state == EntryState::Applied) {
+            if let Some(older) = self.latest.remove(&entry.slot) {
+                self.settle(older, EntryState::Replaced, Position(0), 0);
+            }
+        }
     }
 }

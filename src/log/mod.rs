@@ -26,6 +26,8 @@ mod prepare;
 mod reads;
 mod recovery;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod vote;
 mod walk;
 mod writer;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::{BLOCK_SIZE, MIB, block_align};
-use crate::base::{Ballot, Slot};
+use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
 use super::footer::Trailer;
@@ -53,6 +53,8 @@ struct Found {
     rows: Vec<Row>,
     footer: Option<(Trailer, Vec<IndexEntry>)>,
     tail: u64,
+    /// The checksum of its last entry's header, for the footer.
+    last: Checksum,
 }
 
 /// What the index needs of an entry on disk.
@@ -206,7 +208,10 @@ impl<S: Storage> Recovery<'_, S> {
                 Start::Continues => {}
                 Start::Empty => break,
                 Start::Foreign(why) => return Err(LogError::Foreign { file: reader.name, why }),
-                Start::Broken(why) => {
+                // The segment before is full of zeros from some place on, where entries are
+                // missing: that place is what is told of.
+                Start::Gap(_) if self.found.last().is_some_and(|f| f.footer.is_none()) => break,
+                Start::Broken(why) | Start::Gap(why) => {
                     // Either the segment before lacks its last entries, or this header is
                     // damaged: said of the place where something stands that is wrong.
                     let clean = end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.empty);
@@ -272,6 +277,7 @@ impl<S: Storage> Recovery<'_, S> {
             rows,
             footer: kept,
             tail: broken.offset,
+            last: self.chain.previous,
         });
         Ok(broken)
     }
@@ -367,9 +373,8 @@ impl<S: Storage> Recovery<'_, S> {
             }
             let file = self.files[at];
             match found.footer {
-                Some((trailer, entries)) => {
+                Some((_, entries)) => {
                     index.add_indexed(&entries, found.tail);
-                    index.active_mut().last = trailer.last;
                     self.storage.close(file);
                 }
                 None => {
@@ -380,11 +385,11 @@ impl<S: Storage> Recovery<'_, S> {
                     assert_eq!(index.active().tail, found.tail, "the index follows the walk");
                 }
             }
+            index.active_mut().last = found.last;
         }
         if index.active().count == 0 && index.active().file.is_none() {
             index.active_mut().file = self.files.first().copied();
         }
-        index.active_mut().last = self.chain.previous;
         assert_eq!(index.next_sequence(), self.chain.sequence, "the index follows the walk");
         index
     }

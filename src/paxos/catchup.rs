@@ -5,10 +5,13 @@
 //! next is asked as soon as the last is answered. A learnt value is a chosen value, whoever sends
 //! it: nothing here can harm agreement.
 
+use std::hash::{Hash, Hasher};
+
 use super::Value;
 use super::core::{Core, ROUND_MAX, State};
 use super::effect::Effects;
 use super::message::Message;
+use super::timeless::Timeless;
 use crate::base::{Ballot, Instant, Slot};
 
 /// The most slots that one fetch is answered with, whatever was asked for.
@@ -23,6 +26,13 @@ pub(super) struct Fetching {
     pub(super) deadline: Instant,
     /// Whether a part of the answer has come.
     progressed: bool,
+}
+
+impl Timeless for Fetching {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        let Fetching { peer, last, deadline: _, progressed } = self;
+        (peer, last, progressed).hash(hasher);
+    }
 }
 
 impl<V: Value> Core<V> {

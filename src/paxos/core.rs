@@ -29,6 +29,7 @@ use crate::base::{Ballot, Instant, NodeId, Slot};
 pub(super) const ROUND_MAX: u64 = 1 << 62;
 
 /// What the replica does at the moment.
+#[derive(Clone)]
 pub(super) enum State<V> {
     /// Accepts what others propose.
     Following,
@@ -54,6 +55,7 @@ pub(super) struct Peer {
 }
 
 /// One replica's Multi-Paxos state machine. See the module `paxos` for what it guarantees.
+#[derive(Clone)]
 pub struct Core<V: Value> {
     pub(super) config: Config,
     pub(super) quorum: Quorum,
@@ -95,7 +97,7 @@ pub struct Core<V: Value> {
     /// The last heartbeat's sequence.
     pub(super) sequence: u64,
     /// The role that the caller has been told.
-    role_told: Role,
+    pub(super) role_told: Role,
 }
 
 impl<V: Value> Core<V> {

@@ -43,7 +43,7 @@ pub struct Outgoing<V> {
 }
 
 /// What must become durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Write<V> {
     /// The promise of a ballot, in the vote file.
     Promise(Ballot),

@@ -4,12 +4,15 @@
 //! at any time is safe as long as its ballot is above every promise and its own promise is
 //! durable before its prepares leave, so that no ballot is used twice, not even after a crash.
 
+use std::hash::{Hash, Hasher};
+
 use super::Value;
 use super::core::{Core, ROUND_MAX, State};
 use super::effect::{Effect, Effects};
 use super::message::{AcceptedSlot, Message};
 use super::quorum::Votes;
 use super::recovery::Reports;
+use super::timeless::Timeless;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Slot};
 
@@ -21,6 +24,7 @@ const PRE_VOTE_RESTARTS_MAX: u32 = 3;
 const BACKOFF_TIMEOUTS_MAX: u32 = 4;
 
 /// Asks whether a campaign would succeed.
+#[derive(Clone, Hash)]
 pub(super) struct PreVoting {
     /// The ballot that the campaign would use.
     ballot: Ballot,
@@ -29,6 +33,7 @@ pub(super) struct PreVoting {
 }
 
 /// Collects promises.
+#[derive(Clone)]
 pub(super) struct Preparing<V> {
     ballot: Ballot,
     /// Who has promised; itself once its own promise is durable.
@@ -36,6 +41,14 @@ pub(super) struct Preparing<V> {
     pub(super) reports: Reports<V>,
     /// The greatest watermark of those who promised.
     target: Slot,
+}
+
+impl<V: Hash> Timeless for Preparing<V> {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        let Preparing { ballot, promises, reports, target } = self;
+        (ballot, promises, target).hash(hasher);
+        reports.hash_timeless(hasher);
+    }
 }
 
 impl<V: Value> Core<V> {

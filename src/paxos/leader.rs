@@ -4,10 +4,13 @@
 //! Guarantee: one value per slot at this ballot; a slot is chosen when an accept quorum has it
 //! on disk, each member counted once; the watermark never passes a gap.
 
+use std::hash::{Hash, Hasher};
+
 use super::Value;
 use super::core::{Core, State};
 use super::effect::Effects;
 use super::message::Message;
+use super::timeless::Timeless;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Instant, Slot};
 
@@ -39,6 +42,7 @@ impl Progress {
 }
 
 /// A leadership.
+#[derive(Clone)]
 pub(super) struct Leading {
     pub(super) ballot: Ballot,
     /// The greatest slot proposed.
@@ -57,6 +61,26 @@ impl Leading {
     pub(super) fn slot_chosen(&mut self, size: usize) {
         self.inflight_bytes -= size;
         self.retained_bytes += size;
+    }
+}
+
+impl Timeless for Leading {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        let Leading { ballot, last, inflight_bytes, retained_bytes, progress, heartbeat_at: _ } =
+            self;
+        (ballot, last, inflight_bytes, retained_bytes).hash(hasher);
+        for progress in progress {
+            let Progress {
+                next,
+                acked,
+                unanswered_bytes,
+                told,
+                stream_first,
+                probing,
+                progress_at: _,
+            } = progress;
+            (next, acked, unanswered_bytes, told, stream_first, probing).hash(hasher);
+        }
     }
 }
 

@@ -19,6 +19,8 @@ mod config;
 mod core;
 mod effect;
 mod election;
+#[cfg(test)]
+mod golden;
 mod leader;
 mod message;
 mod persists;
@@ -27,6 +29,7 @@ mod recovery;
 mod status;
 #[cfg(test)]
 mod testkit;
+mod timeless;
 mod window;
 
 pub use self::core::Core;

@@ -5,13 +5,15 @@
 //! written independently).
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::effect::PersistId;
+use super::timeless::Timeless;
 use crate::base::{Ballot, Instant, Slot};
 
 /// What a write makes durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Pending {
     /// The promise of this ballot.
     Promise(Ballot),
@@ -67,6 +69,11 @@ impl Persists {
         pending
     }
 
+    /// The oldest write under way, or the next one.
+    pub(super) fn first(&self) -> PersistId {
+        self.first
+    }
+
     /// Writes under way.
     pub(super) fn count(&self) -> usize {
         self.writes.len()
@@ -88,6 +95,16 @@ impl Persists {
     /// Whether the oldest write has been under way for `timeout`.
     pub(super) fn stalled(&self, now: Instant, timeout: Duration) -> bool {
         self.writes.front().is_some_and(|write| now.since(write.since) >= timeout)
+    }
+}
+
+impl Timeless for Persists {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        let Persists { writes, first: _, bytes } = self;
+        (writes.len(), bytes).hash(hasher);
+        for Write { pending, since: _, done } in writes {
+            (pending, done).hash(hasher);
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 use crate::base::limits::MEMBERS_MAX;
 
 /// A set of members, by their index in the member list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Votes(u32);
 
 const _: () = assert!(MEMBERS_MAX <= 32);

@@ -9,12 +9,14 @@
 //! sections 2.2 and 3).
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use super::Value;
 use super::core::{Core, State};
 use super::effect::Effects;
 use super::message::{AcceptedSlot, Message};
 use super::quorum::Votes;
+use super::timeless::Timeless;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, Instant, Slot};
 
@@ -104,6 +106,7 @@ impl<V> Report<V> {
 }
 
 /// A candidate with a quorum of promises.
+#[derive(Clone)]
 pub(super) struct Recovering<V> {
     pub(super) ballot: Ballot,
     pub(super) reports: Reports<V>,
@@ -111,6 +114,26 @@ pub(super) struct Recovering<V> {
     target: Slot,
     pub(super) heartbeat_at: Instant,
     progress_at: Instant,
+}
+
+impl<V: Hash> Timeless for Reports<V> {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        let Reports { slots } = self;
+        slots.len().hash(hasher);
+        for (slot, report) in slots {
+            let Report { ballot, checksum, reporters, value, asked_at, asks_count } = report;
+            (slot, ballot, checksum, reporters, value).hash(hasher);
+            (asked_at.is_some(), asks_count).hash(hasher);
+        }
+    }
+}
+
+impl<V: Hash> Timeless for Recovering<V> {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        let Recovering { ballot, reports, target, heartbeat_at: _, progress_at: _ } = self;
+        (ballot, target).hash(hasher);
+        reports.hash_timeless(hasher);
+    }
 }
 
 impl<V: Value> Core<V> {

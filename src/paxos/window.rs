@@ -5,6 +5,7 @@
 //! path moves along the run without allocating.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use super::Value;
 use super::effect::PersistId;
@@ -98,5 +99,20 @@ impl<V: Value> Window<V> {
     /// As [`Window::above`] over the whole run, to be changed.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry<V>> {
         self.entries.iter_mut().flatten()
+    }
+}
+
+impl<V: Hash> Window<V> {
+    /// Hashes the run; writes are named by their distance from `oldest`, the oldest under way.
+    pub(super) fn hash_without_ids<H: Hasher>(&self, oldest: PersistId, hasher: &mut H) {
+        let Window { first, entries } = self;
+        (first, entries.len()).hash(hasher);
+        for entry in entries {
+            entry.is_some().hash(hasher);
+            if let Some(Entry { ballot, value, persist, durable, votes }) = entry {
+                let under_way = persist.and_then(|id| id.0.checked_sub(oldest.0));
+                (ballot, value, under_way, durable, votes).hash(hasher);
+            }
+        }
     }
 }

@@ -173,6 +173,15 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_whose_first_record_does_not_fit_any_more_adds_nothing() {
+        let (first, second) = (batch(0, &[1]), batch(1, &[1]));
+        let mut read = read(0, 0, 20);
+        assert!(read.collect(Position(0), first.value()), "there is room left");
+        assert!(!read.collect(Position(1), second.value()), "but not for a whole record");
+        assert_eq!(positions(&read), [0]);
+    }
+
+    #[test]
     fn the_byte_limit_holds_but_one_record_always_goes() {
         let batch = batch(0, &[10]);
         let mut small = read(2, 0, 30);

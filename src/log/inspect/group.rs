@@ -390,7 +390,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                     Start::Foreign(why) => {
                         return Err(LogError::Foreign { file: reader.name, why });
                     }
-                    Start::Broken(why) => {
+                    Start::Gap(_) if index > from.index && !self.files[index - 1].closed => break,
+                    Start::Broken(why) | Start::Gap(why) => {
                         if end.broken.empty {
                             let broken = Broken { offset: 0, slot: None, why, empty: false };
                             end = End { at: At { index, offset: 0 }, broken };

@@ -14,6 +14,7 @@ pub use report::{
     VoteCopyReport,
 };
 
+use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{Ballot, BlockPool, GroupId, Slot};
 use crate::io::Storage;
 
@@ -22,6 +23,8 @@ use group::{Expected, GroupWalk};
 
 /// The file of the identity, for messages.
 const IDENTITY_FILE: &str = "identity.toml";
+/// Memory kept for reuse from segment to segment.
+const POOL_IDLE_BYTES: usize = 2 * BUFFER_BYTES_MAX;
 const GROUP_PREFIX: &str = "group-";
 
 /// The value that stands for a slot, handed to the visitor: chosen slots in order, then those that
@@ -74,7 +77,7 @@ pub fn inspect<S: Storage>(
         }
     };
     report.identity = identity.as_ref().map(IdentityReport::from);
-    let pool = BlockPool::new(0);
+    let pool = BlockPool::new(POOL_IDLE_BYTES);
     for (group, folder) in wanted_groups(&folders, identity.as_ref()) {
         let expected = Expected::of(identity.as_ref(), group);
         let mut walk = GroupWalk::new(storage, &pool, &folder, expected, visitor);

@@ -218,9 +218,9 @@ impl Content {
     }
 
     /// The end of a flush that began after `done_before` completions.
-    pub fn flushed(&mut self, done_before: u64) {
+    pub fn flushed(&mut self, done_before: u64, acknowledge: bool) {
         for state in self.blocks.values_mut() {
-            Content::settle(state, done_before, true);
+            Content::settle(state, done_before, acknowledge);
         }
         self.blocks.retain(|_, state| !state.is_plain());
         self.length_durable = self.length;

@@ -261,9 +261,9 @@ impl SimDisk {
             Op::Allocate { length, .. } => {
                 on_file.and_then(|inode| self.allocate_now(inode, length, fault)).map(|()| 0)
             }
-            Op::Flush { .. } => {
-                on_file.and_then(|inode| self.flush_now(inode, done_before, fault)).map(|()| 0)
-            }
+            Op::Flush { .. } => on_file
+                .and_then(|inode| self.flush_now(inode, done_before, true, fault))
+                .map(|()| 0),
             Op::Open { name, options } => self.open_now(&name, options, fault).map(|file| file.0),
             Op::Rename { from, to } => self.rename_now(&from, &to, fault).map(|()| 0),
             Op::SyncFolder { folder } => {
@@ -415,6 +415,7 @@ impl SimDisk {
         &mut self,
         inode: Inode,
         done_before: u64,
+        acknowledge: bool,
         fault: Option<OpFault>,
     ) -> io::Result<()> {
         self.counters.hit(counts::FLUSHES);
@@ -424,7 +425,7 @@ impl SimDisk {
             content.flush_failed(done_before);
             return Err(eio());
         }
-        content.flushed(done_before);
+        content.flushed(done_before, acknowledge);
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use disk::DiskBench;
-use others::Others;
+pub(super) use others::Others;
 use round_trip::RoundTrips;
 
 /// Quiet rounds wanted, each with a share of every part.

@@ -36,11 +36,21 @@ impl Others {
     /// what is measured. 0.0 where the system does not tell.
     pub fn share(&self) -> f64 {
         let (Some(before), Some(after)) = (self.ticks, read()) else { return 0.0 };
-        let elapsed = self.since.elapsed().as_secs_f64().max(1e-9);
-        let all = after.all.saturating_sub(before.all);
         let own = after.own.saturating_sub(before.own);
-        let ticks = all.saturating_sub(own) as f64;
-        ticks / rustix::param::clock_ticks_per_second() as f64 / elapsed
+        self.share_of(after.all.saturating_sub(before.all).saturating_sub(own))
+    }
+
+    /// As [`Others::share`], where only `own` of this process's time is not the others'.
+    #[cfg(test)]
+    pub fn share_besides(&self, own: std::time::Duration) -> f64 {
+        let (Some(before), Some(after)) = (self.ticks, read()) else { return 0.0 };
+        let own = own.as_secs_f64() / self.since.elapsed().as_secs_f64().max(1e-9);
+        (self.share_of(after.all.saturating_sub(before.all)) - own).max(0.0)
+    }
+
+    fn share_of(&self, ticks: u64) -> f64 {
+        let elapsed = self.since.elapsed().as_secs_f64().max(1e-9);
+        ticks as f64 / rustix::param::clock_ticks_per_second() as f64 / elapsed
     }
 }
 

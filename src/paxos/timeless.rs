@@ -1,0 +1,75 @@
+//! What a replica's state decides, apart from time: for explorers that take every timeout as
+//! something that may happen at any moment.
+//!
+//! Called by `sim/explore`. Guarantee: two cores of the same configuration that hash the same
+//! answer the same inputs with the same effects, as long as ticks come only when every timeout
+//! that is running has run out, connections neither come nor go, pre-votes are not asked for, and
+//! the sequence of heartbeats is left aside.
+//!
+//! Each struct is taken apart by name, so that a new field does not go unnoticed.
+
+use std::hash::{Hash, Hasher};
+
+use super::Value;
+use super::core::{Core, Peer, State};
+
+/// Hashes the state without its clock readings and without what only timers look at.
+pub(super) trait Timeless {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H);
+}
+
+impl<V: Value + Hash> Core<V> {
+    /// Hashes what decides its answers; see the module.
+    pub fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        let Core {
+            config: _,
+            quorum: _,
+            me,
+            rng: _,
+            now: _,
+            promised,
+            promised_durable,
+            chosen,
+            window,
+            persists,
+            state,
+            leader: _,
+            leader_heard_at: _,
+            told,
+            election_at: _,
+            election_delay: _,
+            seen,
+            unused,
+            failures: _,
+            deferred: _,
+            peers,
+            fetching,
+            sequence: _,
+            role_told: _,
+        } = self;
+        (me, promised, promised_durable, chosen, told, seen, unused).hash(hasher);
+        window.hash_without_ids(persists.first(), hasher);
+        persists.hash_timeless(hasher);
+        state.hash_timeless(hasher);
+        for Peer { chosen, connected: _, last_contact: _, answered_at: _ } in peers {
+            chosen.hash(hasher);
+        }
+        fetching.is_some().hash(hasher);
+        if let Some(fetching) = fetching {
+            fetching.hash_timeless(hasher);
+        }
+    }
+}
+
+impl<V: Hash> Timeless for State<V> {
+    fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
+        std::mem::discriminant(self).hash(hasher);
+        match self {
+            State::Following => {}
+            State::PreVoting(voting) => voting.hash(hasher),
+            State::Preparing(preparing) => preparing.hash_timeless(hasher),
+            State::Recovering(recovering) => recovering.hash_timeless(hasher),
+            State::Leading(leading) => leading.hash_timeless(hasher),
+        }
+    }
+}
