@@ -84,8 +84,7 @@ impl Process {
         let timing = DiskTiming { ..plan.disk_timing };
         let options = DiskOptions { timing, ..DiskOptions::default() };
         let mut disk = SimDisk::new(Stream::Disk.seed(plan.seed, index), options);
-        let entry_bytes_max = plan.log.entry_bytes_max;
-        DataDir::format_for(&mut disk, &format_request(plan, id), entry_bytes_max)
+        DataDir::format(&mut disk, &format_request(plan, id))
             .expect("an empty disk without faults is formatted");
         Process {
             id,
@@ -208,6 +207,7 @@ fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
         members: (0..plan.nodes).map(member).collect(),
         group_count: 1,
         segment_bytes: plan.log.segment_bytes,
+        entry_bytes_max: plan.log.entry_bytes_max,
     }
 }
 
