@@ -111,7 +111,9 @@ impl World {
         }
         let numbers = [strike.node as u64, strike.other as u64, strike.span.as_nanos() as u64];
         self.trace.note(self.now(), HostId(strike.node as u16), strike.hit.name(), numbers);
-        if self.carry_out_strike(&strike)? {
+        let struck = self.carry_out_strike(&strike)?;
+        tracing::debug!(?struck, ?numbers, "{}", strike.hit.name());
+        if struck {
             self.hits.hit(strike.hit);
         }
         Ok(())

@@ -73,11 +73,12 @@ impl World {
         quorum.sort_unstable();
         let until = now + liveness_bound(&self.plan);
         let before = self.clients.iter().map(|client| client.acknowledged).collect();
-        let healthy =
-            |host: HostId| usize::from(host.0) >= nodes || quorum.contains(&usize::from(host.0));
+        let healthy = |host: HostId| quorum.contains(&usize::from(host.0));
         for (from, to) in self.nemesis.take_cuts() {
-            // Whoever is not healed stays cut off where it was cut off.
-            if healthy(from) && healthy(to) {
+            // Whoever is not healed stays cut off from nodes where it was cut off; a client that
+            // cannot reach the leader is nobody's fault but the network's.
+            let of_client = usize::from(from.0.max(to.0)) >= nodes;
+            if of_client || (healthy(from) && healthy(to)) {
                 self.net.mend(&mut self.queue, from, to);
             }
         }

@@ -220,7 +220,8 @@ impl Plan {
         let safety = millis(rng, 2_000, 12_000);
         let core = CorePlan::draw(rng);
         let log = LogPlan::draw(rng);
-        let workload = Workload::draw(rng, &log);
+        let operations = pick(rng, &[100, 500, 1500, 4000]);
+        let workload = Workload::draw(rng, &log, safety, operations);
         Plan {
             seed,
             nodes: nodes.min(limits.nodes_max),
@@ -235,7 +236,7 @@ impl Plan {
             faults: draw_faults(rng, limits),
             strike_every: millis(rng, 50, 1_000),
             strikes_max: limits.strikes_max,
-            operations_max: limits.operations_max,
+            operations_max: limits.operations_max.min(operations),
         }
     }
 }
@@ -279,16 +280,19 @@ impl LogPlan {
 }
 
 impl Workload {
-    fn draw(rng: &mut Rng, log: &LogPlan) -> Workload {
+    fn draw(rng: &mut Rng, log: &LogPlan, safety: Duration, operations: u64) -> Workload {
         let record_bytes_max = pick(rng, &[32, 200, 1000, 4000, 12_000]);
         let records_max = pick(rng, &[1, 1, 3, 10]);
         // One append must fit an entry with room to spare.
         let room = log.entry_bytes_max / 2;
+        let inflight = pick(rng, &[1, 2, 8, 24]);
+        // Spread over the safety phase, or all in bursts.
+        let spread = safety * (2 * inflight as u32) / operations as u32;
         Workload {
-            inflight: pick(rng, &[1, 2, 8, 24]),
-            think_max: pick(rng, &[0, 2, 20, 100].map(Duration::from_millis)),
+            inflight,
+            think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
             append_percent: pick(rng, &[100, 80, 50]),
-            record_bytes_max: record_bytes_max.min(room / records_max as usize),
+            record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),
             records_max,
             timeout: pick(rng, &[300, 1000, 3000].map(Duration::from_millis)),
         }

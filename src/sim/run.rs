@@ -61,7 +61,12 @@ pub fn running() -> Option<u64> {
 
 /// Runs a seed to its end or to the first violation.
 pub fn run(seed: u64, limits: &Limits) -> Report {
-    let plan = Plan::draw(seed, limits);
+    run_plan(Plan::draw(seed, limits))
+}
+
+/// Runs a plan that was drawn, or drawn and changed.
+pub fn run_plan(plan: Plan) -> Report {
+    let seed = plan.seed;
     RUNNING.set(Some(seed));
     let mut world = World::new(plan.clone());
     let caught = catch_unwind(AssertUnwindSafe(|| {

@@ -152,6 +152,7 @@ impl World {
     /// # Errors
     /// The first violation: the world is of no more use but to be looked at.
     pub fn step(&mut self) -> Result<(), Violation> {
+        let _span = tracing::debug_span!("world", now = %self.now()).entered();
         let Some(happening) = self.queue.pop() else {
             return Err(Violation::new("liveness", "nothing will ever happen again"));
         };
@@ -385,6 +386,7 @@ impl World {
         let now = self.now();
         let (what, numbers) = describe(&event);
         self.trace.note(now, host, what, numbers);
+        tracing::debug!(host = host.0, what, ?numbers, "delivered");
         let index = usize::from(host.0);
         if index < self.plan.nodes {
             if let Some(live) = &mut self.processes[index].live {

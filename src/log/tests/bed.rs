@@ -176,6 +176,11 @@ impl Bed {
         self.append_value(slot, value)
     }
 
+    pub fn append_slot(&mut self, slot: Slot, size: usize) -> AppendId {
+        let value = self.model.value(size);
+        self.append_value(slot, value)
+    }
+
     fn append_value(&mut self, slot: Slot, value: Vec<u8>) -> AppendId {
         let value = self.model.chosen.get(&slot).cloned().unwrap_or(value);
         let (ballot, chosen) =

@@ -191,3 +191,31 @@ fn a_damaged_footer_fails_the_reads_that_need_it_and_no_others() {
     assert_eq!((damage.file, damage.offset), (first.file, length - BLOCK_SIZE as u64));
     assert!(read_slot(&mut bed, Slot(high + 1)).is_ok());
 }
+
+/// Slots that were accepted far ahead of the ones before them: every segment's range of slots
+/// covers those of many others, more than there are footers in the cache.
+#[test]
+fn a_slot_is_found_among_more_overlapping_segments_than_footers_are_cached() {
+    let mut bed = Bed::new(7, options());
+    let count = 3 * FOOTERS_CACHED_MAX as u64;
+    for slot in 1..=count {
+        bed.append_slot(Slot(slot), 16_000);
+        bed.append_slot(Slot(count + slot), 16_000);
+        while bed.event() {}
+    }
+    while bed.apply() {}
+    bed.idle(Duration::from_millis(100), u32::MAX);
+    assert!(bed.log().stats().indexed_segments > count / 2, "{:?}", bed.log().stats());
+    for restarts in 0..2 {
+        for entry in bed.model.appended.clone() {
+            let found = read_slot(&mut bed, entry.slot).unwrap();
+            assert_eq!(found.batch.value(), entry.value, "{} after {restarts}", entry.slot);
+            let Some((first, _)) = bed.model.positions.get(&entry.slot).copied() else { continue };
+            if found.first_position.is_some() && entry.value[0] > 0 {
+                assert_eq!(read_position(&mut bed, first).unwrap().slot, entry.slot);
+            }
+        }
+        bed.power_loss(&mut Rng::new(7));
+        bed.recover().unwrap();
+    }
+}

@@ -127,6 +127,7 @@ impl Promises {
                 Violation::new(NAME, format!("node {node} sends a damaged message: {error}"))
             })?;
             hits.hit(Hit::MessageSeen);
+            tracing::debug!(%node, ?conn, ?message, "sends");
             told.sent(node, &message, &mut stream.promised)?;
             if let Message::Accept { ballot, slot, value, .. } = message {
                 check_one_value(&mut self.proposed, ballot, slot, &value)?;
