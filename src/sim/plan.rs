@@ -264,7 +264,7 @@ impl LogPlan {
         let blocks = pick(rng, &[4, 8, 16, 64]);
         let entry_bytes_max = blocks * BLOCK_SIZE;
         // The header, an entry and its footer at the least; mostly a few dozen entries.
-        let extra = pick(rng, &[0, 2, 14, 30, 100, 400]);
+        let extra = pick(rng, &[0, 10, 30, 60, 100, 400]);
         let segment_blocks = 1 + blocks + 1 + extra;
         LogPlan {
             entry_bytes_max,

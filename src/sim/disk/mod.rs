@@ -24,7 +24,7 @@ mod test_disk;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 pub use faults::{
@@ -246,10 +246,9 @@ impl SimDisk {
     }
 
     fn collect_garbage(&mut self) {
-        let (names, handles) = (&self.names, &self.handles);
-        self.files.retain(|inode, _| {
-            names.mentions(*inode) || handles.values().any(|handle| handle.inode == *inode)
-        });
+        let mut kept: BTreeSet<Inode> = self.names.inodes().collect();
+        kept.extend(self.handles.values().map(|handle| handle.inode));
+        self.files.retain(|inode, _| kept.contains(inode));
     }
 
     // ---- the whole disk ---------------------------------------------------------------------
