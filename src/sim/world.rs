@@ -51,7 +51,8 @@ pub struct World {
     pub(super) queue: Schedule<Happening>,
     pub(super) processes: Vec<Process>,
     pub(super) clients: Vec<SimClient>,
-    client_turns: Vec<u64>,
+    /// Of each client: when it looks around next, and that turn's number.
+    client_turns: Vec<(Time, u64)>,
     pub(super) net: Network,
     pub(super) nemesis: Nemesis,
     pub(super) phase: Phase,
@@ -111,7 +112,7 @@ impl World {
             bounds: Bounds::of(&plan),
             hits: Counters::default(),
             trace: Trace::new(hosts),
-            client_turns: vec![0; plan.clients],
+            client_turns: vec![(Time::default(), 0); plan.clients],
             queue,
             processes,
             clients,
@@ -327,10 +328,11 @@ impl World {
     // ---- clients ----------------------------------------------------------------------------
 
     fn client_turn(&mut self, client: usize, number: u64) -> Result<(), Violation> {
-        if self.client_turns[client] != number {
+        if self.client_turns[client].1 != number {
             return Ok(());
         }
         let now = self.now();
+        self.client_turns[client].0 = Time(u64::MAX);
         let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
         let next = self.clients[client].step(&mut around);
         self.after_client(client, next)
@@ -351,8 +353,13 @@ impl World {
             let text = format!("client {}: {complaint}", client + 1);
             return Err(Violation::new("client", text));
         }
-        self.client_turns[client] += 1;
-        self.queue.at(next, Happening::Client(client, self.client_turns[client]));
+        let (planned, number) = &mut self.client_turns[client];
+        // An earlier turn than the one planned replaces it; for a later one the planned one asks.
+        if next < *planned {
+            *planned = next;
+            *number += 1;
+            self.queue.at(next, Happening::Client(client, *number));
+        }
         Ok(())
     }
 
