@@ -150,6 +150,8 @@ pub struct Plan {
     pub cache_bytes_max: usize,
     /// The network.
     pub net: NetOptions,
+    /// How much longer they take while they are slow.
+    pub disk_slow_factor: u32,
     /// How long the disks take.
     pub disk_timing: DiskTiming,
     /// The clients.
@@ -232,6 +234,7 @@ impl Plan {
             cache_bytes_max: pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]),
             net: draw_net(rng),
             disk_timing: draw_disk(rng),
+            disk_slow_factor: pick(rng, &[20, 100, 1000, 20_000]),
             workload,
             faults: draw_faults(rng, limits),
             strike_every: millis(rng, 50, 1_000),

@@ -130,6 +130,17 @@ impl SimDisk {
         self.options.capacity_bytes = bytes;
     }
 
+    /// Whether writes over acknowledged bytes are a panic from now on: not on a disk that is
+    /// damaged on purpose.
+    pub fn set_check_overwrites(&mut self, check: bool) {
+        self.options.check_overwrites = check;
+    }
+
+    /// Takes back the faults that were ordered and have not struck.
+    pub fn forget_injected(&mut self) {
+        self.planned.clear();
+    }
+
     /// Room that files take, in bytes.
     pub fn used_bytes(&self) -> u64 {
         self.files.values().map(|file| file.reserved).sum()
