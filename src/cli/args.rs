@@ -54,7 +54,7 @@ pub enum Command {
     Append(AppendArgs),
     /// Prints records
     Read(ReadArgs),
-    /// Prints the next position to be given out
+    /// Prints the next position to be given out, linearizable
     Tail(TailArgs),
     /// Shows the members of a cluster and how they are
     Status(StatusArgs),
@@ -317,8 +317,8 @@ pub struct ReadArgs {
     /// Keep printing what is appended, until --to or for ever
     #[arg(long)]
     pub follow: bool,
-    /// How fresh the answer must be
-    #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
+    /// How fresh the answer must be; `local` may be stale
+    #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
     pub level: ReadLevel,
     /// Print positions too, one JSON object a line [default: the bare records, one a line]
     #[arg(long)]
@@ -348,8 +348,8 @@ pub struct TailArgs {
     /// The cluster.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// How fresh the answer must be; `local`, the one served so far, may be stale
-    #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
+    /// How fresh the answer must be; `local` may be stale
+    #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
     pub level: ReadLevel,
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, Position, Slot};
 use crate::io::FileId;
 
@@ -533,7 +534,10 @@ impl Index {
         // Earlier segments may be without a footer (it was damaged, or its write was cut short):
         // an entry of theirs must not pass for the slot's value again.
         for entry in entries.iter().filter(|entry| entry.state == EntryState::Applied) {
-            if let Some(older) = self.latest.remove(&entry.slot) {
+            if self.latest.contains_key(&entry.slot)
+                && !planted(Mutant::OlderValueAfterFooterLoss)
+                && let Some(older) = self.latest.remove(&entry.slot)
+            {
                 self.settle(older, EntryState::Replaced, Position(0), 0);
             }
         }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::{BLOCK_SIZE, MIB, block_align};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
@@ -119,13 +120,16 @@ pub(super) fn open<S: Storage>(
         vote_repaired,
         ..LogRecovered::default()
     };
+    let unattested = recovery.is_unattested();
     let index = recovery.build_index();
     recovered.accepted = recovery.read_accepted(&index, recovered.chosen)?;
     let active = index.active().number;
     let spares: VecDeque<_> =
         (active + 1..).zip(recovery.files.iter().skip(active as usize).copied()).collect();
     let chain = recovery.chain;
-    let writer = Writer::new(chain.sequence, chain.previous, recovered.chosen);
+    let second_write = options.second_write_bytes_min;
+    let writer =
+        Writer::new(chain.sequence, chain.previous, recovered.chosen, second_write, unattested);
     let log = Log {
         folder: folder.to_owned(),
         tokens: Tokens::new(options.group),
@@ -182,8 +186,10 @@ impl<S: Storage> Recovery<'_, S> {
                 .open(&name, FileOptions::ReadWrite)
                 .map_err(LogError::io(format!("opening {name}")))?;
             self.files.push(file);
-            let syncing = LogError::io(format!("flushing {name}"));
-            self.storage.sync(file).map_err(syncing)?;
+            if !planted(Mutant::RecoveredNotFlushed) {
+                let syncing = LogError::io(format!("flushing {name}"));
+                self.storage.sync(file).map_err(syncing)?;
+            }
             let measuring = LogError::io(format!("measuring {name}"));
             let length = self.storage.len(file).map_err(measuring)?;
             if length != self.options.segment_bytes {
@@ -257,7 +263,7 @@ impl<S: Storage> Recovery<'_, S> {
             let same = u64::from(trailer.count) == count
                 && trailer.first_sequence == first_sequence
                 && trailer.last == self.chain.previous;
-            if u64::from(trailer.count) > count {
+            if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
                 let Broken { offset, slot, why, .. } = broken;
                 let why = format!("{why}; the index footer proves that it had been durable");
                 return Err(LogError::Corrupt(Damage::new(&reader.name, offset, slot, why)));
@@ -298,7 +304,9 @@ impl<S: Storage> Recovery<'_, S> {
             }
             let from = walked.map_or(0, |found| found.tail);
             let seen = look_behind(&mut reader, self.storage, &place, from, missing)?;
-            if let Some(proof) = seen.proof {
+            if let Some(proof) = seen.proof
+                && !planted(Mutant::DamageTruncated)
+            {
                 let why =
                     format!("{}; {proof} proves that entry {missing} had been durable", broken.why);
                 let damage = Damage::new(&self.name(*number), broken.offset, broken.slot, why);
@@ -360,6 +368,15 @@ impl<S: Storage> Recovery<'_, S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing behind the last entry says that it had been durable: rot of it would look
+    /// like a torn tail.
+    fn is_unattested(&self) -> bool {
+        let is_mark = |row: &Row| row.slot == Slot::NONE;
+        self.found
+            .last()
+            .is_some_and(|last| last.footer.is_none() && !last.rows.last().is_some_and(is_mark))
     }
 
     fn build_index(&mut self) -> Index {

@@ -7,6 +7,7 @@
 
 mod appends;
 mod audit;
+mod barriers;
 mod cache;
 mod identity;
 mod outbox;
@@ -31,6 +32,8 @@ use crate::log::{LogError, LogFailure, LogOptions, ReadEntry, ReadError};
 use crate::machine::{BATCH_HEADER_SIZE, command_size};
 use crate::paxos::{Config, ConfigError};
 
+/// Linearizable reads that wait to be confirmed, at most.
+const BARRIERS_MAX: usize = 64 * 1024;
 /// Memory kept alive by recently applied slots, in bytes.
 const CACHE_BYTES_MAX: usize = 32 * MIB;
 
@@ -120,6 +123,13 @@ pub enum Answer {
         ticket: Ticket,
         /// The position of its first record and how many records it has.
         result: Result<(Position, u32), AppendFailure>,
+    },
+    /// A linearizable read may be answered from here now, or no leader has confirmed it.
+    Confirmed {
+        /// Who waits.
+        ticket: Ticket,
+        /// Whether it may be answered.
+        confirmed: bool,
     },
     /// A read of the log has ended.
     Read {

@@ -11,10 +11,11 @@ use tracing::{error, info};
 
 use super::appends::Appends;
 use super::audit::Audit;
+use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
-use super::{Answer, AppendFailure, NodeFailure, NodeOptions, Refusal, Ticket};
+use super::{Answer, AppendFailure, BARRIERS_MAX, NodeFailure, NodeOptions, Refusal, Ticket};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, NodeId, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
@@ -58,6 +59,7 @@ pub struct Node {
     pub(super) appends: Appends,
     pub(super) audit: Audit,
     serving: Serving,
+    barriers: Barriers,
     /// Entries handed to the log and not yet durable, in the log's order.
     pending_entries: VecDeque<Pending<AppendId>>,
     /// Promises handed to the log and not yet durable, in order.
@@ -121,6 +123,7 @@ impl Node {
             appends: Appends::new(pool, options.append_bytes_max, options.value_bytes_max()),
             audit,
             serving: Serving::default(),
+            barriers: Barriers::default(),
             pending_entries: VecDeque::new(),
             pending_votes: VecDeque::new(),
             inputs: VecDeque::new(),
@@ -166,6 +169,26 @@ impl Node {
         }
         self.appends.push(ticket, command);
         Ok(())
+    }
+
+    /// Whether a linearizable read that has arrived by `now` may be answered from here at once;
+    /// otherwise [`Answer::Confirmed`] with the ticket follows. With `lease` a lease of the leader
+    /// is good enough, without it a quorum is asked.
+    pub fn confirm_read(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        lease: bool,
+    ) -> Result<bool, Refusal> {
+        if lease && self.core.lease_index(now).is_some() {
+            return Ok(true);
+        }
+        if self.barriers.len() >= BARRIERS_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        let id = self.barriers.push(ticket);
+        self.step(now, Input::Read { id, lease });
+        Ok(false)
     }
 
     /// Reads the slot that holds `position` from the log: [`Answer::Read`] follows.
@@ -337,6 +360,12 @@ impl Node {
             Effect::Send(out) => self.peers.queue(out.to, &out.message),
             Effect::Chosen { slot, ballot, value } => self.apply(slot, ballot, value),
             Effect::SendChosen { to, first, last } => self.serving.start(to, first, last),
+            Effect::ReadReady { first, last } => {
+                self.barriers.end(first, last, true, &mut self.answers);
+            }
+            Effect::ReadFailed { first, last } => {
+                self.barriers.end(first, last, false, &mut self.answers);
+            }
             Effect::RoleChanged(role) => self.change_role(role),
         }
     }

@@ -1,11 +1,11 @@
 //! The server: connections in, requests to the node, answers out; and the loop of its thread.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::reads::{Read, Waiter};
+use super::reads::{Confirming, Read, Waiter};
 use super::session::{Phase, Session};
 use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, SESSIONS_MAX, WAITERS_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
@@ -41,6 +41,9 @@ pub struct Server {
     reads: HashMap<u64, Read>,
     reads_started: u64,
     waiters: Vec<Waiter>,
+    /// Linearizable reads that wait to be confirmed, by the number in their ticket.
+    confirming: BTreeMap<u64, Confirming>,
+    confirms_started: u64,
     answers: Vec<Answer>,
     started: Instant,
     resources: Resources,
@@ -104,6 +107,8 @@ impl Server {
             reads: HashMap::new(),
             reads_started: 0,
             waiters: Vec::new(),
+            confirming: BTreeMap::new(),
+            confirms_started: 0,
             answers: Vec::new(),
             started: now,
             resources,
@@ -374,15 +379,15 @@ impl Server {
                 self.on_append(io.now(), conn, request, &command);
             }
             Request::Read { request, log, from, records_max, bytes_max, level, wait_ms } => {
-                if self.is_served(conn, request, log, level) {
+                if self.is_served(conn, request, log) {
                     let read = Read::new(conn, request, from, records_max, bytes_max);
-                    self.start_read(io, read, Duration::from_millis(u64::from(wait_ms)));
+                    let wait = Duration::from_millis(u64::from(wait_ms));
+                    self.confirm(io, level, Confirming::Read(read, wait));
                 }
             }
             Request::Tail { request, log, level } => {
-                if self.is_served(conn, request, log, level) {
-                    let tail = self.node.tail();
-                    self.respond(conn, &Response::TailIs { request, tail });
+                if self.is_served(conn, request, log) {
+                    self.confirm(io, level, Confirming::Tail { conn, request });
                 }
             }
             Request::Status { request } => {
@@ -410,20 +415,9 @@ impl Server {
     }
 
     /// Refuses what this version does not serve.
-    fn is_served(
-        &mut self,
-        conn: ConnId,
-        request: RequestId,
-        log: LogId,
-        level: ReadLevel,
-    ) -> bool {
+    fn is_served(&mut self, conn: ConnId, request: RequestId, log: LogId) -> bool {
         if log != LogId(0) {
             self.fail(conn, request, ErrorCode::NoSuchLog, None, "there is only log 0 (default)");
-            return false;
-        }
-        if level != ReadLevel::Local {
-            let text = "this version reads at level local only";
-            self.fail(conn, request, ErrorCode::Unsupported, None, text);
             return false;
         }
         true
@@ -452,6 +446,35 @@ impl Server {
     }
 
     // ---- reads ------------------------------------------------------------------------------
+
+    /// Starts what was asked for once its level permits it.
+    fn confirm<I: Io>(&mut self, io: &mut I, level: ReadLevel, asked: Confirming) {
+        let lease = match level {
+            ReadLevel::Local => return self.confirmed(io, asked),
+            ReadLevel::ReadIndex => false,
+            ReadLevel::Lease => true,
+        };
+        self.confirms_started += 1;
+        let (conn, request) = asked.client();
+        let ticket = Ticket { conn, request: self.confirms_started };
+        match self.node.confirm_read(io.now(), ticket, lease) {
+            Ok(true) => self.confirmed(io, asked),
+            Ok(false) => {
+                self.confirming.insert(self.confirms_started, asked);
+            }
+            Err(refusal) => self.refuse(conn, request, &refusal),
+        }
+    }
+
+    fn confirmed<I: Io>(&mut self, io: &mut I, asked: Confirming) {
+        match asked {
+            Confirming::Read(read, wait) => self.start_read(io, read, wait),
+            Confirming::Tail { conn, request } => {
+                let tail = self.node.tail();
+                self.respond(conn, &Response::TailIs { request, tail });
+            }
+        }
+    }
 
     fn start_read<I: Io>(&mut self, io: &mut I, read: Read, wait: Duration) {
         if read.from < self.node.tail() {
@@ -563,6 +586,19 @@ impl Server {
                         self.respond(ticket.conn, &Response::Appended { request, first, records });
                     }
                     Err(failure) => self.fail_append(ticket.conn, request, &failure),
+                }
+            }
+            Answer::Confirmed { ticket, confirmed } => {
+                let asked = self.confirming.remove(&ticket.request);
+                let asked = asked.expect("every read that waits is kept");
+                let (conn, request) = asked.client();
+                match confirmed {
+                    true => self.confirmed(io, asked),
+                    false => {
+                        let text = "no leader has confirmed the read in time";
+                        let leader = self.node.leader();
+                        self.fail(conn, request, ErrorCode::Unavailable, leader, text);
+                    }
                 }
             }
             Answer::Read { ticket, result } => self.on_entry(io, ticket, result),

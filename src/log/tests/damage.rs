@@ -55,6 +55,10 @@ fn assert_corrupt(bed: &mut Bed, file: &str, offset: u64, what: &str) {
 
 #[test]
 fn a_flipped_bit_in_what_is_attested_is_corruption_at_its_exact_place() {
+    flipped_bits();
+}
+
+pub fn flipped_bits() {
     for region in [Region::Header, Region::Payload, Region::Padding, Region::SegmentHeader] {
         let mut segments = std::collections::BTreeSet::new();
         for seed in 0..40 {
@@ -106,6 +110,10 @@ fn a_damaged_footer_is_made_again() {
 
 #[test]
 fn an_older_value_of_a_slot_does_not_come_back_with_the_loss_of_a_footer() {
+    a_lost_footer();
+}
+
+pub fn a_lost_footer() {
     for file in [1, 2] {
         let mut bed = Bed::new(1, options());
         // Four entries of three blocks fill a segment: slot 4 stands in the first one, and again,
@@ -147,6 +155,31 @@ fn damage_behind_the_last_attested_entry_is_cut_and_never_comes_back() {
     }
     assert_eq!(cut, 20);
     assert!(blank > 5, "{blank}");
+}
+
+#[test]
+fn an_idle_log_attests_its_last_entry_after_a_restart_and_in_a_full_segment_too() {
+    // Five entries of three blocks: the fifth begins a segment. Four of them fill one.
+    for (count, file) in [(3, 1), (4, 1), (5, 2)] {
+        let mut bed = Bed::new(1, options());
+        for _ in 0..count {
+            bed.append(12_000);
+        }
+        while bed.event() {}
+        bed.kill(&mut Rng::new(1));
+        bed.recover().unwrap();
+        assert_eq!(bed.log().stats().marks, 0);
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert_eq!(bed.log().stats().marks, 1, "{count} entries");
+        bed.kill(&mut Rng::new(1));
+        bed.recover().unwrap();
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert_eq!(bed.log().stats().marks, 0, "a mark is not marked again");
+        bed.kill(&mut Rng::new(1));
+        let last = BLOCK_SIZE as u64 * [1 + 3 * 2, 1 + 3 * 3, 1][count - 3];
+        bed.disk.flip_at(&Bed::segment(file), last + 999, 1);
+        assert_corrupt(&mut bed, &Bed::segment(file), last, "the last entry");
+    }
 }
 
 #[test]
@@ -234,6 +267,10 @@ fn next_header(bed: &Bed, change: impl Fn(&mut EntryHeader)) -> EntryHeader {
 
 #[test]
 fn an_entry_of_an_older_use_of_the_block_is_not_taken_for_one_of_the_log() {
+    stale_blocks();
+}
+
+pub fn stale_blocks() {
     type Change = fn(&mut EntryHeader);
     let stale: [(&str, Change, bool); 7] = [
         ("right", |_| {}, true),

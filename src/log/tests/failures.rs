@@ -52,6 +52,10 @@ fn play_with(seed: u64, options: &LogOptions, kind: OpKind, skip: u32, fault: Op
 
 #[test]
 fn a_failed_write_or_flush_ends_the_log_and_nothing_acknowledged_is_lost() {
+    every_failure();
+}
+
+pub fn every_failure() {
     for log_sync in SYNCS {
         let options = LogOptions { log_sync, ..options() };
         for (kind, fault) in [

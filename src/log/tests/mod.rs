@@ -6,6 +6,8 @@ mod crashes;
 mod damage;
 mod failures;
 mod inspected;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod random;
 mod reading;
 mod votes;

@@ -44,6 +44,10 @@ fn a_promise_is_reported_once_both_copies_are_durable_and_no_sooner() {
 
 #[test]
 fn at_no_crash_point_of_a_promise_is_it_lower_than_the_last_one_reported() {
+    every_crash_point();
+}
+
+pub fn every_crash_point() {
     let (mut old, mut new, mut repaired) = (0, 0, 0);
     for log_sync in SYNCS {
         for events in 0..=5 {
@@ -90,6 +94,10 @@ fn damage_of_one_copy_loses_nothing_and_is_repaired() {
 
 #[test]
 fn damage_of_both_copies_is_refused() {
+    both_copies_damaged();
+}
+
+pub fn both_copies_damaged() {
     let mut bed = promised(1, &options());
     bed.kill(&mut Rng::new(1));
     bed.disk.flip_at(&vote_file(), 33, 1);

@@ -26,15 +26,19 @@ pub(super) fn message(message: &Message<Text>) -> String {
             format!("Accept {slot}@{ballot} {} chosen {chosen}", value(v))
         }
         Message::Accepted { ballot, slot } => format!("Accepted {slot}@{ballot}"),
-        Message::Heartbeat { ballot, chosen, sequence: 0 } => {
-            format!("Heartbeat {ballot} chosen {chosen}")
+        Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
+            let number = if *sequence == 0 { String::new() } else { format!(" #{sequence}") };
+            let asks = if *lease_ms == 0 { String::new() } else { format!(" asks {lease_ms} ms") };
+            format!("Heartbeat {ballot} chosen {chosen}{number}{asks}")
         }
-        Message::Heartbeat { ballot, chosen, sequence } => {
-            format!("Heartbeat {ballot} chosen {chosen} #{sequence}")
+        Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+            let granted = if *granted { " granted" } else { "" };
+            format!("HeartbeatReply {ballot} #{sequence} chosen {chosen}{granted}")
         }
-        Message::HeartbeatReply { ballot, sequence, chosen } => {
-            format!("HeartbeatReply {ballot} #{sequence} chosen {chosen}")
+        Message::ReadIndex { id: _, lease } => {
+            format!("ReadIndex{}", if *lease { " by lease" } else { "" })
         }
+        Message::ReadIndexReply { id: _, index } => format!("ReadIndexReply {index}"),
         Message::Fetch { first, last } => format!("Fetch {first}..{last}"),
         Message::Learn { slot, ballot, value: v } => format!("Learn {slot}@{ballot} {}", value(v)),
         Message::FetchAccepted { ballot, slot } => format!("FetchAccepted {ballot} slot {slot}"),

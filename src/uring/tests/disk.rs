@@ -159,7 +159,7 @@ fn a_steady_write_never_leaves_for_a_worker_thread() {
 fn a_steady_write_costs_the_device_about_two_writes_and_one_flush() {
     let mut log = Target::new(LogSync::Dsync);
     let Some(device) = Device::below(log.dir.path()) else { return };
-    let low = |(writes, flushes)| writes < 3.0 && flushes < 1.5;
+    let low = |(writes, flushes)| writes < 4.0 && flushes < 1.5;
     let (writes, flushes) = log.cost(&device, Sync::Durable, low);
     println!("per write: {writes:.2} device writes, {flushes:.2} flushes");
     assert!(low((writes, flushes)), "{writes:.2} device writes, {flushes:.2} flushes");
