@@ -403,7 +403,7 @@ pub struct SimArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
-    /// Write the history of a violating run to this file [default: loggos-sim-SEED.jsonl]
+    /// Write the history of a violating run to this file [default: loggos-sim-SEED.jsonl in the folder for temporary files]
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
     /// Leave out these faults, by the names of the summary, with commas between

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -164,8 +164,10 @@ fn fail(report: &Report, args: &SimArgs) -> CliError {
             false => eprintln!("last of client {}:\n{lines}", index - report.plan.nodes + 1),
         }
     }
-    let path =
-        args.history.clone().unwrap_or_else(|| PathBuf::from(format!("loggos-sim-{seed}.jsonl")));
+    let path = args
+        .history
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("loggos-sim-{seed}.jsonl")));
     match write_history(history, &path) {
         Ok(()) => eprintln!("history: {}", path.display()),
         Err(error) => eprintln!("history: {}: {error}", path.display()),

@@ -10,6 +10,7 @@ mod client;
 mod clock;
 pub mod counters;
 pub mod disk;
+mod disk_faults;
 pub mod explore;
 pub mod history;
 mod host;

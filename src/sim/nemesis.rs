@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::checks::Violation;
 use super::clock::RATE_TRUE;
 use super::counters::Hit;
+use super::disk::DiskCopy;
+use super::disk_faults;
 use super::phases::Phase;
 use super::plan::{Plan, Stream};
 use super::process::Absence;
@@ -29,6 +31,10 @@ pub enum Undo {
     Thaw(usize),
     /// A clock runs true again.
     TrueClock(usize),
+    /// There is room on a disk again.
+    MakeRoom(usize),
+    /// A disk is replaced by what it was.
+    PutBack(usize, Box<DiskCopy>),
 }
 
 /// Who strikes.
@@ -85,7 +91,10 @@ impl Nemesis {
 
     fn draw(&mut self, plan: &Plan) -> Strike {
         let rng = &mut self.rng;
-        let hit = STRIKES[rng.below(STRIKES.len() as u64) as usize];
+        let disks = disk_faults::STRIKES;
+        let at = rng.below((STRIKES.len() + disks.len()) as u64) as usize;
+        let hit = STRIKES.get(at).or_else(|| disks.get(at - STRIKES.len()));
+        let hit = *hit.expect("drawn within both lists");
         let node = rng.below(plan.nodes as u64) as usize;
         let other = (node + 1 + rng.below(plan.nodes.max(2) as u64 - 1) as usize) % plan.nodes;
         let client = rng.below(plan.clients as u64) as usize;
@@ -155,13 +164,15 @@ impl World {
             }
             Hit::ConnectionReset => self.net.reset_one(&mut self.queue, false),
             Hit::ConnectionResetMidFrame => self.net.reset_one(&mut self.queue, true),
-            Hit::Kill => self.kill(node, span),
-            Hit::PowerCut => self.power_cut(node, span),
-            Hit::PowerCutAll => (0..nodes).filter(|index| self.power_cut(*index, span)).count() > 0,
+            Hit::Kill => self.stop(node, false, span),
+            Hit::PowerCut => self.stop(node, true, span),
+            Hit::PowerCutAll => {
+                (0..nodes).filter(|index| self.stop(*index, true, span)).count() > 0
+            }
             Hit::PowerCutMinority => {
                 let count = nodes.saturating_sub(1) / 2;
                 let struck = (0..count).map(|step| (node + step) % nodes);
-                struck.filter(|index| self.power_cut(*index, span)).count() > 0
+                struck.filter(|index| self.stop(*index, true, span)).count() > 0
             }
             Hit::Pause => self.pause(node, span),
             Hit::ClockRate => {
@@ -180,7 +191,7 @@ impl World {
                 true
             }
             Hit::ClientDies => self.drop_client(client)?,
-            _ => unreachable!("only what strikes is drawn"),
+            hit => self.strike_disk(hit, node, span, more)?,
         }
         .pipe(Ok)
     }
@@ -207,24 +218,17 @@ impl World {
         }
     }
 
-    fn kill(&mut self, node: usize, span: Duration) -> bool {
+    /// Stops a process that lives, and starts it again after the span. Returns whether it lived.
+    pub(super) fn stop(&mut self, node: usize, power_lost: bool, span: Duration) -> bool {
         let host = self.processes[node].host;
         if self.processes[node].live.is_none() {
             return false;
         }
-        self.net.process_ended(&mut self.queue, host);
-        self.processes[node].end(Absence::Stopped, false, &mut self.rng);
-        self.queue.after(span, Happening::Start(node));
-        true
-    }
-
-    pub(super) fn power_cut(&mut self, node: usize, span: Duration) -> bool {
-        let host = self.processes[node].host;
-        if self.processes[node].live.is_none() {
-            return false;
+        match power_lost {
+            true => self.net.power_lost(&mut self.queue, host),
+            false => self.net.process_ended(&mut self.queue, host),
         }
-        self.net.power_lost(&mut self.queue, host);
-        self.processes[node].end(Absence::Stopped, true, &mut self.rng);
+        self.processes[node].end(Absence::Stopped, power_lost, &mut self.rng);
         self.queue.after(span, Happening::Start(node));
         true
     }
@@ -263,6 +267,12 @@ impl World {
                     let span = self.rng.between(Duration::ZERO, Duration::from_millis(150));
                     let next = Undo::Flap(from, to, !is_cut, left - 1);
                     self.queue.after(span, Happening::Undo(next));
+                }
+            }
+            Undo::MakeRoom(node) => self.processes[node].disk_mut().set_capacity(u64::MAX),
+            Undo::PutBack(node, copy) => {
+                if self.phase == Phase::Safety {
+                    self.put_back(node, &copy);
                 }
             }
             Undo::Thaw(node) => self.thaw(node),

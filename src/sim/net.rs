@@ -280,7 +280,9 @@ impl Network {
             let pipe = &mut self.conns.get_mut(&key).expect("the caller has looked").pipes[to];
             let room = capacity.saturating_sub(pipe.inflight);
             let most = pipe.unsent.len().min(room).min(chunk_max);
-            if most == 0 {
+            // As TCP does, wait for room for more than a few bytes.
+            let whole = pipe.unsent.len().min(chunk_max).min(capacity / 2);
+            if most == 0 || most < whole {
                 break;
             }
             let count = 1 + self.rng.below(most as u64) as usize;

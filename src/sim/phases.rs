@@ -69,6 +69,8 @@ impl World {
         for index in (1..nodes).rev() {
             order.swap(index, self.rng.below(index as u64 + 1) as usize);
         }
+        // Whoever's disk may lie or rot is not relied on.
+        order.retain(|node| !self.damageable(*node));
         let mut quorum: Vec<usize> = order[..nodes / 2 + 1].to_vec();
         quorum.sort_unstable();
         let until = now + liveness_bound(&self.plan);
@@ -85,6 +87,7 @@ impl World {
         self.net.calm();
         for node in quorum.clone() {
             self.processes[node].clock.set_rate(now, RATE_TRUE);
+            self.heal_disk(node);
             self.thaw(node);
             self.schedule_turn(node, now);
             self.queue.after(Duration::ZERO, Happening::Start(node));
@@ -131,7 +134,7 @@ impl World {
         if reached.is_some() && !*restarted {
             *restarted = true;
             for node in quorum.clone() {
-                self.power_cut(node, Duration::from_millis(10));
+                self.stop(node, true, Duration::from_millis(10));
             }
         } else if reached.is_some() {
             self.hits.hit(Hit::LivenessReached);

@@ -150,6 +150,8 @@ pub struct Plan {
     pub cache_bytes_max: usize,
     /// The network.
     pub net: NetOptions,
+    /// How much longer they take while they are slow.
+    pub disk_slow_factor: u32,
     /// How long the disks take.
     pub disk_timing: DiskTiming,
     /// The clients.
@@ -232,6 +234,7 @@ impl Plan {
             cache_bytes_max: pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]),
             net: draw_net(rng),
             disk_timing: draw_disk(rng),
+            disk_slow_factor: pick(rng, &[20, 100, 1000, 20_000]),
             workload,
             faults: draw_faults(rng, limits),
             strike_every: millis(rng, 50, 1_000),
@@ -264,7 +267,7 @@ impl LogPlan {
         let blocks = pick(rng, &[4, 8, 16, 64]);
         let entry_bytes_max = blocks * BLOCK_SIZE;
         // The header, an entry and its footer at the least; mostly a few dozen entries.
-        let extra = pick(rng, &[0, 2, 14, 30, 100, 400]);
+        let extra = pick(rng, &[0, 10, 30, 60, 100, 400]);
         let segment_blocks = 1 + blocks + 1 + extra;
         LogPlan {
             entry_bytes_max,

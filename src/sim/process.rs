@@ -4,7 +4,8 @@
 //! whatever the disk holds.
 
 use super::clock::NodeClock;
-use super::disk::{DiskOptions, DiskTiming, SimDisk};
+use super::disk::{DiskFaults, DiskOptions, SimDisk};
+use super::disk_faults::trouble;
 use super::host::{Chunk, Port, SimIo};
 use super::net::address_of;
 use super::plan::{Plan, Stream};
@@ -45,6 +46,8 @@ pub enum Absence {
     DiskFailed(String),
     /// It refuses what it finds on its disk.
     Refused(String),
+    /// Its disk lacks what it had told, and cannot know: taken out of the world.
+    Condemned,
 }
 
 /// One node.
@@ -69,6 +72,10 @@ pub struct Process {
     pub turns: u64,
     /// Lives so far.
     pub lives: u64,
+    /// Its disk has lied or was damaged.
+    pub damaged: bool,
+    /// What trouble its disk had made before it started.
+    pub trouble_before: u64,
     events: Vec<Event<Chunk>>,
 }
 
@@ -81,8 +88,9 @@ impl Process {
     pub fn new(plan: &Plan, index: usize, rng: &mut Rng) -> Process {
         let id = NodeId(index as u16 + 1);
         let host = HostId(index as u16);
-        let timing = DiskTiming { ..plan.disk_timing };
-        let options = DiskOptions { timing, ..DiskOptions::default() };
+        let faults = DiskFaults { slow_factor: plan.disk_slow_factor, ..DiskFaults::NONE };
+        let timing = plan.disk_timing;
+        let options = DiskOptions { timing, faults, ..DiskOptions::default() };
         let mut disk = SimDisk::new(Stream::Disk.seed(plan.seed, index), options);
         DataDir::format(&mut disk, &format_request(plan, id))
             .expect("an empty disk without faults is formatted");
@@ -97,6 +105,8 @@ impl Process {
             next_turn: None,
             turns: 0,
             lives: 0,
+            damaged: false,
+            trouble_before: 0,
             events: Vec::new(),
         }
     }
@@ -109,6 +119,7 @@ impl Process {
         let (disk, mut port) = self.resting.take().expect("only an absent process is started");
         port.reset();
         self.lives += 1;
+        self.trouble_before = trouble(&disk);
         let mut io = SimIo::new(disk, port, self.clock.read(now));
         match open(&mut io, plan, self.lives) {
             Ok((node, pool)) => {

@@ -10,6 +10,7 @@ use super::checks::bounds::Bounds;
 use super::checks::{Judge, Violation};
 use super::client::{Around, SimClient};
 use super::counters::{Counters, Hit};
+use super::disk_faults::{draw_damageable, trouble};
 use super::history::History;
 use super::host::NetCommand;
 use super::nemesis::{Nemesis, Undo};
@@ -51,7 +52,8 @@ pub struct World {
     pub(super) queue: Schedule<Happening>,
     pub(super) processes: Vec<Process>,
     pub(super) clients: Vec<SimClient>,
-    client_turns: Vec<u64>,
+    /// Of each client: when it looks around next, and that turn's number.
+    client_turns: Vec<(Time, u64)>,
     pub(super) net: Network,
     pub(super) nemesis: Nemesis,
     pub(super) phase: Phase,
@@ -64,6 +66,7 @@ pub struct World {
     /// The run's trace.
     pub trace: Trace,
     pub(super) rng: Rng,
+    pub(super) damageable: Vec<bool>,
     /// How long after the healing progress was complete.
     pub progress_after: Option<Duration>,
     applied: Vec<AppliedSlot>,
@@ -73,6 +76,8 @@ pub struct World {
 /// From an event's arrival to the turn that handles it: the time to wake a thread.
 const WAKE_MIN: Duration = Duration::from_micros(2);
 const WAKE_MAX: Duration = Duration::from_micros(60);
+/// The longest that a node stays away that has stopped by itself.
+const RESTART_MAX: Duration = Duration::from_secs(2);
 
 impl World {
     /// The world that the plan describes, before anything has happened.
@@ -80,6 +85,7 @@ impl World {
         let seed = plan.seed;
         let mut rng = Stream::Hosts.rng(seed);
         let hosts = plan.nodes + plan.clients;
+        let damageable = draw_damageable(plan.nodes, &mut rng);
         let processes: Vec<Process> =
             (0..plan.nodes).map(|index| Process::new(&plan, index, &mut rng)).collect();
         let cluster = ClusterId::of_name(CLUSTER);
@@ -111,10 +117,11 @@ impl World {
             bounds: Bounds::of(&plan),
             hits: Counters::default(),
             trace: Trace::new(hosts),
-            client_turns: vec![0; plan.clients],
+            client_turns: vec![(Time::default(), 0); plan.clients],
             queue,
             processes,
             clients,
+            damageable,
             rng,
             progress_after: None,
             applied: Vec::new(),
@@ -176,7 +183,7 @@ impl World {
     pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
         let now = self.now();
         let process = &mut self.processes[node];
-        if process.live.is_some() {
+        if process.live.is_some() || process.absence == Absence::Condemned {
             return Ok(());
         }
         let (id, host) = (process.id, process.host);
@@ -192,6 +199,15 @@ impl World {
                 let life = process.lives;
                 let live = process.live.as_mut().expect("it has just started");
                 let found = live.server.node().recovered().clone();
+                let damaged = process.damaged;
+                if damaged && !self.judge.promises.holds(id, &found) {
+                    // Nothing on the disk tells that something is missing: see `disk_faults`.
+                    self.hits.hit(Hit::DamageUnseen);
+                    self.net.power_lost(&mut self.queue, host);
+                    self.processes[node].end(Absence::Condemned, true, &mut self.rng);
+                    return Ok(());
+                }
+                self.hits.add(Hit::DamageSurvived, u64::from(damaged));
                 self.judge.recovered(id, &found, &mut self.hits)?;
                 self.hits.add(Hit::Reopened, u64::from(life > 1));
                 self.hits.add(Hit::TornTailCut, u64::from(found.torn_bytes > 0));
@@ -208,7 +224,18 @@ impl World {
 
     /// A node that refuses what it finds is right only if that has been damaged.
     fn refused(&mut self, node: usize, why: &str) -> Result<(), Violation> {
-        let id = self.processes[node].id;
+        let process = &self.processes[node];
+        if process.damaged {
+            self.hits.hit(Hit::DamageFound);
+            return Ok(());
+        }
+        if trouble(process.disk()) > process.trouble_before {
+            // The next start may find a disk that works.
+            let delay = self.rng.between(Duration::ZERO, RESTART_MAX);
+            self.queue.after(delay, Happening::Start(node));
+            return Ok(());
+        }
+        let id = process.id;
         let text = format!("node {id} refuses an undamaged disk: {why}");
         Err(Violation::new("recovery", text))
     }
@@ -260,7 +287,13 @@ impl World {
     }
 
     fn judge_failure(&mut self, node: usize, failure: &NodeFailure) -> Result<(), Violation> {
-        let id = self.processes[node].id;
+        let process = &self.processes[node];
+        if process.damaged || trouble(process.disk()) > process.trouble_before {
+            let delay = self.rng.between(Duration::ZERO, RESTART_MAX);
+            self.queue.after(delay, Happening::Start(node));
+            return Ok(());
+        }
+        let id = process.id;
         let text = format!("node {id} stops although its disk is sound: {failure}");
         Err(Violation::new("recovery", text))
     }
@@ -327,10 +360,11 @@ impl World {
     // ---- clients ----------------------------------------------------------------------------
 
     fn client_turn(&mut self, client: usize, number: u64) -> Result<(), Violation> {
-        if self.client_turns[client] != number {
+        if self.client_turns[client].1 != number {
             return Ok(());
         }
         let now = self.now();
+        self.client_turns[client].0 = Time(u64::MAX);
         let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
         let next = self.clients[client].step(&mut around);
         self.after_client(client, next)
@@ -351,8 +385,13 @@ impl World {
             let text = format!("client {}: {complaint}", client + 1);
             return Err(Violation::new("client", text));
         }
-        self.client_turns[client] += 1;
-        self.queue.at(next, Happening::Client(client, self.client_turns[client]));
+        let (planned, number) = &mut self.client_turns[client];
+        // An earlier turn than the one planned replaces it; for a later one the planned one asks.
+        if next < *planned {
+            *planned = next;
+            *number += 1;
+            self.queue.at(next, Happening::Client(client, *number));
+        }
         Ok(())
     }
 

@@ -31,6 +31,8 @@ struct Told {
     accepted: BTreeMap<Slot, Ballot>,
     /// The highest ballot of a promise or acceptance told in earlier lives.
     floor: Ballot,
+    /// What it has proposed itself, by slot: its own vote for it may have been counted.
+    proposed: BTreeMap<Slot, Ballot>,
     /// The highest ballot it has sent a prepare for; and in earlier lives.
     prepared: Ballot,
     prepared_before: Ballot,
@@ -73,27 +75,28 @@ impl Promises {
     ) -> Result<(), Violation> {
         self.streams.retain(|_, stream| stream.node != node);
         let told = &mut self.nodes[usize::from(node.0) - 1];
-        let highest = told.accepted.values().copied().max().unwrap_or_default();
-        let due = told.promised.max(highest).max(told.floor);
+        let due = told.due();
         if found.promised < due {
             let text = format!("node {node} had told ballot {due} and finds {}", found.promised);
             return Err(Violation::new(NAME, text));
         }
         hits.add(Hit::PromiseChecked, u64::from(due > Ballot::NONE));
-        let held: BTreeMap<Slot, Ballot> =
-            found.accepted.iter().map(|(slot, ballot, _)| (*slot, *ballot)).collect();
-        for (slot, ballot) in &told.accepted {
-            let is_held = *slot <= found.chosen || held.get(slot).is_some_and(|at| at >= ballot);
-            if !is_held {
-                let text = format!("node {node} had accepted slot {slot} at ballot {ballot}");
-                let text = format!("{text} and finds {:?}", held.get(slot));
-                return Err(Violation::new(NAME, text));
-            }
+        if let Some((slot, ballot)) = missing(&told.accepted, found) {
+            let text = format!("node {node} had accepted slot {slot} at ballot {ballot}");
+            return Err(Violation::new(NAME, format!("{text}, which it does not find")));
         }
         hits.add(Hit::AcceptanceChecked, told.accepted.len() as u64);
         told.floor = due;
         told.prepared_before = told.prepared;
         Ok(())
+    }
+
+    /// Whether a damaged disk still holds everything that the node had told or proposed.
+    pub fn holds(&self, node: NodeId, found: &RecoveredState) -> bool {
+        let told = &self.nodes[usize::from(node.0) - 1];
+        found.promised >= told.due()
+            && missing(&told.accepted, found).is_none()
+            && missing(&told.proposed, found).is_none()
     }
 
     /// A node sends these bytes on a connection that it dialled.
@@ -151,7 +154,22 @@ fn check_one_value(
     Err(Violation::new(NAME, text))
 }
 
+/// The first of these slots that was not found at its ballot or above, nor as chosen.
+fn missing(due: &BTreeMap<Slot, Ballot>, found: &RecoveredState) -> Option<(Slot, Ballot)> {
+    let held: BTreeMap<Slot, Ballot> =
+        found.accepted.iter().map(|(slot, ballot, _)| (*slot, *ballot)).collect();
+    due.range(found.chosen.next()..)
+        .find(|(slot, ballot)| held.get(slot).is_none_or(|at| at < *ballot))
+        .map(|(slot, ballot)| (*slot, *ballot))
+}
+
 impl Told {
+    /// The promise that its disk must hold.
+    fn due(&self) -> Ballot {
+        let accepted = self.accepted.values().copied().max().unwrap_or_default();
+        self.promised.max(accepted).max(self.floor).max(self.prepared)
+    }
+
     fn sent(
         &mut self,
         node: NodeId,
@@ -192,6 +210,11 @@ impl Told {
                     return bad(format!("prepares {ballot}, in an earlier life {before}"));
                 }
                 self.prepared = self.prepared.max(*ballot);
+                Ok(())
+            }
+            Message::Accept { ballot, slot, .. } => {
+                let highest = self.proposed.entry(*slot).or_default();
+                *highest = (*highest).max(*ballot);
                 Ok(())
             }
             _ => Ok(()),

@@ -24,7 +24,7 @@ mod test_disk;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 pub use faults::{
@@ -128,6 +128,17 @@ impl SimDisk {
     /// Changes the room for files. Below what is used, nothing new finds room; what is stored stays.
     pub fn set_capacity(&mut self, bytes: u64) {
         self.options.capacity_bytes = bytes;
+    }
+
+    /// Whether writes over acknowledged bytes are a panic from now on: not on a disk that is
+    /// damaged on purpose.
+    pub fn set_check_overwrites(&mut self, check: bool) {
+        self.options.check_overwrites = check;
+    }
+
+    /// Takes back the faults that were ordered and have not struck.
+    pub fn forget_injected(&mut self) {
+        self.planned.clear();
     }
 
     /// Room that files take, in bytes.
@@ -246,10 +257,9 @@ impl SimDisk {
     }
 
     fn collect_garbage(&mut self) {
-        let (names, handles) = (&self.names, &self.handles);
-        self.files.retain(|inode, _| {
-            names.mentions(*inode) || handles.values().any(|handle| handle.inode == *inode)
-        });
+        let mut kept: BTreeSet<Inode> = self.names.inodes().collect();
+        kept.extend(self.handles.values().map(|handle| handle.inode));
+        self.files.retain(|inode, _| kept.contains(inode));
     }
 
     // ---- the whole disk ---------------------------------------------------------------------

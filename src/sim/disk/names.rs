@@ -180,8 +180,16 @@ impl Names {
 
     /// Whether any name, current or possible after a power loss, stands for the file.
     pub fn mentions(&self, inode: Inode) -> bool {
-        let node = Node::File(inode);
-        self.current.values().chain(self.durable.values()).any(|found| *found == node)
-            || self.pending.iter().any(|(_, change)| change.node() == Some(node))
+        self.inodes().any(|found| found == inode)
+    }
+
+    /// Every file that a name stands for, now or possibly after a power loss; some repeatedly.
+    pub fn inodes(&self) -> impl Iterator<Item = Inode> + '_ {
+        let named = self.current.values().chain(self.durable.values()).copied();
+        let pending = self.pending.iter().filter_map(|(_, change)| change.node());
+        named.chain(pending).filter_map(|node| match node {
+            Node::File(inode) => Some(inode),
+            Node::Folder => None,
+        })
     }
 }

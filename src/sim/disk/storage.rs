@@ -105,8 +105,11 @@ impl Storage for SimDisk {
     fn close(&mut self, file: FileId) {
         if let Some(handle) = self.handles.get(&file.0) {
             assert_eq!(handle.in_flight, 0, "a file in use is not closed: {}", handle.name);
+            let inode = handle.inode;
             self.handles.remove(&file.0);
-            self.collect_garbage();
+            if !self.names.mentions(inode) {
+                self.collect_garbage();
+            }
         }
     }
 

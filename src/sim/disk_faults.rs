@@ -1,0 +1,179 @@
+//! The nemesis's half for disks: errors, slowness, full disks, lies, and damage at rest.
+//!
+//! Errors, slowness and want of room may strike every node at any time. Lies and damage strike
+//! only a minority that is drawn at the start ([`World::damageable`]): they take a node away for
+//! good, as soon as it finds out, and a quorum must be left. And some damage no single disk can
+//! show: a lie about the very last write, or an old copy put back, is a disk that is consistent
+//! and late. A node that starts with less than it had told, after damage that the world did, is
+//! taken out before it says a word (the protocol cannot survive what it cannot see); it is
+//! counted.
+
+use std::time::Duration;
+
+use super::checks::Violation;
+use super::counters::Hit;
+use super::disk::{DiskCopy, OpFault, OpKind, Region, SimDisk, counts};
+use super::nemesis::Undo;
+use super::time::Time;
+use super::world::{Happening, World};
+use crate::base::Instant;
+use crate::base::rng::Rng;
+
+/// The disk faults that a strike chooses from.
+pub const STRIKES: &[Hit] = &[
+    Hit::DiskSlow,
+    Hit::DiskFull,
+    Hit::DiskWriteFails,
+    Hit::DiskWriteShort,
+    Hit::DiskWriteFull,
+    Hit::DiskFlushFails,
+    Hit::DiskReadFails,
+    Hit::DiskNameFails,
+    Hit::DiskWriteLost,
+    Hit::DiskWriteMisdirected,
+    Hit::DamageFlip,
+    Hit::DamageUnreadable,
+    Hit::DamageZeroed,
+    Hit::DiskWiped,
+    Hit::DiskOldCopy,
+];
+
+/// What the counters of a disk call trouble: after it a node may stop or refuse to start.
+const TROUBLE: [&str; 6] = [
+    counts::READ_ERROR,
+    counts::WRITE_ERROR,
+    counts::FLUSH_ERROR,
+    counts::NAME_ERROR,
+    counts::SHORT_WRITE,
+    counts::FULL,
+];
+
+/// How much trouble a disk has made so far.
+pub fn trouble(disk: &SimDisk) -> u64 {
+    TROUBLE.iter().map(|name| disk.counters().get(name)).sum()
+}
+
+/// The nodes whose disks may lie and rot: drawn, and always a minority.
+pub fn draw_damageable(nodes: usize, rng: &mut Rng) -> Vec<bool> {
+    let mut chosen = vec![false; nodes];
+    let count = rng.below((nodes as u64 - 1) / 2 + 1);
+    for _ in 0..count {
+        chosen[rng.below(nodes as u64) as usize] = true;
+    }
+    chosen
+}
+
+impl World {
+    /// Whether this node's disk may lie and rot in this world.
+    pub(super) fn damageable(&self, node: usize) -> bool {
+        self.damageable[node]
+    }
+
+    /// Strikes a disk. Returns whether there was something to strike.
+    pub(super) fn strike_disk(
+        &mut self,
+        hit: Hit,
+        node: usize,
+        span: Duration,
+        more: u64,
+    ) -> Result<bool, Violation> {
+        let now = self.now();
+        let rng = &mut Rng::new(more);
+        let skip = rng.below(6) as u32;
+        let fault = match hit {
+            Hit::DiskWriteFails => Some((OpKind::Write, OpFault::Error)),
+            Hit::DiskWriteShort => Some((OpKind::Write, OpFault::Short(512 * skip))),
+            Hit::DiskWriteFull => Some((OpKind::Write, OpFault::Full)),
+            Hit::DiskFlushFails => Some((OpKind::Flush, OpFault::Error)),
+            Hit::DiskReadFails => Some((OpKind::Read, OpFault::Error)),
+            Hit::DiskNameFails => Some((OpKind::Name, OpFault::Error)),
+            _ => None,
+        };
+        let process = &mut self.processes[node];
+        if let Some((kind, fault)) = fault {
+            process.disk_mut().inject(kind, skip, fault);
+            return Ok(true);
+        }
+        match hit {
+            Hit::DiskSlow => {
+                let until = Time(now.0) + span;
+                process.disk_mut().slow_down(Instant(until.0));
+                Ok(true)
+            }
+            Hit::DiskFull => {
+                let disk = process.disk_mut();
+                let room = rng.below(3) * self.plan.log.segment_bytes;
+                let capacity = disk.used_bytes() + room;
+                disk.set_capacity(capacity);
+                self.queue.after(span, Happening::Undo(Undo::MakeRoom(node)));
+                Ok(true)
+            }
+            _ if !self.damageable(node) => Ok(false),
+            Hit::DiskOldCopy => self.old_copy(node, span),
+            _ => self.damage(hit, node, span, rng),
+        }
+    }
+
+    fn damage(
+        &mut self,
+        hit: Hit,
+        node: usize,
+        span: Duration,
+        rng: &mut Rng,
+    ) -> Result<bool, Violation> {
+        let region = Region::ALL[rng.below(Region::ALL.len() as u64) as usize];
+        let process = &mut self.processes[node];
+        let disk = process.disk_mut();
+        // What is written over damage is no mistake of the node's.
+        disk.set_check_overwrites(false);
+        let done = match hit {
+            Hit::DiskWriteLost => {
+                disk.inject(OpKind::Write, rng.below(4) as u32, OpFault::Lost);
+                true
+            }
+            Hit::DiskWriteMisdirected => {
+                disk.inject(OpKind::Write, rng.below(4) as u32, OpFault::Misdirected);
+                true
+            }
+            Hit::DamageFlip => disk.flip_bit(region, rng).is_some(),
+            Hit::DamageUnreadable => disk.make_unreadable(region, rng).is_some(),
+            Hit::DamageZeroed => disk.zero_block(region, rng).is_some(),
+            Hit::DiskWiped => {
+                self.stop(node, true, span);
+                self.processes[node].disk_mut().wipe();
+                true
+            }
+            _ => unreachable!("only damage comes here"),
+        };
+        if done {
+            self.processes[node].damaged = true;
+            // Damage shows when the node reads it: often that is at the next start.
+            if rng.below(2) == 0 {
+                self.stop(node, rng.below(2) == 0, span);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Keeps a copy of the disk, and puts it back at the end of the span.
+    fn old_copy(&mut self, node: usize, span: Duration) -> Result<bool, Violation> {
+        let copy = Box::new(self.processes[node].disk().save_copy());
+        self.queue.after(span, Happening::Undo(Undo::PutBack(node, copy)));
+        Ok(true)
+    }
+
+    pub(super) fn put_back(&mut self, node: usize, copy: &DiskCopy) {
+        self.stop(node, true, Duration::from_millis(5));
+        let process = &mut self.processes[node];
+        process.damaged = true;
+        process.disk_mut().set_check_overwrites(false);
+        process.disk_mut().restore_copy(copy);
+    }
+
+    /// The disk of a healed node makes no trouble any more.
+    pub(super) fn heal_disk(&mut self, node: usize) {
+        let disk = self.processes[node].disk_mut();
+        disk.forget_injected();
+        disk.set_capacity(u64::MAX);
+    }
+}
