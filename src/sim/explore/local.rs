@@ -348,6 +348,8 @@ impl Run<'_> {
             Message::Nack { .. } | Message::HeartbeatReply { .. } if !self.bounds.hints => {
                 return Ok(());
             }
+            Message::Heartbeat { .. } if !self.bounds.heartbeats => return Ok(()),
+            Message::Fetch { .. } if !self.bounds.catch_up => return Ok(()),
             // The count decides nothing but whether an answer is wished.
             Message::Heartbeat { sequence, .. } | Message::HeartbeatReply { sequence, .. } => {
                 *sequence = (*sequence).min(1);

@@ -77,6 +77,10 @@ pub struct Bounds {
     /// Whether refusals (Nack) and the answers to heartbeats are delivered. They carry hints only;
     /// without them more is reached with the same number of worlds.
     pub hints: bool,
+    /// Whether heartbeats are delivered. Without them a watermark is told by the next Accept only.
+    pub heartbeats: bool,
+    /// Whether replicas learn chosen slots from each other.
+    pub catch_up: bool,
     /// The exploration ends, incomplete, after so many worlds.
     pub worlds_max: usize,
     /// In which order.
@@ -97,6 +101,8 @@ impl Bounds {
             crashes: 1,
             delays: 1,
             hints: false,
+            heartbeats: true,
+            catch_up: true,
             worlds_max: 2_000_000,
             order: Order::Depth,
             checks: Checks::All,

@@ -21,6 +21,8 @@ fn measure() {
         crashes: get("X", 0) as u8,
         delays: get("D", 0) as u8,
         hints: get("H", 0) == 1,
+        heartbeats: get("HB", 1) == 1,
+        catch_up: get("CU", 1) == 1,
         worlds_max: get("W", 5_000_000) as usize,
         order: if get("B", 0) == 1 { Order::Breadth } else { Order::Depth },
         ..Bounds::small()
