@@ -90,28 +90,32 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// What the tests explore: seconds.
+    /// One slot, two campaigns.
     pub fn small() -> Bounds {
         Bounds {
             replicas: 3,
             proposers: 2,
-            slots: 2,
+            slots: 1,
             proposals: 2,
             campaigns: 2,
-            crashes: 1,
-            delays: 1,
+            crashes: 0,
+            delays: 0,
             hints: false,
             heartbeats: true,
             catch_up: true,
-            worlds_max: 2_000_000,
+            worlds_max: 20_000_000,
             order: Order::Depth,
             checks: Checks::All,
         }
     }
 
-    /// What `loggos sim --explore` explores: minutes.
-    pub fn full() -> Bounds {
-        Bounds { campaigns: 3, worlds_max: 100_000_000, ..Bounds::small() }
+    /// What the tests explore, by name: seconds.
+    pub fn quick() -> Vec<(&'static str, Bounds)> {
+        vec![
+            ("two slots", Bounds { slots: 2, heartbeats: false, ..Bounds::small() }),
+            ("a crash and a late write", Bounds { crashes: 1, delays: 1, ..Bounds::small() }),
+            ("three campaigns", Bounds { campaigns: 3, ..Bounds::small() }),
+        ]
     }
 }
 

@@ -96,6 +96,8 @@ struct Search<'a> {
     locals: Vec<Local>,
     local_numbers: Map<Box<[u8]>, u32>,
     messages: Vec<Envelope>,
+    /// By replica: the messages that are addressed to it.
+    addressed: [Network; REPLICAS_MAX],
     message_numbers: HashMap<(usize, usize, Message<Tag>), u16>,
     outcomes: Map<(u32, Step), Result<Outcome, String>>,
     /// By the states of the replicas: the worlds that no other covers, and how many slots are
@@ -139,6 +141,7 @@ impl Search<'_> {
             locals: Vec::new(),
             local_numbers: Map::default(),
             messages: Vec::new(),
+            addressed: Default::default(),
             message_numbers: HashMap::new(),
             outcomes: Map::default(),
             known: Map::default(),
@@ -216,10 +219,12 @@ impl Search<'_> {
     }
 
     fn number_message(&mut self, from: usize, to: usize, message: Message<Tag>) -> u16 {
-        let next = self.messages.len();
+        let next = u16::try_from(self.messages.len());
         *self.message_numbers.entry((from, to, message)).or_insert_with_key(|(_, _, message)| {
+            let number = next.expect("small worlds have few different messages");
             self.messages.push(Envelope { from, to, message: message.clone() });
-            u16::try_from(next).expect("small worlds have few different messages")
+            self.addressed[to].add(number);
+            number
         })
     }
 
@@ -316,7 +321,7 @@ impl Search<'_> {
             if covered {
                 continue;
             }
-            let next = self.close(next)?;
+            let next = self.close(next, world, step)?;
             self.arrive(next, number, depth, step)?;
         }
         Ok(())
@@ -364,9 +369,13 @@ impl Search<'_> {
         Ok(true)
     }
 
-    /// Delivers whatever changes no replica but makes it answer.
-    fn close(&mut self, mut world: World) -> Result<World, Broken> {
-        let mut open: Vec<u16> = world.rest.network.iter().collect();
+    /// Delivers whatever changes no replica but makes it answer. `before` is closed, and `step`
+    /// led from there to `world`.
+    fn close(&mut self, mut world: World, before: &World, step: Step) -> Result<World, Broken> {
+        let network = &world.rest.network;
+        let mut open: Vec<u16> =
+            network.iter_and(&self.addressed[usize::from(step.replica)]).collect();
+        open.extend(network.iter().filter(|message| !before.rest.network.has(*message)));
         while let Some(message) = open.pop() {
             let step = self.delivery(message);
             let number = world.replicas[usize::from(step.replica)];
