@@ -111,10 +111,15 @@ impl Bounds {
 
     /// What the tests explore, by name: seconds.
     pub fn quick() -> Vec<(&'static str, Bounds)> {
+        let small = Bounds::small();
+        let quiet = Bounds { heartbeats: false, ..small.clone() };
         vec![
-            ("two slots", Bounds { slots: 2, heartbeats: false, ..Bounds::small() }),
-            ("a crash and a late write", Bounds { crashes: 1, delays: 1, ..Bounds::small() }),
-            ("three campaigns", Bounds { campaigns: 3, ..Bounds::small() }),
+            ("one slot, refusals and all hints", Bounds { hints: true, ..small.clone() }),
+            ("one slot, a crash", Bounds { crashes: 1, ..small.clone() }),
+            ("one slot, three proposers", Bounds { proposers: 3, ..small }),
+            ("one slot, three campaigns", Bounds { campaigns: 3, ..quiet.clone() }),
+            ("one slot, a crash, a late write", Bounds { crashes: 1, delays: 1, ..quiet.clone() }),
+            ("two slots", Bounds { slots: 2, ..quiet }),
         ]
     }
 }
