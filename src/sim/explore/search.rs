@@ -91,6 +91,9 @@ struct Envelope {
 /// A step that breaks a property, and how.
 type Broken = (Step, String);
 
+/// The last steps of a schedule that breaks a property, and how.
+type Schedule = (Vec<Step>, String);
+
 struct Search<'a> {
     bounds: &'a Bounds,
     locals: Vec<Local>,
@@ -182,8 +185,8 @@ impl Search<'_> {
                 continue;
             }
             self.report.depth = self.report.depth.max(depth as usize);
-            if let Err((step, what)) = self.expand(&world, number, depth) {
-                let steps = self.shrink(self.steps_to(number, step), &what);
+            if let Err((last, what)) = self.expand(&world, number, depth) {
+                let steps = self.shrink(self.steps_to(number, last), &what);
                 let schedule = steps.iter().map(|step| self.show(*step)).collect();
                 self.report.violation = Some(Violation { what, schedule });
                 break;
@@ -280,7 +283,7 @@ impl Search<'_> {
     // ---- worlds ----
 
     /// Finds every world that is one step away.
-    fn expand(&mut self, world: &World, number: u32, depth: u32) -> Result<(), Broken> {
+    fn expand(&mut self, world: &World, number: u32, depth: u32) -> Result<(), Schedule> {
         for replica in 0..self.bounds.replicas {
             for action in self.actions(world, replica).into_iter().flatten() {
                 let step = Step { replica: replica as u8, delay: false, action };
@@ -309,10 +312,11 @@ impl Search<'_> {
     }
 
     /// Takes the step, once with its writes durable at once, and once with them waiting.
-    fn take(&mut self, world: &World, number: u32, depth: u32, step: Step) -> Result<(), Broken> {
+    fn take(&mut self, world: &World, number: u32, depth: u32, step: Step) -> Result<(), Schedule> {
         for delay in [false, true] {
             let step = Step { delay, ..step };
-            let Some(next) = self.step(world, step)? else { continue };
+            let next = self.step(world, step).map_err(|(step, what)| (vec![step], what))?;
+            let Some(next) = next else { continue };
             self.report.steps += 1;
             let covered = self
                 .known
@@ -321,8 +325,9 @@ impl Search<'_> {
             if covered {
                 continue;
             }
-            let next = self.close(next, world, step)?;
-            self.arrive(next, number, depth, step)?;
+            let next = self.close(next, world, step);
+            let next = next.map_err(|(answer, what)| (vec![step, answer], what))?;
+            self.arrive(next, number, depth, step).map_err(|what| (vec![step], what))?;
         }
         Ok(())
     }
@@ -394,7 +399,7 @@ impl Search<'_> {
     }
 
     /// Remembers a closed world, unless a known one covers it.
-    fn arrive(&mut self, world: World, from: u32, depth: u32, step: Step) -> Result<(), Broken> {
+    fn arrive(&mut self, world: World, from: u32, depth: u32, step: Step) -> Result<(), String> {
         let chosen = match self.known.entry(world.replicas) {
             Entry::Occupied(mut entry) => {
                 let (chosen, known) = entry.get_mut();
@@ -409,7 +414,7 @@ impl Search<'_> {
                 let numbers = &world.replicas[..self.bounds.replicas];
                 let local = |number: &u32| &self.locals[*number as usize];
                 let locals: Vec<&Local> = numbers.iter().map(local).collect();
-                let chosen = check(&locals, self.bounds.checks).map_err(|what| (step, what))?;
+                let chosen = check(&locals, self.bounds.checks)?;
                 entry.insert((chosen, vec![world.rest.clone()]));
                 chosen
             }
@@ -426,31 +431,36 @@ impl Search<'_> {
     // ---- the way to a violation ----
 
     /// The steps that were chosen on the way to the world, and `last`.
-    fn steps_to(&self, mut number: u32, last: Step) -> Vec<Step> {
-        let mut steps = vec![last];
+    fn steps_to(&self, mut number: u32, last: Vec<Step>) -> Vec<Step> {
+        let mut steps = Vec::new();
         while number != 0 {
             let (before, step) = self.origins[number as usize];
             steps.push(step);
             number = before;
         }
         steps.reverse();
+        steps.extend(last);
         steps
     }
 
-    /// A schedule without what it does not need. `steps` are those between closed worlds.
+    /// A schedule without what it does not need: what remains breaks the property at its last step,
+    /// and would not without any one of its steps. `steps` are those between closed worlds.
     fn shrink(&mut self, steps: Vec<Step>, what: &str) -> Vec<Step> {
         let mut schedule = self.with_answers(&steps);
-        let mut index = schedule.len();
-        // From the end, so that causes go after what they caused.
-        while index > 0 {
-            index -= 1;
-            let mut shorter = schedule.clone();
-            shorter.remove(index);
-            if self.breaks(&shorter, what) {
-                schedule = shorter;
+        loop {
+            let length = schedule.len();
+            // From the end, so that causes go after what they caused.
+            for index in (0..length).rev() {
+                let mut shorter = schedule.clone();
+                shorter.remove(index);
+                if self.breaks(&shorter, what) {
+                    schedule = shorter;
+                }
+            }
+            if schedule.len() == length {
+                return schedule;
             }
         }
-        schedule
     }
 
     /// The steps with the deliveries that were taken at once between them.

@@ -93,6 +93,6 @@ mod planted {
         plant(None);
         let schedule = report.violation.expect("it is found").schedule;
         // Two elections (one promise each suffices), two values, one told watermark.
-        assert!(schedule.len() <= 16, "{} steps: {schedule:#?}", schedule.len());
+        assert!(schedule.len() <= 12, "{} steps: {schedule:#?}", schedule.len());
     }
 }
