@@ -525,7 +525,7 @@ impl Search<'_> {
             Event::Propose => format!("{replica} proposes a client's value"),
             Event::Durable(file) => format!("{replica}'s oldest write is durable: {file:?}"),
             Event::Crash => format!("{replica} crashes and starts again"),
-            Event::Deliver(from, message) => format!("{} -> {replica} {message:?}", from + 1),
+            Event::Deliver(from, message) => format!("{} -> {replica} {message}", from + 1),
         };
         let waits = if step.delay { " (its writes wait)" } else { "" };
         format!("{what}{waits}")

@@ -123,7 +123,7 @@ pub(super) fn check(locals: &[&Local], checks: Checks) -> Result<usize, String> 
         let (first, known) = *chosen.entry(slot).or_insert((ballot, value));
         if known != value {
             return Err(format!(
-                "slot {slot} is {known:?} on a majority at {first} and {value:?} at {ballot}"
+                "slot {slot} is {known} on a majority at {first} and {value} at {ballot}"
             ));
         }
     }
@@ -136,13 +136,13 @@ pub(super) fn check(locals: &[&Local], checks: Checks) -> Result<usize, String> 
             if other != *value || held.is_some_and(|held| held != *value) {
                 let other = held.map_or(other, |held| held);
                 return Err(format!(
-                    "slot {slot} is chosen as {value:?} to replica {}, and as {other:?} elsewhere",
+                    "slot {slot} is chosen as {value} to replica {}, and as {other} elsewhere",
                     replica + 1
                 ));
             }
             if held.is_none() && checks == Checks::All {
                 return Err(format!(
-                    "slot {slot} is chosen as {value:?} to replica {}, and on no majority",
+                    "slot {slot} is chosen as {value} to replica {}, and on no majority",
                     replica + 1
                 ));
             }
@@ -158,7 +158,7 @@ fn check_proposed(value: Tag, locals: &[&Local]) -> Result<(), String> {
             number >= 1 && locals.get(replica).is_some_and(|local| number <= local.proposals)
         }
     };
-    if proposed { Ok(()) } else { Err(format!("{value:?} was proposed by nobody")) }
+    if proposed { Ok(()) } else { Err(format!("{value} was proposed by nobody")) }
 }
 
 /// Checks that a proposal is the only one for its slot and ballot.
@@ -172,7 +172,7 @@ pub(super) fn check_one_proposal<'a>(
             && (at, of) == (ballot, slot)
             && known != value
         {
-            return Err(format!("slot {slot} at {ballot} is proposed as {known:?} and {value:?}"));
+            return Err(format!("slot {slot} at {ballot} is proposed as {known} and {value}"));
         }
     }
     Ok(())
