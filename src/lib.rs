@@ -17,3 +17,8 @@ pub mod server;
 pub mod sim;
 pub mod uring;
 pub mod wire;
+
+/// Compiles the README's example with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

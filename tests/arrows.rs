@@ -21,7 +21,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["base", "wire"]),
     ("loadgen", &["base", "client", "wire"]),
     ("sim", &["base", "io", "log", "node", "server", "client", "wire", "machine", "paxos"]),
-    ("cli", &["base", "io", "log", "node", "server", "uring", "wire", "client", "loadgen", "sim"]),
+    (
+        "cli",
+        &[
+            "base", "io", "log", "machine", "node", "server", "uring", "wire", "client", "loadgen",
+            "sim",
+        ],
+    ),
 ];
 
 fn source() -> PathBuf {

@@ -47,6 +47,8 @@ fn an_unformatted_directory_is_refused() {
     assert_refused(&run(&["serve", "--data", text(dir.path())]), 2, &["format"]);
     let missing = dir.path().join("missing");
     assert_refused(&run(&["serve", "--data", text(&missing)]), 2, &["missing", "format"]);
+    assert_refused(&run(&["inspect", text(dir.path())]), 2, &["format"]);
+    assert_refused(&run(&["inspect", text(&missing)]), 2, &["missing"]);
 }
 
 #[test]
@@ -128,8 +130,9 @@ fn a_port_in_use_is_named() {
 fn a_directory_in_use_is_refused() {
     let cluster = Cluster::start(1);
     cluster.wait_for_leader();
-    let second = run(&["serve", "--data", text(&cluster.nodes[0].data)]);
-    assert_refused(&second, 2, &[text(&cluster.nodes[0].data)]);
+    let data = text(&cluster.nodes[0].data);
+    assert_refused(&run(&["serve", "--data", data]), 2, &[data, "in use"]);
+    assert_refused(&run(&["inspect", data]), 2, &[data, "in use"]);
     assert!(cluster.nodes[0].status().is_some(), "the first node goes on");
 }
 
@@ -243,7 +246,13 @@ fn damage_in_the_middle_of_the_log_is_found_and_the_node_does_not_start() {
     drop(segment);
 
     let damaged = run(&["inspect", text(&data)]);
-    assert_eq!(damaged.status.code(), Some(1));
+    assert_refused(&damaged, 1, &["segment-", "offset 40960"]);
+    let damaged = run(&["inspect", text(&data), "--json"]);
+    let report: serde_json::Value =
+        serde_json::from_slice(&damaged.stdout).expect("one JSON object");
+    assert_eq!(report["damage"].as_array().expect("a list").len(), 1, "{report}");
+    assert_eq!(report["damage"][0]["offset"], 40960);
+    assert_eq!(report["groups"][0]["entries_lost"], 1);
     let serve = run(&["serve", "--data", text(&data)]);
     assert_refused(&serve, 6, &["segment-", "offset"]);
 }

@@ -56,6 +56,21 @@ mutants! {
     PreVoteIgnored = 8 "pre-vote-ignored",
     /// A leader or candidate that promises a higher ballot to another goes on.
     StepDownDropped = 7 "step-down-dropped",
+    // ---- paxos: reads and leases ----
+    /// A leader answers reads without making sure that it still leads.
+    ReadWithoutRound = 2 "read-without-round",
+    /// Any earlier answer of a peer confirms a read's round.
+    RoundMatchedWithoutId = 2 "round-matched-without-id",
+    /// A leader that has just won answers reads before it knows what was chosen before it.
+    NewLeaderReadsEarly = 2 "new-leader-reads-early",
+    /// A follower answers a read before it has learnt the slots that the leader named.
+    FollowerReadsUnapplied = 2 "follower-reads-unapplied",
+    /// A lease runs from when the grants arrive, not from when they were asked for.
+    LeaseFromReceipt = 2 "lease-from-receipt",
+    /// A follower that has granted a lease helps another candidate all the same.
+    GrantIgnored = 2 "grant-ignored",
+    /// A replica that starts promises at once, whatever it granted before.
+    GrantForgottenAtRestart = 2 "grant-forgotten-at-restart",
     // ---- paxos: the values of earlier ballots ----
     /// A new leader leads without having learnt the prefix that its quorum knows to be chosen.
     RecoverySkipsPrefix = 7 "recovery-skips-prefix",
@@ -95,6 +110,43 @@ mutants! {
     AcceptedBeforeDurable = 1 "accepted-before-durable",
     /// An append whose outcome is unknown is answered as certainly without effect.
     UnknownAnsweredAsFailed = 6 "unknown-answered-as-failed",
+    // ---- log: writing ----
+    /// A log write is acknowledged when it has completed, before its flush has.
+    LogReplyBeforeFlush = 1 "log-reply-before-flush",
+    /// Log writes and promises are written without making them durable.
+    LogWriteNotDurable = 1 "log-write-not-durable",
+    /// A write that overtook an older one is acknowledged, and the older one with it.
+    LogAcknowledgedBeyondHole = 10 "log-acknowledged-beyond-hole",
+    /// A short write passes for a whole one.
+    ShortWriteTakenAsWhole = 10 "short-write-taken-as-whole",
+    /// A failed write passes for one that succeeded.
+    FailedWriteIgnored = 9 "failed-write-ignored",
+    /// A failed flush is tried again, and the second one believed.
+    FailedFlushRetried = 9 "failed-flush-retried",
+    /// A new segment is used before its name is durable.
+    SegmentNameNotDurable = 10 "segment-name-not-durable",
+    /// The index footer of a segment is written before what it tells of is durable.
+    FooterBeforeDurable = 10 "footer-before-durable",
+    // ---- log: the vote ----
+    /// A promise is kept in memory; what is written is the one before.
+    VoteKeptInMemory = 1 "vote-kept-in-memory",
+    /// A promise overwrites one copy of the vote, always the same, and the other stays old.
+    VoteOneCopyInPlace = 1 "vote-one-copy-in-place",
+    /// A vote that is damaged in both copies passes for one that promises nothing.
+    DamagedVoteTakenForNone = 3 "damaged-vote-taken-for-none",
+    // ---- log: recovery and reads ----
+    /// Damage in the middle of the log is cut like a torn tail.
+    DamageTruncated = 3 "damage-truncated",
+    /// What a killed process left unflushed is trusted without a flush.
+    RecoveredNotFlushed = 1 "recovered-not-flushed",
+    /// Entries of an older use of a segment's blocks pass for entries of the log. Without a
+    /// reuse of segments only a test that makes such a block notices.
+    StaleGenerationAccepted = 10 "stale-generation-accepted",
+    /// A value is not held against its checksum.
+    ValueNotVerified = 3 "value-not-verified",
+    /// A slot accepted in two segments, of which the first has lost its index footer, is found
+    /// there with its older value after a restart.
+    OlderValueAfterFooterLoss = 3 "older-value-after-footer-loss",
 }
 
 impl Mutant {

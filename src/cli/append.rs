@@ -25,8 +25,18 @@ const INPUT_BYTES: usize = 256 * 1024;
 /// # Errors
 /// Exit 2 when no node can be reached or all refuse.
 pub fn connect(args: &TargetArgs) -> Result<Client, CliError> {
+    connect_with(args, false)
+}
+
+/// As [`connect`], but stays with the nodes that the flags name: their replicas are read.
+pub fn connect_to_stay(args: &TargetArgs) -> Result<Client, CliError> {
+    connect_with(args, true)
+}
+
+fn connect_with(args: &TargetArgs, stay: bool) -> Result<Client, CliError> {
     let targets = args.target.iter().map(ToString::to_string);
-    let options = ClientOptions { operation_timeout: args.timeout, ..ClientOptions::default() };
+    let operation_timeout = args.timeout;
+    let options = ClientOptions { operation_timeout, stay, ..ClientOptions::default() };
     Client::connect(targets, options).map_err(|error| unreachable_targets(args, &error))
 }
 

@@ -62,6 +62,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Shows what this host offers, what it costs, and what to change
     Doctor(DoctorArgs),
+    /// Runs simulated clusters with every fault, from seeds, and checks what must hold
+    Sim(SimArgs),
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -133,7 +135,8 @@ pub struct BenchArgs {
     /// How fresh reads must be
     #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
     pub level: ReadLevel,
-    /// Measure the host's floors first, on the same disk (about 3 s)
+    /// Measure the host's floors first, on the same disk (about 3 s; longer while other
+    /// programs are busy, which would spoil them)
     #[arg(long)]
     pub floor: bool,
     /// Print the report as one JSON object [default: as text]
@@ -314,8 +317,8 @@ pub struct ReadArgs {
     /// Keep printing what is appended, until --to or for ever
     #[arg(long)]
     pub follow: bool,
-    /// How fresh the answer must be
-    #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
+    /// How fresh the answer must be; `local` may be stale
+    #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
     pub level: ReadLevel,
     /// Print positions too, one JSON object a line [default: the bare records, one a line]
     #[arg(long)]
@@ -375,6 +378,43 @@ pub struct InspectArgs {
     /// Print JSON: one object a line with --records, the summary last [default: text]
     #[arg(long)]
     pub json: bool,
+}
+
+/// `loggos sim`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  loggos sim --runs 1000\n  loggos sim --seed 42\n  \
+    LOGGOS_LOG=debug loggos sim --seed 42 --shrink\n\nExit 1 on a violation.")]
+pub struct SimArgs {
+    /// The first seed [default: drawn from the clock, and printed]
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// How many seeds, one after the other [default: 100; 1 with --seed]
+    #[arg(long, value_name = "N")]
+    pub runs: Option<u64>,
+    /// Threads, each with worlds of its own [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Write the history of a violating run to this file [default: loggos-sim-SEED.jsonl]
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Leave out these faults, by the names of the summary, with commas between
+    #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
+    pub without: Vec<String>,
+    /// At most this many nodes
+    #[arg(long, value_name = "N")]
+    pub nodes_max: Option<usize>,
+    /// At most this many clients
+    #[arg(long, value_name = "N")]
+    pub clients_max: Option<usize>,
+    /// At most this many operations of each client while everything may fail
+    #[arg(long, value_name = "N")]
+    pub operations_max: Option<u64>,
+    /// At most this many strikes of faults
+    #[arg(long, value_name = "N")]
+    pub strikes_max: Option<u64>,
 }
 
 /// `loggos doctor`.

@@ -147,9 +147,13 @@ fn measure_floor(
 ) -> Result<Option<floor::Floor>, CliError> {
     let Some(folder) = folder.filter(|_| args.floor) else { return Ok(None) };
     eprintln!("measuring the floors in {} …", folder.display());
-    floor::measure(folder, FLOOR_TIME).map(Some).map_err(|error| {
+    let floor = floor::measure(folder, FLOOR_TIME).map_err(|error| {
         CliError::usage(format!("the floors cannot be measured: {error}; see `loggos doctor`"))
-    })
+    })?;
+    if let Some(doubt) = floor.doubt() {
+        eprintln!("warning: {doubt}");
+    }
+    Ok(Some(floor))
 }
 
 fn start_cluster(

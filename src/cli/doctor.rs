@@ -14,7 +14,7 @@ use crate::uring::KERNEL_VERSION_MIN;
 use crate::uring::floor::{self, Floor};
 use crate::uring::host::{HostReport, probe};
 
-/// How long each part of the floors is measured.
+/// How long each part of the floors is measured on a quiet machine.
 pub const FLOOR_TIME: Duration = Duration::from_secs(1);
 /// Locked memory that a node may need on old kernels, in bytes.
 const MEMLOCK_BYTES_MIN: u64 = 8 * 1024 * 1024;
@@ -56,7 +56,11 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     let host = probe(Some(&args.data));
     let mut findings = examine(&host);
     let floor = match floor::measure(&args.data, FLOOR_TIME) {
-        Ok(floor) => Some(floor),
+        Ok(floor) => {
+            let doubt = floor.doubt().map(|text| Finding { severity: Severity::Advice, text });
+            findings.extend(doubt);
+            Some(floor)
+        }
         Err(error) => {
             let text = format!("the floors cannot be measured in {data}: {error}");
             findings.push(Finding { severity: Severity::Fatal, text });
@@ -218,7 +222,15 @@ fn write_text(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         let trip = floor.round_trip;
         row(
             "loopback round trip",
-            format!("p50 {:.1} us, p99 {:.1} us", trip.us_p50, trip.us_p99),
+            format!(
+                "p50 {:.1} us, p99 {:.1} us, {}",
+                trip.us_p50,
+                trip.us_p99,
+                match floor.round_trip_cpus {
+                    Some([first, second]) => format!("between processors {first} and {second}"),
+                    None => "on one processor".to_owned(),
+                }
+            ),
         )?;
     }
     writeln!(out)?;

@@ -2,6 +2,7 @@
 
 use super::error::CliError;
 use super::options::FormatOptions;
+use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::log::{DataDir, FormatRequest, Member};
 use crate::uring::host::require_real_disk;
 use crate::uring::{DirectStorage, lock_data_dir};
@@ -23,6 +24,7 @@ pub fn run(options: &FormatOptions) -> Result<(), CliError> {
             .collect(),
         group_count: 1,
         segment_bytes: options.segment_bytes,
+        entry_bytes_max: BUFFER_BYTES_MAX,
     };
     DataDir::format(&mut storage, &request).map_err(|error| cannot(&error))?;
     Ok(())

@@ -9,11 +9,13 @@ mod bench;
 mod doctor;
 pub mod error;
 mod format;
+mod inspect;
 pub mod members;
 pub mod options;
 mod output;
 mod read;
 mod serve;
+mod sim;
 mod status;
 
 use std::io::IsTerminal;
@@ -36,7 +38,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    let default = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    let default = match cli.command {
+        Command::Serve(_) => "info",
+        // What simulated nodes warn of is what they are put through.
+        Command::Sim(_) => "off",
+        _ => "warn",
+    };
     let result = init_logging(default).and_then(|()| run(cli.command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,10 +83,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Read(args) => read::run(&args),
         Command::Tail(args) => read::tail(&args),
         Command::Status(args) => status::run(&args),
-        Command::Inspect(args) => {
-            Err(CliError::failed(format!("{}: inspect is not in this build", args.data.display())))
-        }
+        Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
     }
 }
 

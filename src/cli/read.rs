@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::append::connect;
+use super::append::connect_to_stay;
 use super::args::{ReadArgs, TailArgs};
 use super::error::CliError;
 use super::output::Output;
@@ -20,7 +20,7 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 /// Runs `loggos read`.
 pub fn run(args: &ReadArgs) -> Result<(), CliError> {
     let (from, to) = args.range()?;
-    let client = connect(&args.target)?;
+    let client = connect_to_stay(&args.target)?;
     let mut output = Output::stdout();
     let mut next = from;
     // Ends at `to`, at the tail unless it is followed, or with an error.
@@ -77,7 +77,7 @@ fn to_json(record: &Record) -> serde_json::Value {
 
 /// Runs `loggos tail`.
 pub fn tail(args: &TailArgs) -> Result<(), CliError> {
-    let client = connect(&args.target)?;
+    let client = connect_to_stay(&args.target)?;
     let tail = client.tail(args.level.into()).map_err(|error| describe(&error, args.level))?;
     let mut output = Output::stdout();
     output.line(&tail.to_string())?;

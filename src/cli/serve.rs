@@ -22,7 +22,7 @@ use crate::log::{DataDir, Identity as DiskIdentity, LogError};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{Server, run as run_server};
 use crate::uring::host::require_real_disk;
-use crate::uring::{DirectStorage, Uring, UringOptions, Waker, lock_data_dir};
+use crate::uring::{DirLock, DirectStorage, Uring, UringOptions, Waker, lock_data_dir};
 use crate::wire::status::ResourceStatus;
 
 /// Returned buffers kept for reuse, in bytes.
@@ -46,7 +46,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
         .map_err(|error| CliError::usage(format!("{data} cannot be used: {error}")))?;
     let identity =
         DataDir::load(&mut storage).map_err(|error| CliError::usage(format!("{data}: {error}")))?;
-    let _lock = lock_data_dir(&options.data).map_err(CliError::usage)?;
+    let lock = lock_data_dir(&options.data).map_err(CliError::usage)?;
     let addresses = resolve(&identity)?;
     let listen = listen_address(options, &identity, &addresses)?;
 
@@ -55,7 +55,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let thread = std::thread::Builder::new()
         .name("loggos-group-0".to_owned())
         .spawn(move || {
-            let result = serve_group(&thread_options, identity, addresses, listen, &done);
+            let result = serve_group(&thread_options, &lock, identity, addresses, listen, &done);
             // Nobody listens any more only when the process is ending anyway.
             drop(done.send(Progress::Ended(result)));
         })
@@ -102,6 +102,7 @@ fn stop_on_signals(waker: Waker) -> Result<(), CliError> {
 /// The thread of a group: opens the ring and the log, then serves.
 fn serve_group(
     options: &ServeOptions,
+    lock: &DirLock,
     identity: DiskIdentity,
     addresses: Vec<(NodeId, SocketAddr)>,
     listen: SocketAddr,
@@ -110,6 +111,7 @@ fn serve_group(
     pin(options.pin);
     let mut io =
         Uring::new(Some(&options.data), UringOptions::default()).map_err(CliError::usage)?;
+    io.hold_lock(lock).map_err(CliError::usage)?;
     let listening = start_listening(&mut io, listen)?;
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX);
     let node_options = node_options(options, identity, addresses, pool.clone());

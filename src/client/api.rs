@@ -37,6 +37,9 @@ pub struct ClientOptions {
     pub stall_timeout: Duration,
     /// The most requests in flight on the connection; more wait their turn.
     pub inflight_max: usize,
+    /// Stay with the targets given instead of moving to the leader: reads come from these
+    /// replicas, at every level; appends find no leader unless one of them is it.
+    pub stay: bool,
 }
 
 impl Default for ClientOptions {
@@ -47,6 +50,7 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(4),
             inflight_max: 1024,
+            stay: false,
         }
     }
 }
@@ -72,8 +76,7 @@ impl ClientOptions {
 /// How to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// How fresh. A level that the server does not offer yet is refused with
-    /// [`ErrorCode::Unsupported`].
+    /// How fresh.
     pub level: ReadLevel,
     /// The most records at a time.
     pub records_max: u32,

@@ -109,7 +109,7 @@ impl Link {
             return;
         }
         search.current = None;
-        let leader = leader.filter(|leader| *leader != session.welcome.node);
+        let leader = leader.filter(|leader| *leader != session.welcome.node && !self.options.stay);
         search.preferred = leader.and_then(|leader| address_of(&search.members, leader));
         // Whatever comes next in turn, it is not the node just left.
         if search.addresses.get(search.cursor) == Some(&session.target) {
@@ -167,7 +167,8 @@ impl Link {
         mut session: Session,
         deadline: Instant,
     ) -> Arc<Session> {
-        for _ in 0..LEADER_HOPS_MAX {
+        let hops_max = if self.options.stay { 0 } else { LEADER_HOPS_MAX };
+        for _ in 0..hops_max {
             self.learn(search, &session);
             let leader = session.welcome.leader.filter(|leader| *leader != session.welcome.node);
             let Some(target) = leader.and_then(|leader| address_of(&search.members, leader)) else {
@@ -191,6 +192,9 @@ impl Link {
     fn learn(&self, search: &mut Search, session: &Session) {
         search.members.clone_from(&session.welcome.members);
         search.addresses.clone_from(&self.targets);
+        if self.options.stay {
+            return;
+        }
         for (_, address) in &session.welcome.members {
             if !search.addresses.contains(address) {
                 search.addresses.push(address.clone());

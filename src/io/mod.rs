@@ -19,7 +19,8 @@ use crate::base::Instant;
 
 /// The node's clock: monotonic, and counting while the machine is suspended.
 pub trait Clock {
-    /// The reading taken when the current turn began. Cheap: it does not change within a turn.
+    /// The reading taken when the current turn began, after everything that the turn hands out
+    /// had happened: leases depend on that. Cheap: it does not change within a turn.
     fn now(&self) -> Instant;
 }
 

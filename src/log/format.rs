@@ -7,6 +7,7 @@
 //! an older generation) is told from the right one.
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX, block_align};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, ClusterId, GroupId, NodeId, Slot};
 
 /// The version of every structure in the log's files.
@@ -16,11 +17,11 @@ pub(super) const FORMAT_VERSION: u16 = 1;
 /// again for a later segment (which needs trimming first, so it is 1 in every file so far).
 pub(super) const GENERATION_FIRST: u32 = 1;
 
-const ENTRY_MAGIC: u32 = u32::from_le_bytes(*b"LgE1");
-const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"LgS1");
+pub(super) const ENTRY_MAGIC: u32 = u32::from_le_bytes(*b"LgE1");
+pub(super) const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"LgS1");
 
 const KIND_VALUE: u16 = 1;
-const KIND_MARK: u16 = 2;
+pub(super) const KIND_MARK: u16 = 2;
 
 /// Which segment a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +202,7 @@ impl EntryHeader {
         let end = ENTRY_HEADER_SIZE + self.value_size as usize;
         let entry = bytes.get(..self.entry_size()).ok_or("the value is cut off")?;
         let found = Checksum::of(&entry[ENTRY_HEADER_SIZE..end]);
-        if found != self.value_checksum {
+        if found != self.value_checksum && !planted(Mutant::ValueNotVerified) {
             return Err("the value's checksum does not match".into());
         }
         if !is_zero(&entry[end..]) {
@@ -230,7 +231,7 @@ pub(super) fn check_place(found: &Place, wanted: &Place) -> Result<(), String> {
         let (found, wanted) = (found.segment, wanted.segment);
         return Err(format!("it belongs to segment {found:x}, not {wanted:x}"));
     }
-    if found.generation != wanted.generation {
+    if found.generation != wanted.generation && !planted(Mutant::StaleGenerationAccepted) {
         let (found, wanted) = (found.generation, wanted.generation);
         return Err(format!("it is of generation {found}, where {wanted} is current"));
     }

@@ -69,6 +69,8 @@ pub struct FormatRequest {
     pub group_count: u16,
     /// The size of a segment file in bytes.
     pub segment_bytes: u64,
+    /// The largest entry that will ever be appended, in bytes: a segment must hold one.
+    pub entry_bytes_max: usize,
 }
 
 /// Why a data directory cannot be formatted or used.
@@ -152,7 +154,9 @@ impl DataDir {
             let folder = DataDir::group_folder(group);
             storage.create_folder(&folder).map_err(io_error(&folder))?;
             let options = LogOptions::new(identity.cluster_id, identity.node, group, pool.clone());
-            let options = LogOptions { segment_bytes: identity.segment_bytes, ..options };
+            let entry_bytes_max = request.entry_bytes_max;
+            let segment_bytes = identity.segment_bytes;
+            let options = LogOptions { segment_bytes, entry_bytes_max, ..options };
             options.validate()?;
             Log::format(storage, &folder, &options)?;
         }
@@ -282,6 +286,7 @@ fn parse(text: &str) -> Result<Identity, IdentityError> {
         members,
         group_count: document.group_count,
         segment_bytes: document.segment_bytes,
+        entry_bytes_max: BUFFER_BYTES_MAX,
     };
     let identity = check_request(&request)?;
     if identity.cluster_id.to_string() != document.cluster_id {
@@ -353,6 +358,7 @@ mod tests {
             members: vec![member(2), member(1)],
             group_count: 1,
             segment_bytes: 64 << 20,
+            entry_bytes_max: BUFFER_BYTES_MAX,
         };
         assert_eq!(check_request(&request).unwrap().members[0].node, NodeId(1));
         let bad = [

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, Position, Slot};
 use crate::io::FileId;
 
@@ -409,13 +410,17 @@ impl Index {
         if last <= durable { Lookup::Found(found) } else { Lookup::NotDurable }
     }
 
-    /// Where `slot` stands.
-    pub fn find_slot(&self, slot: Slot, durable: u64, footers: &FooterCache) -> Lookup {
+    /// Where `slot` stands. Looks at footers of segments up to `upto` only: one lookup asks for
+    /// one footer after the other, from the newest on, and a segment that has been ruled out is
+    /// not looked at again. (There may be more of them than the cache holds, and asking for all
+    /// of them once more each time would never end.)
+    pub fn find_slot(&self, slot: Slot, upto: u64, durable: u64, footers: &FooterCache) -> Lookup {
         if let Some(found) = self.dense(slot) {
             return self.if_durable(found, durable);
         }
         let candidates = self.segments.iter().rev().filter(|segment| {
-            segment.footer == Footer::Written
+            segment.number <= upto
+                && segment.footer == Footer::Written
                 && segment.slots.is_some_and(|(low, high)| low <= slot && slot <= high)
         });
         for segment in candidates {
@@ -431,12 +436,18 @@ impl Index {
         Lookup::Missing
     }
 
-    /// Where the record at `position` stands.
-    pub fn find_position(&self, position: Position, durable: u64, footers: &FooterCache) -> Lookup {
+    /// Where the record at `position` stands; `upto` as for [`Index::find_slot`].
+    pub fn find_position(
+        &self,
+        position: Position,
+        upto: u64,
+        durable: u64,
+        footers: &FooterCache,
+    ) -> Lookup {
         if let Some(found) = self.dense_at(position) {
             return self.if_durable(found, durable);
         }
-        for segment in self.position_candidates(position) {
+        for segment in self.position_candidates(position).filter(|found| found.number <= upto) {
             match footers.peek(segment.number) {
                 None => return Lookup::NeedsFooter(segment.number),
                 Some(footer) => {
@@ -463,7 +474,7 @@ impl Index {
 
     /// The slot that holds `position`, as far as memory tells.
     pub fn slot_at(&self, position: Position, footers: &FooterCache) -> PositionLookup {
-        match self.find_position(position, u64::MAX, footers) {
+        match self.find_position(position, u64::MAX, u64::MAX, footers) {
             Lookup::Found(found) => {
                 PositionLookup::Slot { slot: found.entry.slot, first: found.entry.first }
             }
@@ -520,5 +531,15 @@ impl Index {
         }
         self.slot_max = self.slot_max.max(slot_max);
         self.next_sequence += entries.len() as u64;
+        // Earlier segments may be without a footer (it was damaged, or its write was cut short):
+        // an entry of theirs must not pass for the slot's value again.
+        for entry in entries.iter().filter(|entry| entry.state == EntryState::Applied) {
+            if self.latest.contains_key(&entry.slot)
+                && !planted(Mutant::OlderValueAfterFooterLoss)
+                && let Some(older) = self.latest.remove(&entry.slot)
+            {
+                self.settle(older, EntryState::Replaced, Position(0), 0);
+            }
+        }
     }
 }

@@ -20,10 +20,14 @@ mod footer;
 mod format;
 mod identity;
 mod index;
+pub mod inspect;
+pub mod layout;
 mod prepare;
 mod reads;
 mod recovery;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod vote;
 mod walk;
 mod writer;
@@ -61,8 +65,8 @@ pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
 /// Writes started and not yet acknowledged, at most. A write that has completed before an older
 /// one counts too: so whole writes behind a torn one are at most one (the in-flight window).
 pub const WRITES_UNACKNOWLEDGED_MAX: usize = 2;
-/// A second write starts beside the first one only with this many bytes (IO.md: two small writes
-/// at once cost a flush each and gain nothing).
+/// A second write starts beside the first one only with this many bytes, when nothing else is
+/// said (two small writes at once cost a flush each and gain nothing).
 pub const SECOND_WRITE_BYTES_MIN: usize = 256 * KIB;
 /// One vectored write gathers entries up to this many bytes.
 pub const WRITE_BYTES_MAX: usize = 4 * MIB;
@@ -101,6 +105,8 @@ pub struct LogOptions {
     pub spare_segments: usize,
     /// How writes are made durable.
     pub log_sync: LogSync,
+    /// A second write starts beside the first one only with this many bytes.
+    pub second_write_bytes_min: usize,
     /// When nothing has been written for this long, one mark entry records that the last entries
     /// had been durable, so that later damage to them can be told from a torn tail. `None`: never.
     pub mark_idle_after: Option<Duration>,
@@ -119,6 +125,7 @@ impl LogOptions {
             entry_bytes_max: BUFFER_BYTES_MAX,
             spare_segments: 2,
             log_sync: LogSync::Dsync,
+            second_write_bytes_min: SECOND_WRITE_BYTES_MIN,
             mark_idle_after: Some(Duration::from_secs(1)),
             pool,
         }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{BlockBuf, Instant};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Sync, WritePart};
 
@@ -226,6 +227,7 @@ impl Log {
                 }
             }
             Stage::Flush => job.stage = Stage::Rename,
+            Stage::Rename if planted(Mutant::SegmentNameNotDurable) => self.finish_segment(disk),
             Stage::Rename => job.stage = Stage::SyncFolder,
             Stage::SyncFolder => self.finish_segment(disk),
         }

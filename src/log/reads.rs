@@ -16,8 +16,8 @@ use super::{
     footer,
 };
 
-/// Lookups of one read at most; each reads one footer or file. More means that reads push each
-/// other's footers out of the cache.
+/// Lookups of one read at the same segment at most: its file is opened, its footer and then its
+/// entry are read. More means that reads push each other's files and footers out of the caches.
 const LOOKUPS_MAX: u32 = 64;
 
 /// Why a read is refused at once.
@@ -43,6 +43,8 @@ pub(super) enum Wanted {
 
 struct Job {
     wanted: Wanted,
+    /// The newest segment that has not been ruled out.
+    upto: u64,
     lookups: u32,
     /// The entry being read.
     target: Option<Located>,
@@ -108,11 +110,11 @@ impl Reads {
 }
 
 impl Log {
-    fn lookup(&self, wanted: Wanted) -> Lookup {
-        let durable = self.writer.durable();
+    fn lookup(&self, wanted: Wanted, upto: u64) -> Lookup {
+        let (durable, footers) = (self.writer.durable(), &self.reads.footers);
         match wanted {
-            Wanted::Slot(slot) => self.index.find_slot(slot, durable, &self.reads.footers),
-            Wanted::Position(at) => self.index.find_position(at, durable, &self.reads.footers),
+            Wanted::Slot(slot) => self.index.find_slot(slot, upto, durable, footers),
+            Wanted::Position(at) => self.index.find_position(at, upto, durable, footers),
         }
     }
 
@@ -122,13 +124,14 @@ impl Log {
         ticket: ReadTicket,
         wanted: Wanted,
     ) -> Result<(), NotStored> {
-        match self.lookup(wanted) {
+        match self.lookup(wanted, u64::MAX) {
             Lookup::Missing => return Err(NotStored::Missing),
             Lookup::NotDurable => return Err(NotStored::NotDurable),
             _ if self.reads.jobs.len() >= READS_MAX => return Err(NotStored::Busy),
             Lookup::Found(_) | Lookup::NeedsFooter(_) => {}
         }
-        let older = self.reads.jobs.insert(ticket, Job { wanted, lookups: 0, target: None });
+        let job = Job { wanted, upto: u64::MAX, lookups: 0, target: None };
+        let older = self.reads.jobs.insert(ticket, job);
         assert!(older.is_none(), "a read ticket is in flight at most once");
         let ended = self.advance(disk, ticket);
         assert!(ended.is_none(), "the first lookup has just been made");
@@ -142,12 +145,16 @@ impl Log {
         if job.lookups > LOOKUPS_MAX {
             return Some(ReadError::Io("reads push each other's index out of memory".into()));
         }
-        let wanted = job.wanted;
-        let (number, target) = match self.lookup(wanted) {
+        let (wanted, upto) = (job.wanted, job.upto);
+        let (number, target) = match self.lookup(wanted, upto) {
             Lookup::Found(found) => (found.segment, Some(found)),
             Lookup::NeedsFooter(number) => (number, None),
             Lookup::Missing | Lookup::NotDurable => return Some(ReadError::Missing),
         };
+        let job = self.reads.jobs.get_mut(&ticket).expect("as above");
+        if number < upto {
+            (job.upto, job.lookups) = (number, 0);
+        }
         if let Some(waiting) = self.reads.loads.get_mut(&number) {
             // Its file or footer is on its way for another read.
             waiting.push(ticket);

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::{BLOCK_SIZE, MIB, block_align};
-use crate::base::{Ballot, Slot};
+use crate::base::mutants::{Mutant, planted};
+use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
 use super::footer::Trailer;
@@ -53,6 +54,8 @@ struct Found {
     rows: Vec<Row>,
     footer: Option<(Trailer, Vec<IndexEntry>)>,
     tail: u64,
+    /// The checksum of its last entry's header, for the footer.
+    last: Checksum,
 }
 
 /// What the index needs of an entry on disk.
@@ -117,13 +120,16 @@ pub(super) fn open<S: Storage>(
         vote_repaired,
         ..LogRecovered::default()
     };
+    let unattested = recovery.is_unattested();
     let index = recovery.build_index();
     recovered.accepted = recovery.read_accepted(&index, recovered.chosen)?;
     let active = index.active().number;
     let spares: VecDeque<_> =
         (active + 1..).zip(recovery.files.iter().skip(active as usize).copied()).collect();
     let chain = recovery.chain;
-    let writer = Writer::new(chain.sequence, chain.previous, recovered.chosen);
+    let second_write = options.second_write_bytes_min;
+    let writer =
+        Writer::new(chain.sequence, chain.previous, recovered.chosen, second_write, unattested);
     let log = Log {
         folder: folder.to_owned(),
         tokens: Tokens::new(options.group),
@@ -180,8 +186,10 @@ impl<S: Storage> Recovery<'_, S> {
                 .open(&name, FileOptions::ReadWrite)
                 .map_err(LogError::io(format!("opening {name}")))?;
             self.files.push(file);
-            let syncing = LogError::io(format!("flushing {name}"));
-            self.storage.sync(file).map_err(syncing)?;
+            if !planted(Mutant::RecoveredNotFlushed) {
+                let syncing = LogError::io(format!("flushing {name}"));
+                self.storage.sync(file).map_err(syncing)?;
+            }
             let measuring = LogError::io(format!("measuring {name}"));
             let length = self.storage.len(file).map_err(measuring)?;
             if length != self.options.segment_bytes {
@@ -206,7 +214,10 @@ impl<S: Storage> Recovery<'_, S> {
                 Start::Continues => {}
                 Start::Empty => break,
                 Start::Foreign(why) => return Err(LogError::Foreign { file: reader.name, why }),
-                Start::Broken(why) => {
+                // The segment before is full of zeros from some place on, where entries are
+                // missing: that place is what is told of.
+                Start::Gap(_) if self.found.last().is_some_and(|f| f.footer.is_none()) => break,
+                Start::Broken(why) | Start::Gap(why) => {
                     // Either the segment before lacks its last entries, or this header is
                     // damaged: said of the place where something stands that is wrong.
                     let clean = end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.empty);
@@ -235,7 +246,9 @@ impl<S: Storage> Recovery<'_, S> {
             rows.push(Row { slot, ballot: header.ballot, value_size: header.value_size });
         };
         let first_sequence = self.chain.sequence;
-        let mut broken = walk_entries(reader, self.storage, place, &mut self.chain, &mut visit)?;
+        let start = BLOCK_SIZE as u64;
+        let mut broken =
+            walk_entries(reader, self.storage, place, start, &mut self.chain, &mut visit)?;
         let footer = match read_footer(reader, self.storage, place)? {
             FoundFooter::None => None,
             FoundFooter::Damaged(_) => {
@@ -250,7 +263,7 @@ impl<S: Storage> Recovery<'_, S> {
             let same = u64::from(trailer.count) == count
                 && trailer.first_sequence == first_sequence
                 && trailer.last == self.chain.previous;
-            if u64::from(trailer.count) > count {
+            if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
                 let Broken { offset, slot, why, .. } = broken;
                 let why = format!("{why}; the index footer proves that it had been durable");
                 return Err(LogError::Corrupt(Damage::new(&reader.name, offset, slot, why)));
@@ -270,6 +283,7 @@ impl<S: Storage> Recovery<'_, S> {
             rows,
             footer: kept,
             tail: broken.offset,
+            last: self.chain.previous,
         });
         Ok(broken)
     }
@@ -290,7 +304,9 @@ impl<S: Storage> Recovery<'_, S> {
             }
             let from = walked.map_or(0, |found| found.tail);
             let seen = look_behind(&mut reader, self.storage, &place, from, missing)?;
-            if let Some(proof) = seen.proof {
+            if let Some(proof) = seen.proof
+                && !planted(Mutant::DamageTruncated)
+            {
                 let why =
                     format!("{}; {proof} proves that entry {missing} had been durable", broken.why);
                 let damage = Damage::new(&self.name(*number), broken.offset, broken.slot, why);
@@ -354,6 +370,15 @@ impl<S: Storage> Recovery<'_, S> {
         Ok(())
     }
 
+    /// Whether nothing behind the last entry says that it had been durable: rot of it would look
+    /// like a torn tail.
+    fn is_unattested(&self) -> bool {
+        let is_mark = |row: &Row| row.slot == Slot::NONE;
+        self.found
+            .last()
+            .is_some_and(|last| last.footer.is_none() && !last.rows.last().is_some_and(is_mark))
+    }
+
     fn build_index(&mut self) -> Index {
         let generation = self.found.first().map_or(GENERATION_FIRST, |found| found.generation);
         let first = Segment::new(1, generation, 1);
@@ -365,9 +390,8 @@ impl<S: Storage> Recovery<'_, S> {
             }
             let file = self.files[at];
             match found.footer {
-                Some((trailer, entries)) => {
+                Some((_, entries)) => {
                     index.add_indexed(&entries, found.tail);
-                    index.active_mut().last = trailer.last;
                     self.storage.close(file);
                 }
                 None => {
@@ -378,11 +402,11 @@ impl<S: Storage> Recovery<'_, S> {
                     assert_eq!(index.active().tail, found.tail, "the index follows the walk");
                 }
             }
+            index.active_mut().last = found.last;
         }
         if index.active().count == 0 && index.active().file.is_none() {
             index.active_mut().file = self.files.first().copied();
         }
-        index.active_mut().last = self.chain.previous;
         assert_eq!(index.next_sequence(), self.chain.sequence, "the index follows the walk");
         index
     }

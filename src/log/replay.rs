@@ -119,14 +119,18 @@ fn locate<S: Storage>(
     window: &mut Window,
     slot: Slot,
 ) -> Result<Located, LogError> {
+    let mut upto = u64::MAX;
     loop {
-        match log.index.find_slot(slot, u64::MAX, log.reads.footers()) {
+        match log.index.find_slot(slot, upto, u64::MAX, log.reads.footers()) {
             Lookup::Found(found) => {
                 // Counted as used, so that the footers of the segments ahead push out others.
                 log.reads.footers_mut().get(found.segment);
                 return Ok(found);
             }
-            Lookup::NeedsFooter(number) => load_footer(log, storage, window, number)?,
+            Lookup::NeedsFooter(number) => {
+                upto = number;
+                load_footer(log, storage, window, number)?;
+            }
             Lookup::NotDurable | Lookup::Missing => {
                 let chosen = log.replay_through;
                 let why =

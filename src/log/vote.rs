@@ -9,6 +9,7 @@
 use std::rc::Rc;
 
 use crate::base::limits::BLOCK_SIZE;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, ClusterId, Epoch, GroupId, NodeId};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, WritePart};
 
@@ -160,6 +161,7 @@ pub(super) fn load<S: Storage>(
             }
         }
         [Ok(vote), Err(_)] | [Err(_), Ok(vote)] => vote,
+        [Err(_), Err(_)] if planted(Mutant::DamagedVoteTakenForNone) => Vote::first(options),
         [Err(a), Err(b)] => {
             let why = format!("both copies of the vote are damaged: {a}; {b}");
             return Err(LogError::Corrupt(Damage::new(&name, 0, None, why)));
@@ -232,6 +234,7 @@ impl VoteWriter {
             return;
         }
         let Some((ballot, id)) = self.queued.take() else { return };
+        let ballot = if planted(Mutant::VoteKeptInMemory) { self.vote.ballot } else { ballot };
         self.vote = Vote { ballot, sequence: self.vote.sequence + 1, ..self.vote };
         self.write(disk, tokens, options, 0, id);
     }
@@ -248,8 +251,8 @@ impl VoteWriter {
         self.vote.encode(&mut block);
         let parts = vec![WritePart::Buffer(Rc::new(block), BLOCK_SIZE)];
         let sync = match options.log_sync {
-            LogSync::Dsync => Sync::Durable,
-            LogSync::WriteThenFsync => Sync::Cached,
+            LogSync::Dsync if !planted(Mutant::LogWriteNotDurable) => Sync::Durable,
+            LogSync::Dsync | LogSync::WriteThenFsync => Sync::Cached,
         };
         self.writing = Some((Stage::Writing(copy), id));
         let token = tokens.issue(Op::Vote);
@@ -266,13 +269,18 @@ impl Log {
     ) -> Result<(), LogFailure> {
         let vote = &mut self.vote;
         let (stage, id) = vote.writing.expect("a vote write is in flight");
-        let done = event.result.map_err(|error| LogFailure::failed("writing the vote", &error))?;
+        let done = match event.result {
+            Err(_) if planted(Mutant::FailedWriteIgnored) => BLOCK_SIZE as u32,
+            result => result.map_err(|error| LogFailure::failed("writing the vote", &error))?,
+        };
         let copy = match stage {
             Stage::Writing(copy) => {
-                if done as usize != BLOCK_SIZE {
+                if done as usize != BLOCK_SIZE && !planted(Mutant::ShortWriteTakenAsWhole) {
                     return Err(LogFailure::short("writing the vote", done, BLOCK_SIZE as u32));
                 }
-                if self.options.log_sync == LogSync::WriteThenFsync {
+                if self.options.log_sync == LogSync::WriteThenFsync
+                    && !planted(Mutant::LogWriteNotDurable)
+                {
                     vote.writing = Some((Stage::Flushing(copy), id));
                     disk.flush(self.tokens.issue(Op::Vote), vote.file);
                     return Ok(());
@@ -281,7 +289,7 @@ impl Log {
             }
             Stage::Flushing(copy) => copy,
         };
-        if copy + 1 < COPIES {
+        if copy + 1 < COPIES && !planted(Mutant::VoteOneCopyInPlace) {
             vote.write(disk, &mut self.tokens, &self.options, copy + 1, id);
             return Ok(());
         }

@@ -33,7 +33,9 @@ pub(super) struct SegmentReader {
 
 impl SegmentReader {
     pub fn new(file: FileId, name: String, length: u64, pool: &BlockPool) -> SegmentReader {
-        let buffer = pool.take(BUFFER_BYTES_MAX);
+        // Reads end with the file: a small one needs no more than its size.
+        let window = usize::try_from(length).unwrap_or(usize::MAX).min(BUFFER_BYTES_MAX);
+        let buffer = pool.take(window);
         SegmentReader { file, name, length, buffer, start: 0, filled: 0 }
     }
 
@@ -84,16 +86,17 @@ pub(super) struct Broken {
     pub empty: bool,
 }
 
-/// Walks the entries from `offset` on while they continue the chain. Returns where and why it
+/// Walks the entries from `from` on while they continue the chain. Returns where and why it
 /// ended; `Broken::offset` is the tail.
 pub(super) fn walk_entries<S: Storage>(
     reader: &mut SegmentReader,
     storage: &mut S,
     place: &Place,
+    from: u64,
     chain: &mut Chain,
     visit: &mut dyn FnMut(&EntryHeader, &[u8]),
 ) -> Result<Broken, LogError> {
-    let mut offset = BLOCK_SIZE as u64;
+    let mut offset = from;
     loop {
         let block = reader.at(storage, offset, BLOCK_SIZE)?;
         let broken = |slot, why: String, empty| Ok(Broken { offset, slot, why, empty });
@@ -238,8 +241,10 @@ pub(super) enum Start {
     Continues,
     /// Nothing was ever written here.
     Empty,
-    /// It does not continue the chain.
+    /// It is no whole header.
     Broken(String),
+    /// It is whole, but another entry comes next.
+    Gap(String),
     /// It is whole, but of another cluster, group or size: not this log's file.
     Foreign(String),
 }
@@ -263,7 +268,7 @@ pub(super) fn judge_start(block: &[u8], place: &Place, length: u64, chain: &Chai
     }
     if (header.first_sequence, header.previous) != (chain.sequence, chain.previous) {
         let (found, wanted) = (header.first_sequence, chain.sequence);
-        return Start::Broken(format!(
+        return Start::Gap(format!(
             "the segment starts at entry {found}, but entry {wanted} comes next"
         ));
     }

@@ -10,14 +10,15 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::base::limits::BLOCK_SIZE;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, Slot};
 use crate::io::{Disk, DiskEvent, FileId, Sync, WritePart};
 
 use super::format::{EntryHeader, EntryKind, SegmentHeader, segment_name};
 use super::index::Footer;
 use super::{
-    AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, SECOND_WRITE_BYTES_MIN,
-    WRITE_BYTES_MAX, WRITES_UNACKNOWLEDGED_MAX, footer,
+    AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, WRITE_BYTES_MAX,
+    WRITES_UNACKNOWLEDGED_MAX, footer,
 };
 
 struct Pending {
@@ -69,13 +70,25 @@ pub(super) struct Writer {
     chosen: Slot,
     /// Bytes placed since the log was opened.
     placed_bytes: u64,
+    /// See [`super::LogOptions::second_write_bytes_min`].
+    second_write_bytes_min: usize,
     /// Since when everything is acknowledged and not yet attested by a later entry.
     unmarked_since: Option<Instant>,
+    /// The last entry that recovery found is not attested: the mark's time begins with the first
+    /// turn.
+    unmarked_at_open: bool,
 }
 
 impl Writer {
-    pub fn new(next_sequence: u64, previous: Checksum, chosen: Slot) -> Writer {
+    pub fn new(
+        next_sequence: u64,
+        previous: Checksum,
+        chosen: Slot,
+        second_write_bytes_min: usize,
+        unmarked: bool,
+    ) -> Writer {
         Writer {
+            second_write_bytes_min,
             queue: VecDeque::new(),
             queued_bytes: 0,
             writes: VecDeque::new(),
@@ -87,6 +100,7 @@ impl Writer {
             chosen,
             placed_bytes: 0,
             unmarked_since: None,
+            unmarked_at_open: unmarked,
         }
     }
 
@@ -108,7 +122,7 @@ impl Writer {
         match self.writes.len() {
             0 => self.queued_bytes < WRITE_BYTES_MAX,
             count if count < WRITES_UNACKNOWLEDGED_MAX => {
-                waiting >= SECOND_WRITE_BYTES_MIN && self.queued_bytes < WRITE_BYTES_MAX
+                waiting >= self.second_write_bytes_min && self.queued_bytes < WRITE_BYTES_MAX
             }
             _ => false,
         }
@@ -118,7 +132,7 @@ impl Writer {
         match self.writes.len() {
             0 => !self.queue.is_empty(),
             count if count < WRITES_UNACKNOWLEDGED_MAX => {
-                self.queued_bytes >= SECOND_WRITE_BYTES_MIN
+                !self.queue.is_empty() && self.queued_bytes >= self.second_write_bytes_min
             }
             _ => false,
         }
@@ -129,6 +143,7 @@ impl Writer {
         self.next_id += 1;
         self.chosen = self.chosen.max(entry.chosen);
         self.unmarked_since = None;
+        self.unmarked_at_open = false;
         let Entry { slot, ballot, chosen, batch } = entry;
         let batch = batch.clone();
         self.push(Pending { id: Some(id), slot, ballot, chosen, batch, segment, offset });
@@ -217,8 +232,13 @@ impl Log {
             stage: Stage::Writing,
         });
         let sync = match self.options.log_sync {
-            LogSync::Dsync => Sync::Durable,
-            LogSync::WriteThenFsync => Sync::Cached,
+            LogSync::Dsync
+                if !planted(Mutant::LogWriteNotDurable)
+                    && !planted(Mutant::LogReplyBeforeFlush) =>
+            {
+                Sync::Durable
+            }
+            LogSync::Dsync | LogSync::WriteThenFsync => Sync::Cached,
         };
         disk.write(self.tokens.issue(Op::Write(write_number)), file, offset, parts, sync);
     }
@@ -252,15 +272,29 @@ impl Log {
         out: &mut Vec<LogEvent>,
     ) -> Result<(), LogFailure> {
         let writes = &mut self.writer.writes;
-        let write = writes.iter_mut().find(|write| write.number == number);
-        let write = write.expect("the completion is of a write in flight");
+        let Some(write) = writes.iter_mut().find(|write| write.number == number) else {
+            let early =
+                planted(Mutant::LogReplyBeforeFlush) || planted(Mutant::LogAcknowledgedBeyondHole);
+            assert!(early, "the completion is of a write in flight");
+            return Ok(());
+        };
         let doing = format!("writing {}", segment_name(write.segment));
-        let done = event.result.map_err(|error| LogFailure::failed(&doing, &error))?;
+        let done = match event.result {
+            Err(_) if planted(Mutant::FailedWriteIgnored) => write.bytes,
+            Err(_) if write.stage == Stage::Flushing && planted(Mutant::FailedFlushRetried) => {
+                disk.flush(self.tokens.issue(Op::Write(number)), write.file);
+                return Ok(());
+            }
+            result => result.map_err(|error| LogFailure::failed(&doing, &error))?,
+        };
+        let flushes = self.options.log_sync == LogSync::WriteThenFsync
+            && !planted(Mutant::LogWriteNotDurable)
+            || planted(Mutant::LogReplyBeforeFlush);
         match write.stage {
-            Stage::Writing if done != write.bytes => {
+            Stage::Writing if done != write.bytes && !planted(Mutant::ShortWriteTakenAsWhole) => {
                 return Err(LogFailure::short(&doing, done, write.bytes));
             }
-            Stage::Writing if self.options.log_sync == LogSync::WriteThenFsync => {
+            Stage::Writing if flushes => {
                 write.stage = Stage::Flushing;
                 let file = write.file;
                 disk.flush(self.tokens.issue(Op::Write(number)), file);
@@ -275,7 +309,12 @@ impl Log {
     /// Reports the contiguous completed prefix. A write that overtook an older one waits.
     fn acknowledge(&mut self, now: Instant, out: &mut Vec<LogEvent>) {
         let mut last_id = None;
-        while self.writer.writes.front().is_some_and(|write| write.stage == Stage::Done) {
+        let one_done = self.writer.writes.iter().any(|write| write.stage == Stage::Done);
+        while self.writer.writes.front().is_some_and(|write| {
+            write.stage == Stage::Done
+                || (one_done && planted(Mutant::LogAcknowledgedBeyondHole))
+                || (write.stage == Stage::Flushing && planted(Mutant::LogReplyBeforeFlush))
+        }) {
             let write = self.writer.writes.pop_front().expect("there is a front");
             assert!(write.last_sequence > self.writer.durable, "durability only rises");
             self.writer.durable = write.last_sequence;
@@ -295,13 +334,18 @@ impl Log {
     /// When the idle mark is due.
     pub(super) fn mark_deadline(&self) -> Option<Instant> {
         let idle = self.options.mark_idle_after?;
-        let fits = self.index.active_fits(BLOCK_SIZE) && self.index.active().file.is_some();
+        let active = self.index.active();
+        let fits = active.file.is_some() && self.index.active_fits(BLOCK_SIZE)
+            || self.preparer.prepared_through() > active.number;
         self.writer.unmarked_since.filter(|_| fits).map(|since| since + idle)
     }
 
     /// Queues an idle mark when it is due: it attests that the last entries had been durable, and
     /// takes the chosen watermark along.
     pub(super) fn queue_mark(&mut self, now: Instant) {
+        if std::mem::take(&mut self.writer.unmarked_at_open) {
+            self.writer.unmarked_since = Some(now);
+        }
         if self.mark_deadline().is_none_or(|due| due > now) {
             return;
         }
@@ -323,7 +367,11 @@ impl Log {
 
     /// Writes the footers of the sealed segments that are all settled.
     pub(super) fn start_footers<D: Disk>(&mut self, disk: &mut D) {
-        while let Some(number) = self.index.footer_candidate(self.writer.durable) {
+        let durable = match planted(Mutant::FooterBeforeDurable) {
+            true => u64::MAX,
+            false => self.writer.durable,
+        };
+        while let Some(number) = self.index.footer_candidate(durable) {
             let segment = self.index.segment_mut(number).expect("a candidate stands");
             segment.footer = Footer::Writing;
             let trailer = footer::Trailer {

@@ -6,10 +6,9 @@
 use std::collections::VecDeque;
 
 use super::{Answer, AppendFailure, Ticket};
-use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Batch, BlockPool, Slot};
-use crate::machine::{BatchBuilder, Command, Outcome};
+use crate::machine::{BatchBuilder, Command, Outcome, command_size};
 
 /// Lists of tickets kept for reuse.
 const SPARE_LISTS_MAX: usize = 16;
@@ -24,6 +23,8 @@ struct Proposed {
 #[derive(Debug)]
 pub struct Appends {
     builder: BatchBuilder,
+    append_bytes_max: usize,
+    value_bytes_max: usize,
     /// Who waits for the open batch: a ticket per command, in order.
     tickets: Vec<Ticket>,
     /// Proposed and not yet applied, by slot.
@@ -32,9 +33,12 @@ pub struct Appends {
 }
 
 impl Appends {
-    /// Nothing is open or proposed.
-    pub fn new(pool: BlockPool) -> Appends {
+    /// Nothing is open or proposed. Every append is of at most `append_bytes_max`, every batch of
+    /// at most `value_bytes_max` bytes.
+    pub fn new(pool: BlockPool, append_bytes_max: usize, value_bytes_max: usize) -> Appends {
         Appends {
+            append_bytes_max,
+            value_bytes_max,
             builder: BatchBuilder::new(pool),
             tickets: Vec::new(),
             proposed: VecDeque::new(),
@@ -44,7 +48,7 @@ impl Appends {
 
     /// Whether the open batch takes an append of any permitted size.
     pub fn has_room(&self) -> bool {
-        self.builder.fits(APPEND_BYTES_MAX)
+        self.builder.size() + command_size(self.append_bytes_max) <= self.value_bytes_max
     }
 
     /// Whether the open batch is empty.

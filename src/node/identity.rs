@@ -43,7 +43,7 @@ impl Identity {
     }
 
     /// The answer to a greeting: a welcome, or the refusal with its reason.
-    pub fn answer(&self, hello: &Hello, leader: Option<NodeId>) -> HelloReply {
+    pub fn answer(&self, hello: &Hello, leader: Option<NodeId>, limits: Limits) -> HelloReply {
         let protocol_version = PROTOCOL_VERSION;
         match self.judge(hello) {
             Err((reason, text)) => HelloReply::Refused { protocol_version, reason, text },
@@ -55,7 +55,7 @@ impl Identity {
                 group_count: self.group_count,
                 members: self.members.clone(),
                 leader,
-                limits: Limits::default(),
+                limits,
             }),
         }
     }

@@ -6,6 +6,8 @@
 //! reported it durable; positions are answered only for slots that are chosen and applied.
 
 mod appends;
+mod audit;
+mod barriers;
 mod cache;
 mod identity;
 mod outbox;
@@ -16,17 +18,22 @@ mod status;
 
 use std::net::SocketAddr;
 
+pub use audit::RecoveredState;
 pub use cache::AppliedSlot;
 pub use identity::Identity;
 pub use outbox::Outbox;
 pub use replica::Node;
+pub use status::Watermarks;
 
-use crate::base::limits::MIB;
+use crate::base::limits::{APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX};
 use crate::base::{BlockPool, GroupId, LogId, NodeId, Position};
 use crate::io::ConnId;
 use crate::log::{LogError, LogFailure, LogOptions, ReadEntry, ReadError};
+use crate::machine::{BATCH_HEADER_SIZE, command_size};
 use crate::paxos::{Config, ConfigError};
 
+/// Linearizable reads that wait to be confirmed, at most.
+const BARRIERS_MAX: usize = 64 * 1024;
 /// Memory kept alive by recently applied slots, in bytes.
 const CACHE_BYTES_MAX: usize = 32 * MIB;
 
@@ -47,6 +54,11 @@ pub struct NodeOptions {
     pub pool: BlockPool,
     /// Memory kept alive by recently applied slots, in bytes.
     pub cache_bytes_max: usize,
+    /// The largest run of records of one append, in bytes; clients are told.
+    pub append_bytes_max: usize,
+    /// Whether everything applied is also kept for [`Node::take_applied`], and what was recovered
+    /// for [`Node::recovered`]: for whoever judges the node from outside.
+    pub audit: bool,
     /// The seed of election jitter and reconnect back-off.
     pub seed: u64,
 }
@@ -68,8 +80,23 @@ impl NodeOptions {
             addresses,
             pool,
             cache_bytes_max: CACHE_BYTES_MAX,
+            append_bytes_max: APPEND_BYTES_MAX,
+            audit: false,
             seed,
         }
+    }
+
+    /// The largest value of a slot that fits an entry of the log.
+    pub fn value_bytes_max(&self) -> usize {
+        VALUE_BYTES_MAX.min(self.log.entry_bytes_max.saturating_sub(ENTRY_HEADER_SIZE))
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let needed = BATCH_HEADER_SIZE + command_size(self.append_bytes_max);
+        if self.append_bytes_max > APPEND_BYTES_MAX || needed > self.value_bytes_max() {
+            return Err(ConfigError::Range("append_bytes_max must fit an entry of the log"));
+        }
+        Ok(())
     }
 
     /// The folder of the group's log within the data directory.
@@ -96,6 +123,13 @@ pub enum Answer {
         ticket: Ticket,
         /// The position of its first record and how many records it has.
         result: Result<(Position, u32), AppendFailure>,
+    },
+    /// A linearizable read may be answered from here now, or no leader has confirmed it.
+    Confirmed {
+        /// Who waits.
+        ticket: Ticket,
+        /// Whether it may be answered.
+        confirmed: bool,
     },
     /// A read of the log has ended.
     Read {

@@ -10,10 +10,12 @@ use std::collections::VecDeque;
 use tracing::{error, info};
 
 use super::appends::Appends;
+use super::audit::Audit;
+use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
-use super::{Answer, AppendFailure, NodeFailure, NodeOptions, Refusal, Ticket};
+use super::{Answer, AppendFailure, BARRIERS_MAX, NodeFailure, NodeOptions, Refusal, Ticket};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, NodeId, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
@@ -22,7 +24,7 @@ use crate::machine::{Command, Machine, Outcome};
 use crate::paxos::{
     Core, Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
-use crate::wire::{FrameDecoder, Hello, HelloReply};
+use crate::wire::{FrameDecoder, Hello, HelloReply, Limits};
 
 /// A persist whose write is in the log's hands, with the replies it permits.
 #[derive(Debug)]
@@ -55,7 +57,9 @@ pub struct Node {
     pub(super) cache: SlotCache,
     pub(super) peers: Peers,
     pub(super) appends: Appends,
+    pub(super) audit: Audit,
     serving: Serving,
+    barriers: Barriers,
     /// Entries handed to the log and not yet durable, in the log's order.
     pending_entries: VecDeque<Pending<AppendId>>,
     /// Promises handed to the log and not yet durable, in order.
@@ -75,18 +79,22 @@ pub struct Node {
 impl Node {
     /// Opens the group's log and replays what is chosen. Blocks; nothing is served meanwhile.
     pub fn open<I: Io>(io: &mut I, options: NodeOptions) -> Result<Node, NodeFailure> {
+        options.validate()?;
         let pool = options.pool.clone();
+        let mut audit = Audit::new(options.audit);
         let (mut log, recovered) = Log::open(io, &options.folder(), options.log.clone())?;
         let mut machine = Machine::new();
         let mut outcomes = Vec::new();
-        log.replay(io, &mut |slot, _, batch| {
+        log.replay(io, &mut |slot, ballot, batch| {
             let first = machine.tail();
             outcomes.clear();
             if let Err(error) = machine.apply(slot, batch.value(), &mut outcomes) {
                 // As when it was applied first: a no-op everywhere.
                 error!(%slot, %error, "a chosen value is not a batch");
             }
-            Ok((first, records_between(first, machine.tail())))
+            let records = records_between(first, machine.tail());
+            audit.applied(|| AppliedSlot { slot, ballot, first, records, batch: batch.clone() });
+            Ok((first, records))
         })?;
         info!(
             chosen = %recovered.chosen,
@@ -96,6 +104,7 @@ impl Node {
             torn_bytes = recovered.torn_bytes,
             "recovered the log",
         );
+        audit.recovered(&recovered);
         let core = Core::new(options.paxos.clone(), into_core(recovered), io.now(), options.seed)?;
         let peers = Peers::new(
             options.identity.clone(),
@@ -111,8 +120,10 @@ impl Node {
             machine,
             cache: SlotCache::new(options.cache_bytes_max),
             peers,
-            appends: Appends::new(pool),
+            appends: Appends::new(pool, options.append_bytes_max, options.value_bytes_max()),
+            audit,
             serving: Serving::default(),
+            barriers: Barriers::default(),
             pending_entries: VecDeque::new(),
             pending_votes: VecDeque::new(),
             inputs: VecDeque::new(),
@@ -160,6 +171,26 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a linearizable read that has arrived by `now` may be answered from here at once;
+    /// otherwise [`Answer::Confirmed`] with the ticket follows. With `lease` a lease of the leader
+    /// is good enough, without it a quorum is asked.
+    pub fn confirm_read(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        lease: bool,
+    ) -> Result<bool, Refusal> {
+        if lease && self.core.lease_index(now).is_some() {
+            return Ok(true);
+        }
+        if self.barriers.len() >= BARRIERS_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        let id = self.barriers.push(ticket);
+        self.step(now, Input::Read { id, lease });
+        Ok(false)
+    }
+
     /// Reads the slot that holds `position` from the log: [`Answer::Read`] follows.
     pub fn read_position<I: Io>(
         &mut self,
@@ -196,7 +227,9 @@ impl Node {
 
     /// The answer to a greeting.
     pub fn answer(&self, hello: &Hello) -> HelloReply {
-        self.options.identity.answer(hello, self.core.leader())
+        let append_bytes_max = self.options.append_bytes_max as u32;
+        let limits = Limits { append_bytes_max, ..Limits::default() };
+        self.options.identity.answer(hello, self.core.leader(), limits)
     }
 
     // ---- events -----------------------------------------------------------------------------
@@ -327,6 +360,12 @@ impl Node {
             Effect::Send(out) => self.peers.queue(out.to, &out.message),
             Effect::Chosen { slot, ballot, value } => self.apply(slot, ballot, value),
             Effect::SendChosen { to, first, last } => self.serving.start(to, first, last),
+            Effect::ReadReady { first, last } => {
+                self.barriers.end(first, last, true, &mut self.answers);
+            }
+            Effect::ReadFailed { first, last } => {
+                self.barriers.end(first, last, false, &mut self.answers);
+            }
             Effect::RoleChanged(role) => self.change_role(role),
         }
     }
@@ -361,7 +400,9 @@ impl Node {
         self.applied_records += u64::from(records);
         self.log.set_position(slot, first, records);
         self.appends.chosen(slot, &self.outcomes, &mut self.answers);
-        self.cache.push(AppliedSlot { slot, ballot, first, records, batch });
+        let applied = AppliedSlot { slot, ballot, first, records, batch };
+        self.audit.applied(|| applied.clone());
+        self.cache.push(applied);
     }
 
     fn change_role(&mut self, role: Role) {

@@ -4,7 +4,7 @@
 //! Owned by the node. Each peer has at most one answer being streamed and one log read in flight;
 //! a new request of the same peer replaces the old one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tracing::warn;
 
@@ -39,7 +39,9 @@ struct Stream {
 pub struct Serving {
     purposes: HashMap<ReadTicket, Purpose>,
     tickets: u64,
-    streams: HashMap<NodeId, Stream>,
+    /// Ordered: the order in which peers are served reaches the outside, and one seed must give
+    /// one run.
+    streams: BTreeMap<NodeId, Stream>,
 }
 
 impl Serving {

@@ -1,12 +1,55 @@
 //! What the node says of itself to `loggos status`. Nothing decides by it.
 
 use super::Node;
-use crate::base::{Instant, NodeId};
+use crate::base::{Ballot, Instant, NodeId, Position, Slot};
+use crate::log::LogStats;
 use crate::paxos::Role;
 use crate::wire::NodeStatus;
 use crate::wire::status::{BallotStatus, BatchingStatus, MemberStatus, RoleStatus};
 
+/// How far a node is, at a glance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The ballot it has promised.
+    pub promised: Ballot,
+    /// Every slot up to here is chosen, as far as it knows.
+    pub chosen: Slot,
+    /// Every slot up to here is applied.
+    pub applied: Slot,
+    /// The highest slot that has become durable here since it started.
+    pub durable: Slot,
+    /// The next position to be given out.
+    pub tail: Position,
+}
+
 impl Node {
+    /// How far the node is. Allocates nothing.
+    pub fn watermarks(&self) -> Watermarks {
+        Watermarks {
+            promised: self.core.promised(),
+            chosen: self.core.chosen(),
+            applied: self.machine.applied(),
+            durable: self.log.stats().durable_slot,
+            tail: self.machine.tail(),
+        }
+    }
+
+    /// What it is at the moment.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The most bytes that wait to be sent to any one peer.
+    pub fn peer_bytes_max(&self) -> usize {
+        let peers = self.options.identity.members.iter();
+        peers.map(|(id, _)| self.peers.queued_bytes(*id)).max().unwrap_or(0)
+    }
+
+    /// The log's counters.
+    pub fn log_stats(&self) -> LogStats {
+        self.log.stats()
+    }
+
     /// The node's state. What only the process knows (its resources) is the server's to add.
     pub fn status(&self, now: Instant) -> NodeStatus {
         let core = self.core.status();
@@ -61,6 +104,11 @@ impl Node {
             durable_writes: stats.durable_writes,
             log_bytes: stats.bytes_written,
         }
+    }
+
+    /// The largest run of records of one append, in bytes.
+    pub fn append_bytes_max(&self) -> usize {
+        self.options.append_bytes_max
     }
 
     /// Bytes of block memory in use.

@@ -23,7 +23,10 @@ impl<V: Value> Core<V> {
         // A replica whose disk does not answer could not make the promise durable: its consent
         // would start a campaign that it then holds up.
         // A ballot that is promised already is the sender's own, of a campaign that it repeats.
-        let granted = ballot >= self.promised && !self.hears_leader() && !self.disk_stalled();
+        let granted = ballot >= self.promised
+            && !self.hears_leader()
+            && !self.is_bound_against(Some(peer))
+            && !self.disk_stalled();
         let (promised, chosen) = (self.promised, self.chosen);
         self.send(peer, Message::PreVoteReply { ballot, granted, promised, chosen }, fx);
         self.catch_up(Some(peer), fx);
@@ -51,6 +54,11 @@ impl<V: Value> Core<V> {
         self.note_chosen(peer, chosen);
         if ballot < self.promised {
             return self.nack(peer, ballot, fx);
+        }
+        // The holder of a lease may answer reads until the grant has run out: nobody else may
+        // lead before. The candidate asks again.
+        if ballot > self.promised && self.is_bound_against(Some(peer)) {
+            return;
         }
         // The promise tells of values that are still on their way to the disk, too: their
         // Accepted may leave after this promise and be counted. Crash example: a value accepted
@@ -151,7 +159,7 @@ impl<V: Value> Core<V> {
         peer: usize,
         ballot: Ballot,
         told: Slot,
-        sequence: u64,
+        (sequence, lease_ms): (u64, u32),
         fx: &mut Effects<V>,
     ) {
         if ballot < self.promised {
@@ -162,7 +170,8 @@ impl<V: Value> Core<V> {
         self.on_watermark(peer, ballot, told, fx);
         if sequence != 0 {
             let chosen = self.chosen;
-            self.send(peer, Message::HeartbeatReply { ballot, sequence, chosen }, fx);
+            let granted = self.grant_lease(peer, lease_ms);
+            self.send(peer, Message::HeartbeatReply { ballot, sequence, chosen, granted }, fx);
         }
     }
 
@@ -213,6 +222,7 @@ impl<V: Value> Core<V> {
         self.leader_heard_at = self.now;
         self.failures = 0;
         self.deferred = false;
+        self.pre_vote_retries = 0;
         if self.leader != Some(id) || !matches!(self.state, State::Following) {
             self.follow(Some(id), fx);
             self.await_election();
@@ -234,7 +244,9 @@ impl<V: Value> Core<V> {
         if matches!(self.state, State::Following) && self.leader == Some(id) {
             self.follow(None, fx);
             let soon = self.config.election_timeout / 8;
-            self.election_at = self.now + self.rng.between(std::time::Duration::ZERO, soon);
+            // Nobody can be elected while what was granted to the lost leader runs.
+            let from = self.now.max(self.bound_until());
+            self.election_at = from + self.rng.between(std::time::Duration::ZERO, soon);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::base::rng::Rng;
 
 const MS: u64 = 1_000_000;
 const RUNS: u64 = 5000;
+const LEASE_RUNS: u64 = 500;
 /// Virtual time within which a healed cluster must have chosen new values everywhere.
 const HEALED_WITHIN_MS: u64 = 20_000;
 /// So many values are proposed after the healing.
@@ -40,7 +41,7 @@ fn harm(cluster: &mut Cluster) {
         node = (0..cluster.count()).find(|node| cluster.can_propose(*node)).unwrap_or(node);
     }
     let peer = cluster.rng.below(count) as usize;
-    match cluster.rng.below(12) {
+    match cluster.rng.below(15) {
         0..=2 if cluster.is_up(node) => cluster.crash(node),
         0..=4 if !cluster.is_up(node) => cluster.start(node),
         5 => cluster.blocked[node][peer] = true,
@@ -63,6 +64,30 @@ fn harm(cluster: &mut Cluster) {
         9 => {
             let time = Duration::from_millis(cluster.rng.below(3000));
             cluster.stall_disk(node, time);
+        }
+        12 | 13 => {
+            let time = Duration::from_millis(cluster.rng.below(2000));
+            cluster.pause(node, time);
+            // What was on its way still arrives; then, perhaps, nothing does any more.
+            if cluster.rng.below(2) == 0 {
+                let soon = cluster.rng.below(60) * MS;
+                cluster.run_until(cluster.now + soon);
+                for other in 0..cluster.count() {
+                    cluster.blocked[node][other] = true;
+                    cluster.blocked[other][node] = true;
+                }
+            }
+        }
+        14 => {
+            // Cut one off, leader or not, and restart the others: what they granted it still runs.
+            for other in (0..cluster.count()).filter(|other| *other != node) {
+                cluster.blocked[node][other] = true;
+                cluster.blocked[other][node] = true;
+                if cluster.is_up(other) {
+                    cluster.crash(other);
+                }
+                cluster.start(other);
+            }
         }
         10 if node != peer => cluster.connect(node, peer),
         11 if node != peer => {
@@ -94,6 +119,7 @@ fn heal(cluster: &mut Cluster) -> Vec<usize> {
     }
     for node in 0..count {
         cluster.stall_disk(node, Duration::ZERO);
+        cluster.resume(node);
         if healed.contains(&node) && !cluster.is_up(node) {
             cluster.start(node);
         }
@@ -119,6 +145,9 @@ fn run(seed: u64, trace: bool) -> Hits {
             for _ in 0..rng.below(5) {
                 propose(&mut cluster, &mut proposed, node);
             }
+            for _ in 0..rng.below(3) {
+                cluster.read(node, rng.below(2) == 0);
+            }
         }
         if rng.below(3) == 0 {
             harm(&mut cluster);
@@ -130,6 +159,64 @@ fn run(seed: u64, trace: bool) -> Hits {
     cluster.check_values_once();
     let rounds = cluster.round_max() - round;
     assert!(rounds <= 40, "{rounds} rounds after the healing:\n{}", cluster.describe());
+    cluster.hits.clone()
+}
+
+/// Leases alone: the leader is cut off or paused again and again while it serves reads, the others
+/// are told of its loss at once, and some of them restart.
+fn run_leases(seed: u64, trace: bool) -> Hits {
+    let mut rng = Rng::new(seed ^ 0x1ea5e);
+    let count = [3, 3, 5][rng.below(3) as usize];
+    let percent = 50 + rng.below(150) as u32;
+    let mut cluster = Cluster::with(seed, count, trace, |config| {
+        let lease = config.election_timeout * percent / 100;
+        config.lease = Duration::from_millis(lease.as_millis() as u64);
+    });
+    let lease_ms = 3 * cluster.lease().as_millis() as u64;
+    cluster.faults.loss_percent = 0;
+    // Much faster than the timeouts, or else everything runs out before anybody is elected.
+    cluster.faults.delay_max = Duration::from_millis(1);
+    cluster.faults.disk_delay_max = Duration::from_millis(1);
+    let mut proposed = 0;
+    for round in 0..8 {
+        let restart_percent = [0, 50, 100][rng.below(3) as usize];
+        let leader = (0..count).find(|node| cluster.can_propose(*node)).unwrap_or(0);
+        for other in (0..count).filter(|other| *other != leader) {
+            cluster.blocked[leader][other] = true;
+            cluster.blocked[other][leader] = rng.below(4) != 0;
+            if round > 0 && rng.below(100) < restart_percent {
+                cluster.crash(other);
+                cluster.start(other);
+            } else {
+                cluster.step(other, Input::PeerLost(NodeId(leader as u16 + 1)));
+            }
+        }
+        if rng.below(3) == 0 {
+            cluster.pause(leader, Duration::from_millis(rng.below(lease_ms)));
+        }
+        let until = cluster.now + (1 + rng.below(lease_ms)) * MS;
+        while cluster.now < until {
+            cluster.run_until(cluster.now + 2 * MS);
+            for node in 0..count {
+                propose(&mut cluster, &mut proposed, node);
+                cluster.read(node, true);
+            }
+        }
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                if std::mem::take(&mut cluster.blocked[from][to]) {
+                    cluster.connect(from, to);
+                }
+            }
+        }
+        let until = cluster.now + lease_ms * MS;
+        while cluster.now < until {
+            cluster.run_until(cluster.now + 10 * MS);
+            for node in 0..count {
+                cluster.read(node, true);
+            }
+        }
+    }
     cluster.hits.clone()
 }
 
@@ -160,6 +247,8 @@ fn require_progress(cluster: &mut Cluster, proposed: &mut u64, proposers: &[usiz
         }
         cluster.run_until(cluster.now + 5 * MS);
     }
+    cluster.run_until(cluster.now + HEALED_WITHIN_MS * MS);
+    assert!(cluster.reads_ended(), "reads wait for ever:\n{}", cluster.describe());
 }
 
 #[test]
@@ -185,6 +274,33 @@ fn clusters_agree_under_faults_and_recover() {
 }
 
 #[test]
+fn leases_hold_at_the_edge_of_the_clocks_bound() {
+    let mut total = Hits::default();
+    for seed in 0..LEASE_RUNS {
+        let hits = std::panic::catch_unwind(|| run_leases(seed, false));
+        total.add(&hits.unwrap_or_else(|_| panic!("seed {seed} failed")));
+    }
+    println!("{LEASE_RUNS} runs: {total:?}");
+    assert!(total.lease_reads > LEASE_RUNS * 10, "{} reads by lease", total.lease_reads);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn mistakes_in_reads_and_leases_are_caught() {
+    use crate::base::mutants::{Mutant, plant};
+    for mutant in Mutant::ALL.iter().filter(|mutant| mutant.family() == 2) {
+        plant(Some(*mutant));
+        let fails = |run: fn(u64, bool) -> Hits, seed| {
+            std::panic::catch_unwind(|| run(seed, false)).is_err()
+        };
+        let caught = (0..RUNS).find(|seed| fails(run, *seed) || fails(run_leases, *seed));
+        plant(None);
+        let caught = caught.unwrap_or_else(|| panic!("{} survives", mutant.name()));
+        println!("{} is caught by seed {caught}", mutant.name());
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..20 {
         assert_eq!(format!("{:?}", run(seed, false)), format!("{:?}", run(seed, false)));
@@ -192,7 +308,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 impl Hits {
-    fn all(&self) -> [(&'static str, u64); 10] {
+    fn all(&self) -> [(&'static str, u64); 14] {
         [
             ("crash", self.crashes),
             ("new leader", self.leaders),
@@ -204,6 +320,10 @@ impl Hits {
             ("slot chosen", self.chosen),
             ("message lost", self.lost_messages),
             ("write lost", self.lost_writes),
+            ("pause", self.pauses),
+            ("read answered", self.reads_ready),
+            ("read given up", self.reads_failed),
+            ("read by lease", self.lease_reads),
         ]
     }
 
@@ -218,6 +338,10 @@ impl Hits {
         self.chosen += other.chosen;
         self.lost_messages += other.lost_messages;
         self.lost_writes += other.lost_writes;
+        self.pauses += other.pauses;
+        self.reads_ready += other.reads_ready;
+        self.reads_failed += other.reads_failed;
+        self.lease_reads += other.lease_reads;
     }
 }
 

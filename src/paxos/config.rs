@@ -34,6 +34,14 @@ pub struct Config {
     /// An election starts this long, to twice as long, after the last word of a leader; and a
     /// leader that has not heard from a quorum for this long steps down.
     pub election_timeout: Duration,
+    /// How long a follower helps no other candidate after it has granted a lease, and how long a
+    /// replica that starts makes no promise; zero: no leases are granted or asked for. The same on
+    /// every member, over restarts too: whole milliseconds.
+    pub lease: Duration,
+    /// The most by which the rate of a member's clock may be off, in parts per million.
+    pub clock_drift_ppm_max: u32,
+    /// What the leader takes off each lease besides, for the clocks' granularity.
+    pub clock_slack: Duration,
     /// What has not been answered for this long is sent again.
     pub resend_timeout: Duration,
     /// A leader whose write has not completed for this long steps down, and a replica in that
@@ -72,9 +80,21 @@ impl Config {
             fetch_slots_max: 512,
             heartbeat_interval: Duration::from_millis(50),
             election_timeout: Duration::from_millis(400),
+            lease: Duration::from_millis(250),
+            clock_drift_ppm_max: 1000,
+            clock_slack: Duration::from_millis(1),
             resend_timeout: Duration::from_millis(500),
             disk_stall_timeout: Duration::from_millis(2000),
         }
+    }
+
+    /// How long after sending its heartbeat a leader counts on what that asked for: the lease less
+    /// what a slow clock here and a fast one there make of it, and the slack.
+    pub fn lease_held(&self) -> Duration {
+        let apart = 2 * u128::from(self.clock_drift_ppm_max);
+        let drift = self.lease.as_nanos() * apart / 1_000_000;
+        let drift = Duration::from_nanos(u64::try_from(drift).unwrap_or(u64::MAX));
+        self.lease.saturating_sub(drift).saturating_sub(self.clock_slack)
     }
 
     /// Checks that the parameters fit together.
@@ -99,6 +119,11 @@ impl Config {
             (
                 self.election_timeout >= self.heartbeat_interval * 3,
                 "election_timeout must be at least three heartbeat intervals",
+            ),
+            (
+                self.lease.subsec_nanos().is_multiple_of(1_000_000)
+                    && self.lease <= Duration::from_secs(60),
+                "lease must be whole milliseconds, at most a minute",
             ),
             (!self.heartbeat_interval.is_zero(), "heartbeat_interval must be above zero"),
             (!self.resend_timeout.is_zero(), "resend_timeout must be above zero"),

@@ -15,9 +15,11 @@ use super::config::{Config, ConfigError};
 use super::effect::{Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Write};
 use super::election::{PreVoting, Preparing};
 use super::leader::Leading;
+use super::lease::Grant;
 use super::message::Message;
 use super::persists::{Pending, Persists};
 use super::quorum::{Quorum, Votes};
+use super::reads::Reads;
 use super::recovery::Recovering;
 use super::window::{Entry, Window};
 use crate::base::mutants::{Mutant, planted};
@@ -91,11 +93,17 @@ pub struct Core<V: Value> {
     pub(super) failures: u32,
     /// Whether it has left a campaign to others since it last heard a leader.
     pub(super) deferred: bool,
+    /// Pre-votes tried again soon since it last heard a leader.
+    pub(super) pre_vote_retries: u32,
     /// All members by index; its own place is unused.
     pub(super) peers: Vec<Peer>,
     pub(super) fetching: Option<Fetching>,
     /// The last heartbeat's sequence.
     pub(super) sequence: u64,
+    /// Whom it has promised to help nobody else for a while.
+    pub(super) grant: Grant,
+    /// The linearizable reads that wait.
+    pub(super) reads: Reads,
     /// The role that the caller has been told.
     pub(super) role_told: Role,
 }
@@ -127,10 +135,15 @@ impl<V: Value> Core<V> {
             window.put(slot, entry);
         }
         let members = config.members.len();
+        let mut rng = Rng::new(seed ^ (u64::from(config.id.0) << 48));
+        let waits = members > 1 && !planted(Mutant::GrantForgottenAtRestart);
+        let grant = Grant::at_start(now, if waits { config.lease } else { Duration::ZERO });
         let mut core = Core {
+            reads: Reads::new(rng.next_u64()),
+            grant,
             quorum: Quorum::majority(members),
             me,
-            rng: Rng::new(seed ^ (u64::from(config.id.0) << 48)),
+            rng,
             now,
             promised,
             promised_durable: promised,
@@ -147,6 +160,7 @@ impl<V: Value> Core<V> {
             unused: reused.then_some(promised),
             failures: 0,
             deferred: false,
+            pre_vote_retries: 0,
             peers: vec![Peer::default(); members],
             fetching: None,
             sequence: 0,
@@ -173,11 +187,15 @@ impl<V: Value> Core<V> {
         match input {
             Input::Message { from, message } => self.receive(from, message, effects),
             Input::Propose(value) => self.propose(value, effects),
+            Input::Read { id, lease } => self.read(id, lease, effects),
             Input::Persisted(id) => self.persisted(id, effects),
             Input::PeerConnected(id) => self.peer_connected(id, effects),
             Input::PeerLost(id) => self.peer_lost(id, effects),
             Input::Tick => self.tick(effects),
-            Input::EndOfTurn => self.end_of_turn(effects),
+            Input::EndOfTurn => {
+                self.pump_reads(effects);
+                self.end_of_turn(effects);
+            }
         }
         assert!(self.promised >= promised, "a promise never goes down");
         assert!(self.chosen >= chosen, "the chosen watermark never goes down");
@@ -194,7 +212,7 @@ impl<V: Value> Core<V> {
             State::Leading(leading) => leading.heartbeat_at,
         };
         let fetch = self.fetching.as_ref().map(|fetching| fetching.deadline);
-        Some(fetch.map_or(role, |fetch| fetch.min(role)))
+        [Some(role), fetch, self.reads_deadline()].into_iter().flatten().min()
     }
 
     /// What the replica is.
@@ -255,8 +273,8 @@ impl<V: Value> Core<V> {
                 self.on_accept(peer, ballot, slot, value, fx);
                 self.on_watermark(peer, ballot, chosen, fx);
             }
-            Message::Heartbeat { ballot, chosen, sequence } if is_of(ballot, from) => {
-                self.on_heartbeat(peer, ballot, chosen, sequence, fx);
+            Message::Heartbeat { ballot, chosen, sequence, lease_ms } if is_of(ballot, from) => {
+                self.on_heartbeat(peer, ballot, chosen, (sequence, lease_ms), fx);
             }
             Message::FetchAccepted { ballot, slot } if is_of(ballot, from) => {
                 self.on_fetch_accepted(peer, ballot, slot, fx)
@@ -269,9 +287,17 @@ impl<V: Value> Core<V> {
             }
             Message::Nack { ballot, promised } => self.on_nack(ballot, promised, fx),
             Message::Accepted { ballot, slot } => self.on_accepted(peer, ballot, slot, fx),
-            Message::HeartbeatReply { ballot, sequence: _, chosen } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+                if self.leads_at(ballot) {
+                    if granted {
+                        self.lease_granted(peer, sequence);
+                    }
+                    self.note_confirmed(peer, sequence, fx);
+                }
                 self.on_heartbeat_reply(peer, ballot, chosen, fx)
             }
+            Message::ReadIndex { id, lease } => self.on_read_index(peer, id, lease, fx),
+            Message::ReadIndexReply { id, index } => self.on_read_index_reply(id, index, fx),
             Message::Fetch { first, last } => self.on_fetch(from, first, last, fx),
             Message::Learn { slot, ballot, value } => self.on_learn(peer, slot, ballot, value, fx),
             Message::AcceptedValue { ballot, slot, accepted, value } => {
@@ -330,6 +356,7 @@ impl<V: Value> Core<V> {
         self.recovery_tick(fx);
         self.leader_tick(fx);
         self.fetch_tick(fx);
+        self.reads_tick(fx);
     }
 
     // ---- what every role shares ----
@@ -403,6 +430,7 @@ impl<V: Value> Core<V> {
             self.release_chosen();
         }
         self.fetch_answered();
+        self.release_reads(fx);
         self.try_finish_recovery(fx);
     }
 
@@ -416,6 +444,7 @@ impl<V: Value> Core<V> {
     pub(super) fn follow(&mut self, leader: Option<NodeId>, fx: &mut Effects<V>) {
         let was = std::mem::replace(&mut self.state, State::Following);
         self.leader = leader;
+        self.restart_reads();
         if matches!(was, State::Leading(_)) {
             self.release_chosen();
             for entry in self.window.iter_mut() {

@@ -8,6 +8,10 @@ use super::Message;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PersistId(pub u64);
 
+/// Names one [`Input::Read`], rising by one each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub u64);
+
 /// What happens to a replica.
 #[derive(Clone, Debug)]
 pub enum Input<V> {
@@ -20,6 +24,14 @@ pub enum Input<V> {
     },
     /// Propose a value. Only while `Core::can_propose`; it gets the slot `Core::next_slot`.
     Propose(V),
+    /// A linearizable read has arrived: say when its answer may be given. On any replica. Ends in
+    /// one [`Effect::ReadReady`] or [`Effect::ReadFailed`].
+    Read {
+        /// Comes back with the effect.
+        id: ReadId,
+        /// Whether the leader's lease is good enough, or a round must be made.
+        lease: bool,
+    },
     /// The write of this persist is durable, and its replies have been handed to the network.
     Persisted(PersistId),
     /// A new connection to the member stands: what was sent before may be lost.
@@ -93,6 +105,21 @@ pub enum Effect<V> {
         first: Slot,
         /// The last slot, not above the chosen watermark.
         last: Slot,
+    },
+    /// The reads from `first` to `last` may be answered with what has been chosen (and given as
+    /// [`Effect::Chosen`]) by now.
+    ReadReady {
+        /// The first of them.
+        first: ReadId,
+        /// The last of them.
+        last: ReadId,
+    },
+    /// No leader has answered for the reads from `first` to `last`.
+    ReadFailed {
+        /// The first of them.
+        first: ReadId,
+        /// The last of them.
+        last: ReadId,
     },
     /// The replica's role or its known leader has changed. What it had proposed and not seen
     /// chosen when it stops leading has an unknown outcome.

@@ -20,6 +20,10 @@ use crate::base::{Ballot, Slot};
 /// promised more than the candidate knew.
 const PRE_VOTE_RESTARTS_MAX: u32 = 3;
 
+/// How often a campaign whose pre-vote was refused by too many is tried again soon: they may be
+/// bound by a lease of the lost leader a little longer than the candidate itself.
+const PRE_VOTE_RETRIES_MAX: u32 = 10;
+
 /// The back-off between failed campaigns grows to this many election timeouts.
 const BACKOFF_TIMEOUTS_MAX: u32 = 4;
 
@@ -29,6 +33,7 @@ pub(super) struct PreVoting {
     /// The ballot that the campaign would use.
     ballot: Ballot,
     grants: Votes,
+    refusals: Votes,
     restarts: u32,
 }
 
@@ -71,13 +76,18 @@ impl<V: Value> Core<V> {
             self.follow(None, fx);
             return self.await_election();
         }
+        if self.is_bound_against(None) {
+            self.election_at = self.bound_until();
+            return;
+        }
         self.start_pre_vote(0, fx);
     }
 
     fn start_pre_vote(&mut self, restarts: u32, fx: &mut Effects<V>) {
         let ballot = self.campaign_ballot();
         let grants = Votes::only(self.me);
-        self.state = State::PreVoting(PreVoting { ballot, grants, restarts });
+        self.state =
+            State::PreVoting(PreVoting { ballot, grants, refusals: Votes::NONE, restarts });
         self.leader = None;
         self.await_election();
         self.tell_role(fx);
@@ -121,9 +131,28 @@ impl<V: Value> Core<V> {
             } else if promised >= ballot && voting.restarts < PRE_VOTE_RESTARTS_MAX {
                 let restarts = voting.restarts + 1;
                 self.start_pre_vote(restarts, fx);
+            } else if voting.refusals.add(peer) {
+                self.retry_pre_vote_soon();
             }
         }
         self.catch_up(Some(peer), fx);
+    }
+
+    /// Brings the next try forward when this one cannot succeed any more.
+    fn retry_pre_vote_soon(&mut self) {
+        let State::PreVoting(voting) = &self.state else { return };
+        let members = self.peers.len();
+        let mut possible = Votes::NONE;
+        for index in (0..members).filter(|index| !voting.refusals.has(*index)) {
+            possible.add(index);
+        }
+        let lost = !self.quorum.is_prepare_quorum(possible);
+        if lost && self.pre_vote_retries < PRE_VOTE_RETRIES_MAX {
+            self.pre_vote_retries += 1;
+            let interval = self.config.heartbeat_interval;
+            let soon = self.now + self.rng.between(interval / 2, interval);
+            self.election_at = self.election_at.min(soon);
+        }
     }
 
     /// A candidate that is far behind leaves the first try to others, once: whoever leads must
@@ -254,7 +283,8 @@ impl<V: Value> Core<V> {
                 let ballot = recovering.ballot;
                 self.sequence += 1;
                 let sequence = self.sequence;
-                self.send(peer, Message::Heartbeat { ballot, chosen, sequence }, fx);
+                let message = Message::Heartbeat { ballot, chosen, sequence, lease_ms: 0 };
+                self.send(peer, message, fx);
             }
             _ => {}
         }

@@ -118,6 +118,8 @@ mod tests {
         restarts,
         three_leaders,
         late_answers,
+        reads,
+        leases,
     }
 
     #[test]

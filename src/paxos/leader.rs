@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use super::Value;
 use super::core::{Core, State};
 use super::effect::Effects;
+use super::lease::Lease;
 use super::message::Message;
 use super::timeless::Timeless;
 use crate::base::mutants::{Mutant, planted};
@@ -54,6 +55,12 @@ pub(super) struct Leading {
     /// By member index; its own place is unused.
     progress: Vec<Progress>,
     pub(super) heartbeat_at: Instant,
+    /// The greatest slot of an earlier ballot that this leader proposed again: nothing chosen by
+    /// leaders before it lies above.
+    pub(super) recovered_through: Slot,
+    /// By member index: the last heartbeat answered.
+    pub(super) confirmed: Vec<u64>,
+    pub(super) lease: Lease,
 }
 
 impl Leading {
@@ -66,8 +73,17 @@ impl Leading {
 
 impl Timeless for Leading {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
-        let Leading { ballot, last, inflight_bytes, retained_bytes, progress, heartbeat_at: _ } =
-            self;
+        let Leading {
+            ballot,
+            last,
+            inflight_bytes,
+            retained_bytes,
+            progress,
+            heartbeat_at: _,
+            recovered_through: _,
+            confirmed: _,
+            lease: _,
+        } = self;
         (ballot, last, inflight_bytes, retained_bytes).hash(hasher);
         for progress in progress {
             let Progress {
@@ -144,7 +160,11 @@ impl<V: Value> Core<V> {
             retained_bytes: 0,
             progress: vec![progress; self.peers.len()],
             heartbeat_at: self.now + self.config.heartbeat_interval,
+            recovered_through: start,
+            confirmed: vec![0; self.peers.len()],
+            lease: Lease::new(self.peers.len()),
         });
+        self.restart_reads();
         self.leader = Some(self.config.id);
         self.unused = None;
         self.fetching = None;
@@ -176,6 +196,12 @@ impl<V: Value> Core<V> {
         {
             entry.votes.add(self.me);
         }
+    }
+
+    /// The slot may hold something that an earlier leader has chosen.
+    pub(super) fn note_recovered(&mut self, slot: Slot) {
+        let State::Leading(leading) = &mut self.state else { return };
+        leading.recovered_through = slot;
     }
 
     pub(super) fn own_entry_durable(&mut self, slot: Slot, ballot: Ballot, fx: &mut Effects<V>) {
@@ -335,18 +361,19 @@ impl<V: Value> Core<V> {
         self.chosen.min(Slot(leading.progress[peer].next.0 - 1))
     }
 
-    fn heartbeat(&mut self, peer: usize, sequence: u64, fx: &mut Effects<V>) {
+    fn heartbeat(&mut self, peer: usize, sequence: u64, lease_ms: u32, fx: &mut Effects<V>) {
         let State::Leading(leading) = &self.state else { return };
         let (ballot, chosen) = (leading.ballot, self.watermark_for(leading, peer));
-        self.send(peer, Message::Heartbeat { ballot, chosen, sequence }, fx);
+        self.send(peer, Message::Heartbeat { ballot, chosen, sequence, lease_ms }, fx);
         let State::Leading(leading) = &mut self.state else { return };
         leading.progress[peer].told = chosen;
     }
 
-    fn heartbeat_all(&mut self, fx: &mut Effects<V>) {
+    pub(super) fn heartbeat_all(&mut self, fx: &mut Effects<V>) {
         self.sequence += 1;
+        let lease_ms = self.ask_lease(self.sequence);
         for peer in self.peer_indices() {
-            self.heartbeat(peer, self.sequence, fx);
+            self.heartbeat(peer, self.sequence, lease_ms, fx);
         }
     }
 
@@ -426,7 +453,7 @@ impl<V: Value> Core<V> {
         progress.told = Slot::NONE;
         // The answer tells how far the peer is, which opens the stream again.
         self.sequence += 1;
-        self.heartbeat(peer, self.sequence, fx);
+        self.heartbeat(peer, self.sequence, 0, fx);
         self.pump(peer, fx);
     }
 
@@ -439,7 +466,7 @@ impl<V: Value> Core<V> {
         for peer in self.peer_indices() {
             let State::Leading(leading) = &self.state else { return };
             if leading.progress[peer].told < self.watermark_for(leading, peer) {
-                self.heartbeat(peer, 0, fx);
+                self.heartbeat(peer, 0, 0, fx);
             }
         }
     }

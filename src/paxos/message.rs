@@ -88,6 +88,9 @@ pub enum Message<V> {
         chosen: Slot,
         /// Rises with every heartbeat of the sender; 0 asks for no reply.
         sequence: u64,
+        /// How long the receiver is asked to help no other candidate, from when it receives this,
+        /// in milliseconds; 0 asks for nothing. See `lease`.
+        lease_ms: u32,
     },
     /// The answer to a heartbeat with a sequence.
     HeartbeatReply {
@@ -97,6 +100,23 @@ pub enum Message<V> {
         sequence: u64,
         /// The sender's chosen watermark.
         chosen: Slot,
+        /// Whether the lease that the heartbeat asked for is granted.
+        granted: bool,
+    },
+    /// A follower has reads that wait: "up to which slot must be applied for a read that begins
+    /// now?"
+    ReadIndex {
+        /// Chosen by the sender, given back with the answer; never used twice.
+        id: u64,
+        /// Whether the leader may answer by its lease instead of a round.
+        lease: bool,
+    },
+    /// The answer, once the leader has made sure that it led after the question came.
+    ReadIndexReply {
+        /// The question's.
+        id: u64,
+        /// Every append acknowledged before the question came is in a slot up to here.
+        index: Slot,
     },
     /// "Send me these chosen slots." Answered with `Learn`s for as many as the receiver likes to
     /// send at once, in slot order.
@@ -157,15 +177,23 @@ impl<V: fmt::Display> fmt::Display for Message<V> {
                 write!(f, "Accept {slot}@{ballot} {value} chosen {chosen}")
             }
             Message::Accepted { ballot, slot } => write!(f, "Accepted {slot}@{ballot}"),
-            Message::Heartbeat { ballot, chosen, sequence: 0 } => {
-                write!(f, "Heartbeat {ballot} chosen {chosen}")
+            Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
+                write!(f, "Heartbeat {ballot} chosen {chosen}")?;
+                if *sequence != 0 {
+                    write!(f, " #{sequence}")?;
+                }
+                if *lease_ms != 0 {
+                    write!(f, " asks {lease_ms} ms")?;
+                }
+                Ok(())
             }
-            Message::Heartbeat { ballot, chosen, sequence } => {
-                write!(f, "Heartbeat {ballot} chosen {chosen} #{sequence}")
+            Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+                let granted = if *granted { " granted" } else { "" };
+                write!(f, "HeartbeatReply {ballot} #{sequence} chosen {chosen}{granted}")
             }
-            Message::HeartbeatReply { ballot, sequence, chosen } => {
-                write!(f, "HeartbeatReply {ballot} #{sequence} chosen {chosen}")
-            }
+            Message::ReadIndex { id: _, lease: true } => write!(f, "ReadIndex by lease"),
+            Message::ReadIndex { id: _, lease: false } => write!(f, "ReadIndex"),
+            Message::ReadIndexReply { id: _, index } => write!(f, "ReadIndexReply {index}"),
             Message::Fetch { first, last } => write!(f, "Fetch {first}..{last}"),
             Message::Learn { slot, ballot, value } => write!(f, "Learn {slot}@{ballot} {value}"),
             Message::FetchAccepted { ballot, slot } => {

@@ -4,7 +4,7 @@
 //! [`Core::step`] and carries out the [`Effect`]s in order. The guarantee is agreement: at most
 //! one value is ever chosen for a slot, whatever is lost, doubled, delayed or restarted, as long
 //! as what [`Effect::Persist`] asks for is durable before its replies leave. Safety never depends
-//! on time.
+//! on time, but for reads by lease (`lease`).
 //!
 //! Sources: Lamport, *Paxos Made Simple* (2001), sections 2.2–3; van Renesse and Altinbuken,
 //! *Paxos Made Moderately Complex* (2015); the pre-vote of Ongaro's thesis, section 9.6.
@@ -22,9 +22,11 @@ mod election;
 #[cfg(test)]
 mod golden;
 mod leader;
+mod lease;
 mod message;
 mod persists;
 mod quorum;
+mod reads;
 mod recovery;
 mod status;
 #[cfg(test)]
@@ -34,7 +36,7 @@ mod window;
 
 pub use self::core::Core;
 pub use config::{ACCEPT_AHEAD_SLOTS_LIMIT, Config, ConfigError};
-pub use effect::{Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Write};
+pub use effect::{Effect, Effects, Input, Outgoing, PersistId, ReadId, Recovered, Role, Write};
 pub use message::{AcceptedSlot, Message};
 pub use status::{CoreStatus, PeerStatus};
 

@@ -164,7 +164,8 @@ impl<V: Value> Core<V> {
         self.sequence += 1;
         let (chosen, sequence) = (self.chosen, self.sequence);
         for peer in self.peer_indices() {
-            self.send(peer, Message::Heartbeat { ballot, chosen, sequence }, fx);
+            let message = Message::Heartbeat { ballot, chosen, sequence, lease_ms: 0 };
+            self.send(peer, message, fx);
         }
     }
 
@@ -299,6 +300,7 @@ impl<V: Value> Core<V> {
                 (None, None) => V::noop(),
             };
             self.propose_next(value, fx);
+            self.note_recovered(slot);
             if hole
                 && planted(Mutant::HoleFillDropped)
                 && let Some(entry) = self.window.get_mut(slot)

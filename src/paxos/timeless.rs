@@ -3,8 +3,9 @@
 //!
 //! Called by `sim/explore`. Guarantee: two cores of the same configuration that hash the same
 //! answer the same inputs with the same effects, as long as ticks come only when every timeout
-//! that is running has run out, connections neither come nor go, pre-votes are not asked for, the
-//! sequence of heartbeats is left aside, and all slots fit into one window and one fetch.
+//! that is running has run out, connections neither come nor go, pre-votes are not asked for, no
+//! lease is granted and nothing read, the sequence of heartbeats is left aside, and all slots fit
+//! into one window and one fetch.
 //!
 //! Each struct is taken apart by name, so that a new field does not go unnoticed.
 
@@ -42,9 +43,12 @@ impl<V: Value + Hash> Core<V> {
             unused,
             failures: _,
             deferred: _,
+            pre_vote_retries: _,
             peers,
             fetching,
             sequence: _,
+            grant: _,
+            reads: _,
             role_told: _,
         } = self;
         (me, promised, promised_durable, chosen).hash(hasher);

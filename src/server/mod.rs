@@ -9,8 +9,10 @@ mod reads;
 mod service;
 mod session;
 
-pub use service::{Resources, Server, run};
+pub use service::{Gauges, Resources, Server, Turn, run};
 
+/// The most client connections at a time; one more is closed at once.
+const SESSIONS_MAX: usize = 16 * 1024;
 /// The most long-polling reads that wait for new records, over all clients.
 const WAITERS_MAX: usize = 16 * 1024;
 /// The most reads of the log's files under way for clients.

@@ -4,6 +4,8 @@
 //! Used by the [`super::Server`]. A read collects records until one of its limits is reached or
 //! the tail; it may cross from the log's files into the cache.
 
+use std::time::Duration;
+
 use crate::base::records::{RECORD_PREFIX_SIZE, Records};
 use crate::base::{Instant, Position};
 use crate::io::ConnId;
@@ -24,6 +26,25 @@ pub(super) struct Read {
     pub(super) records: u32,
     records_max: u32,
     bytes_max: usize,
+}
+
+/// What waits until a leader has confirmed that it may be answered.
+#[derive(Debug)]
+pub(super) enum Confirming {
+    /// A read, and how long it may then wait for new records.
+    Read(Read, Duration),
+    /// The question for the tail.
+    Tail { conn: ConnId, request: RequestId },
+}
+
+impl Confirming {
+    /// Who waits.
+    pub(super) fn client(&self) -> (ConnId, RequestId) {
+        match self {
+            Confirming::Read(read, _) => (read.conn, read.request),
+            Confirming::Tail { conn, request } => (*conn, *request),
+        }
+    }
 }
 
 /// A read that waits for the tail to pass its position.
@@ -170,6 +191,15 @@ mod tests {
                 assert_eq!(read.records as usize, expected.len());
             }
         }
+    }
+
+    #[test]
+    fn a_slot_whose_first_record_does_not_fit_any_more_adds_nothing() {
+        let (first, second) = (batch(0, &[1]), batch(1, &[1]));
+        let mut read = read(0, 0, 20);
+        assert!(read.collect(Position(0), first.value()), "there is room left");
+        assert!(!read.collect(Position(1), second.value()), "but not for a whole record");
+        assert_eq!(positions(&read), [0]);
     }
 
     #[test]

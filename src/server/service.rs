@@ -1,13 +1,14 @@
 //! The server: connections in, requests to the node, answers out; and the loop of its thread.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::reads::{Read, Waiter};
+use super::reads::{Confirming, Read, Waiter};
 use super::session::{Phase, Session};
-use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, WAITERS_MAX};
+use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, SESSIONS_MAX, WAITERS_MAX};
+use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::records::{RecordsError, check_run};
 use crate::base::{BlockPool, Instant, LogId, NodeId};
 use crate::io::{ConnId, Event, Io, Net, Wait};
@@ -18,8 +19,8 @@ use crate::wire::client::decode_request;
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::status::ResourceStatus;
 use crate::wire::{
-    ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PROTOCOL_VERSION, ReadLevel, RefuseReason,
-    Request, RequestId, Response, WireError,
+    ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PAYLOAD_SIZE_MAX, PROTOCOL_VERSION,
+    ReadLevel, RefuseReason, Request, RequestId, Response, WireError,
 };
 
 /// The longest sleep of the loop when no timer is due: a bound for what depends on the outside.
@@ -40,6 +41,9 @@ pub struct Server {
     reads: HashMap<u64, Read>,
     reads_started: u64,
     waiters: Vec<Waiter>,
+    /// Linearizable reads that wait to be confirmed, by the number in their ticket.
+    confirming: BTreeMap<u64, Confirming>,
+    confirms_started: u64,
     answers: Vec<Answer>,
     started: Instant,
     resources: Resources,
@@ -55,16 +59,40 @@ pub type Resources = fn() -> ResourceStatus;
 pub fn run<I: Io>(io: &mut I, server: &mut Server) -> Result<(), NodeFailure> {
     let mut events = Vec::new();
     loop {
-        io.turn(server.wait(io.now()), &mut events).map_err(NodeFailure::Ring)?;
-        for event in events.drain(..) {
-            if matches!(event, Event::Woken) {
-                info!("stopping");
-                return Ok(());
-            }
-            server.on_event(io, event)?;
+        let wait = server.wait(io.now());
+        if server.turn(io, wait, &mut events)? == Turn::Stop {
+            info!("stopping");
+            return Ok(());
         }
-        server.end_turn(io);
     }
+}
+
+/// How much a server holds at the moment: each has a bound (see `src/README.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Block memory in use, in bytes.
+    pub block_bytes: usize,
+    /// The most bytes that wait to be sent to one peer.
+    pub peer_bytes_max: usize,
+    /// The most bytes that wait to be sent to one client.
+    pub client_bytes_max: usize,
+    /// The most bytes of one client's input that are held back.
+    pub stalled_bytes_max: usize,
+    /// Clients whose input is held back.
+    pub stalled_clients: usize,
+    /// Reads of the log's files under way.
+    pub disk_reads: usize,
+    /// Reads that wait for new records.
+    pub waiting_reads: usize,
+}
+
+/// How a turn has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Another one follows.
+    GoOn,
+    /// The loop has been asked to stop.
+    Stop,
 }
 
 impl Server {
@@ -79,6 +107,8 @@ impl Server {
             reads: HashMap::new(),
             reads_started: 0,
             waiters: Vec::new(),
+            confirming: BTreeMap::new(),
+            confirms_started: 0,
             answers: Vec::new(),
             started: now,
             resources,
@@ -88,6 +118,26 @@ impl Server {
     /// The node behind it.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The node behind it, to be audited.
+    pub fn node_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    /// What it holds.
+    pub fn gauges(&self) -> Gauges {
+        let sessions = self.sessions.values();
+        let client_bytes = sessions.clone().map(|session| session.outbox.queued_bytes());
+        Gauges {
+            block_bytes: self.node.block_bytes_live(),
+            peer_bytes_max: self.node.peer_bytes_max(),
+            client_bytes_max: client_bytes.max().unwrap_or(0),
+            stalled_bytes_max: sessions.map(|session| session.stalled.len()).max().unwrap_or(0),
+            stalled_clients: self.stalled.len(),
+            disk_reads: self.reads.len(),
+            waiting_reads: self.waiters.len(),
+        }
     }
 
     /// How long the loop may sleep.
@@ -100,17 +150,40 @@ impl Server {
         Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
     }
 
-    /// One event. Answers that follow from it leave at the end of the turn.
-    pub fn on_event<I: Io>(
+    /// One turn: waits as told, handles what has happened, and submits what follows from it.
+    /// `events` is memory for reuse; it is empty before and after.
+    ///
+    /// # Errors
+    /// When the log or the ring has failed: nothing may be done with the server any more.
+    pub fn turn<I: Io>(
         &mut self,
         io: &mut I,
-        event: Event<I::Chunk>,
-    ) -> Result<(), NodeFailure> {
+        wait: Wait,
+        events: &mut Vec<Event<I::Chunk>>,
+    ) -> Result<Turn, NodeFailure> {
+        io.turn(wait, events).map_err(NodeFailure::Ring)?;
+        for event in events.drain(..) {
+            if matches!(event, Event::Woken) {
+                return Ok(Turn::Stop);
+            }
+            self.on_event(io, event)?;
+        }
+        self.end_turn(io);
+        Ok(Turn::GoOn)
+    }
+
+    /// One event. Answers that follow from it leave at the end of the turn.
+    fn on_event<I: Io>(&mut self, io: &mut I, event: Event<I::Chunk>) -> Result<(), NodeFailure> {
         match event {
             Event::Disk(event) => self.node.on_disk_event(io, event)?,
             Event::Accepted { conn, from } => {
-                debug!(?conn, %from, "accepted");
-                self.sessions.insert(conn, Session::new());
+                if self.sessions.len() >= SESSIONS_MAX {
+                    warn!(%from, "refusing a connection: {SESSIONS_MAX} are open");
+                    Net::close(io, conn);
+                } else {
+                    debug!(?conn, %from, "accepted");
+                    self.sessions.insert(conn, Session::new());
+                }
             }
             Event::Connected { conn } => self.node.on_connected(io, conn),
             Event::Received { conn, chunk } => match self.node.owns_conn(conn) {
@@ -134,7 +207,7 @@ impl Server {
     }
 
     /// Ends the turn: held-back input, the node's own turn, answers, and every send.
-    pub fn end_turn<I: Io>(&mut self, io: &mut I) {
+    fn end_turn<I: Io>(&mut self, io: &mut I) {
         for _ in 0..self.stalled.len() {
             let conn = self.stalled.pop_front().expect("counted above");
             self.resume(io, conn);
@@ -168,13 +241,13 @@ impl Server {
     // ---- input ------------------------------------------------------------------------------
 
     /// Whether the connection's input may be decoded now: the node takes appends, and the client
-    /// takes its answers.
+    /// takes its answers. Greetings are never held back: the one who greets may be the peer whose
+    /// answers would make room.
     fn may_read(&self, conn: ConnId) -> bool {
-        self.node.has_append_room()
-            && self
-                .sessions
-                .get(&conn)
-                .is_none_or(|session| session.outbox.queued_bytes() < CLIENT_QUEUE_BYTES_MAX)
+        let Some(session) = self.sessions.get(&conn) else { return true };
+        session.phase != Phase::Client
+            || (self.node.has_append_room()
+                && session.outbox.queued_bytes() < CLIENT_QUEUE_BYTES_MAX)
     }
 
     fn on_received<I: Io>(&mut self, io: &mut I, conn: ConnId, bytes: &[u8]) {
@@ -230,10 +303,14 @@ impl Server {
                     Phase::Greeting => match self.on_hello(io, conn, &frame) {
                         Some(peer) => {
                             self.sessions.remove(&conn);
+                            decoder.limit_payload(PAYLOAD_SIZE_MAX);
                             self.node.adopt_peer(io, conn, peer, decoder, rest);
                             return;
                         }
-                        None => Ok(()),
+                        None => {
+                            decoder.limit_payload(APPEND_BYTES_MAX);
+                            Ok(())
+                        }
                     },
                 },
                 Err(error) => Err(error),
@@ -302,15 +379,15 @@ impl Server {
                 self.on_append(io.now(), conn, request, &command);
             }
             Request::Read { request, log, from, records_max, bytes_max, level, wait_ms } => {
-                if self.is_served(conn, request, log, level) {
+                if self.is_served(conn, request, log) {
                     let read = Read::new(conn, request, from, records_max, bytes_max);
-                    self.start_read(io, read, Duration::from_millis(u64::from(wait_ms)));
+                    let wait = Duration::from_millis(u64::from(wait_ms));
+                    self.confirm(io, level, Confirming::Read(read, wait));
                 }
             }
             Request::Tail { request, log, level } => {
-                if self.is_served(conn, request, log, level) {
-                    let tail = self.node.tail();
-                    self.respond(conn, &Response::TailIs { request, tail });
+                if self.is_served(conn, request, log) {
+                    self.confirm(io, level, Confirming::Tail { conn, request });
                 }
             }
             Request::Status { request } => {
@@ -338,20 +415,9 @@ impl Server {
     }
 
     /// Refuses what this version does not serve.
-    fn is_served(
-        &mut self,
-        conn: ConnId,
-        request: RequestId,
-        log: LogId,
-        level: ReadLevel,
-    ) -> bool {
+    fn is_served(&mut self, conn: ConnId, request: RequestId, log: LogId) -> bool {
         if log != LogId(0) {
             self.fail(conn, request, ErrorCode::NoSuchLog, None, "there is only log 0 (default)");
-            return false;
-        }
-        if level != ReadLevel::Local {
-            let text = "this version reads at level local only";
-            self.fail(conn, request, ErrorCode::Unsupported, None, text);
             return false;
         }
         true
@@ -368,6 +434,11 @@ impl Server {
             self.fail(conn, request, code, None, &error.to_string());
             return;
         }
+        let limit = self.node.append_bytes_max();
+        if append.run.len() > limit {
+            let text = format!("{} bytes are over this node's limit of {limit}", append.run.len());
+            return self.fail(conn, request, ErrorCode::TooLarge, None, &text);
+        }
         let ticket = Ticket { conn, request: request.0 };
         if let Err(refusal) = self.node.append(now, ticket, append) {
             self.refuse(conn, request, &refusal);
@@ -375,6 +446,35 @@ impl Server {
     }
 
     // ---- reads ------------------------------------------------------------------------------
+
+    /// Starts what was asked for once its level permits it.
+    fn confirm<I: Io>(&mut self, io: &mut I, level: ReadLevel, asked: Confirming) {
+        let lease = match level {
+            ReadLevel::Local => return self.confirmed(io, asked),
+            ReadLevel::ReadIndex => false,
+            ReadLevel::Lease => true,
+        };
+        self.confirms_started += 1;
+        let (conn, request) = asked.client();
+        let ticket = Ticket { conn, request: self.confirms_started };
+        match self.node.confirm_read(io.now(), ticket, lease) {
+            Ok(true) => self.confirmed(io, asked),
+            Ok(false) => {
+                self.confirming.insert(self.confirms_started, asked);
+            }
+            Err(refusal) => self.refuse(conn, request, &refusal),
+        }
+    }
+
+    fn confirmed<I: Io>(&mut self, io: &mut I, asked: Confirming) {
+        match asked {
+            Confirming::Read(read, wait) => self.start_read(io, read, wait),
+            Confirming::Tail { conn, request } => {
+                let tail = self.node.tail();
+                self.respond(conn, &Response::TailIs { request, tail });
+            }
+        }
+    }
 
     fn start_read<I: Io>(&mut self, io: &mut I, read: Read, wait: Duration) {
         if read.from < self.node.tail() {
@@ -428,7 +528,9 @@ impl Server {
                 let before = read.next();
                 let first = entry.first_position.expect("found by position, so it is applied");
                 let more = read.collect(first, entry.batch.value());
-                assert!(read.next() > before, "the slot that was found holds the position");
+                // The next record may be over the read's byte limit, but the first one always goes.
+                let went_on = read.next() > before;
+                assert!(went_on || read.records > 0, "the slot that was found holds the position");
                 match more && read.next() < self.node.tail() {
                     true => self.go_on_reading(io, read),
                     false => self.finish_read(read),
@@ -484,6 +586,19 @@ impl Server {
                         self.respond(ticket.conn, &Response::Appended { request, first, records });
                     }
                     Err(failure) => self.fail_append(ticket.conn, request, &failure),
+                }
+            }
+            Answer::Confirmed { ticket, confirmed } => {
+                let asked = self.confirming.remove(&ticket.request);
+                let asked = asked.expect("every read that waits is kept");
+                let (conn, request) = asked.client();
+                match confirmed {
+                    true => self.confirmed(io, asked),
+                    false => {
+                        let text = "no leader has confirmed the read in time";
+                        let leader = self.node.leader();
+                        self.fail(conn, request, ErrorCode::Unavailable, leader, text);
+                    }
                 }
             }
             Answer::Read { ticket, result } => self.on_entry(io, ticket, result),

@@ -37,9 +37,12 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new() -> Session {
+        let mut decoder = FrameDecoder::new();
+        // A greeting has no payload: a stranger cannot make the node take memory for one.
+        decoder.limit_payload(0);
         Session {
             phase: Phase::Greeting,
-            decoder: FrameDecoder::new(),
+            decoder,
             encoder: FrameEncoder::new(),
             outbox: Outbox::default(),
             stalled: Vec::new(),

@@ -1,6 +1,28 @@
 //! The deterministic simulator: the whole cluster in one thread, from one seed, with faults.
 //!
 //! It implements the `io` seam (disk, network, clock) and drives the production `server`, `node`,
-//! `log`, `machine` and `client` over it. Guarantee: the same seed gives the same run.
+//! `log`, `machine` and `client` over it. Called by `loggos sim` and by tests ([`run::run`]).
+//! Guarantee: the same seed gives the same run.
 
+mod campaign;
+pub mod checks;
+mod client;
+mod clock;
+pub mod counters;
+pub mod disk;
 pub mod explore;
+pub mod history;
+mod host;
+mod nemesis;
+mod net;
+mod phases;
+pub mod plan;
+mod process;
+pub mod run;
+pub mod time;
+pub mod trace;
+mod world;
+
+pub use campaign::{Summary, campaign};
+pub use plan::{Limits, Plan};
+pub use run::{Finding, Report, run};

@@ -43,12 +43,15 @@ impl fmt::Display for KernelVersion {
 
 /// Why io_uring is refused, and what to change.
 pub fn explain_ring_error(error: &io::Error) -> String {
+    explain(error, read_number("/proc/sys/kernel/io_uring_disabled"))
+}
+
+fn explain(error: &io::Error, disabled_level: Option<u64>) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => "the kernel has no io_uring or a system call filter hides it: use \
              Linux 6.1 or newer, and a container profile that allows io_uring"
             .to_owned(),
-        Some(libc::EPERM | libc::EACCES) => match read_number("/proc/sys/kernel/io_uring_disabled")
-        {
+        Some(libc::EPERM | libc::EACCES) => match disabled_level {
             Some(0) | None => "a container's seccomp profile or a security module forbids it: \
                  allow io_uring_setup, io_uring_enter and io_uring_register (for example \
                  --security-opt seccomp=unconfined)"
@@ -330,7 +333,7 @@ pub fn device_of(path: &Path) -> Option<BlockDevice> {
     })
 }
 
-fn read_line(path: impl AsRef<Path>) -> Option<String> {
+pub(super) fn read_line(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
@@ -354,4 +357,44 @@ fn memory_bytes() -> u64 {
 fn clock_resolution_ns() -> u64 {
     let step = rustix::time::clock_getres(rustix::time::ClockId::Boottime);
     step.tv_sec as u64 * 1_000_000_000 + step.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_names_the_cause_and_the_remedy() {
+        let text = |errno, level| explain(&io::Error::from_raw_os_error(errno), level);
+        assert!(text(libc::ENOSYS, None).contains("6.1 or newer"));
+        for errno in [libc::EPERM, libc::EACCES] {
+            assert!(text(errno, Some(0)).contains("seccomp=unconfined"));
+            assert!(text(errno, None).contains("seccomp=unconfined"));
+            assert!(text(errno, Some(2)).contains("io_uring_disabled is 2"));
+            assert!(text(errno, Some(1)).contains("sysctl -w kernel.io_uring_disabled=0"));
+        }
+        assert!(text(libc::ENOMEM, None).contains("ulimit -l"));
+        assert!(text(libc::EMFILE, None).contains("ulimit -n"));
+        assert!(!text(libc::EIO, None).is_empty());
+    }
+
+    #[test]
+    fn kernel_versions_are_read_and_ordered() {
+        let parse = |text| KernelVersion::parse(text);
+        let version = |major, minor| Some(KernelVersion { major, minor });
+        assert_eq!(parse("6.18.44-fc-v595"), version(6, 18));
+        assert_eq!(parse("6.1"), version(6, 1));
+        assert_eq!(parse("5.15.0-91-generic"), version(5, 15));
+        assert_eq!((parse(""), parse("six")), (None, None));
+        assert!(parse("6.9.1") < parse("6.10.0"));
+    }
+
+    #[test]
+    fn mount_tables_are_read() {
+        let line = "36 35 98:0 / /mnt/my\\040disk rw,noatime shared:1 - ext4 /dev/vdb rw";
+        let found = parse_mount(line).unwrap();
+        assert_eq!((found.kind.as_str(), found.source.as_str()), ("ext4", "/dev/vdb"));
+        assert_eq!(found.mount_point, Path::new("/mnt/my disk"));
+        assert_eq!(parse_mount("nonsense"), None);
+    }
 }

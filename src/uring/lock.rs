@@ -1,7 +1,10 @@
 //! One process per data directory.
 //!
 //! Called by `serve`, `format` and `inspect`. Guarantee: while a [`DirLock`] lives, no other
-//! process holds one for the same directory; the kernel releases it when the process dies.
+//! process holds one for the same directory; the kernel releases it when the process dies, but not
+//! before the rings that hold it ([`super::Uring::hold_lock`]) have finished their last operations.
+//! A killed process is gone at once, its writes in flight are not: whoever recovered the log from
+//! under them would trust blocks that still change.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,7 +26,7 @@ pub const LOCK_FILE: &str = "LOCK";
 /// The right to a data directory; given back when dropped.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: OwnedFd,
+    pub(super) file: OwnedFd,
 }
 
 /// Why a data directory cannot be locked.
@@ -54,7 +57,7 @@ pub fn lock_data_dir(path: impl AsRef<Path>) -> Result<DirLock, LockError> {
     lock_within(path.as_ref(), LOCK_WAIT_MAX)
 }
 
-fn lock_within(path: &Path, wait_max: Duration) -> Result<DirLock, LockError> {
+pub(super) fn lock_within(path: &Path, wait_max: Duration) -> Result<DirLock, LockError> {
     let failed =
         |error: Errno| LockError::Failed { path: path.to_path_buf(), source: error.into() };
     // A file of its own: the directory itself may be opened by anybody who only looks.
@@ -64,7 +67,7 @@ fn lock_within(path: &Path, wait_max: Duration) -> Result<DirLock, LockError> {
     let started = Instant::now();
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(DirLock { _file: file }),
+            Ok(()) => return Ok(DirLock { file }),
             Err(Errno::WOULDBLOCK) if started.elapsed() < wait_max => {
                 // flock has no timeout of its own; polling it is the only bounded wait.
                 std::thread::sleep(LOCK_RETRY);

@@ -91,8 +91,8 @@ pub struct UringOptions {
     pub connections_max: usize,
     /// Connections that wait to be accepted in the kernel.
     pub listen_backlog: i32,
-    /// How long sent bytes may stay without acknowledgement before the connection fails
-    /// (TCP_USER_TIMEOUT).
+    /// How long sent bytes may stay without acknowledgement, or the other side without room for
+    /// more, before the connection fails (TCP_USER_TIMEOUT).
     pub send_timeout: Duration,
     /// SO_SNDBUF in bytes; `None` leaves the kernel's own tuning (tests make it tiny).
     pub send_buffer_bytes: Option<usize>,
@@ -149,6 +149,9 @@ pub enum UringError {
         /// The missing operations.
         names: String,
     },
+    /// The kernel does not know the flags that even the oldest supported one has.
+    #[error("the kernel refuses the ring's flags: io_uring as used here needs Linux 6.1 or newer")]
+    FlagsRefused,
     /// Registering buffers or limits failed.
     #[error("io_uring cannot be set up: {0}")]
     Setup(#[source] io::Error),
@@ -180,6 +183,8 @@ pub struct UringStats {
     pub completions: u64,
     /// Times the completion queue was found overflowed (nothing is lost: the kernel keeps them).
     pub cq_overflows: u64,
+    /// Completions the kernel has dropped for lack of memory: always 0 unless the machine is dying.
+    pub completions_lost: u64,
     /// Times the CPU was yielded because a log write was in flight and the turn had not slept.
     pub yields: u64,
     /// Receives that found no buffer and were armed again later.
@@ -246,6 +251,10 @@ pub struct Uring {
     iovecs_kept: Vec<ops::IoVecs>,
     /// A submission failed outside a turn; reported by the next one.
     broken: Option<io::Error>,
+    /// The data directory's lock is registered with the ring.
+    holds_lock: bool,
+    #[cfg(test)]
+    faults: tests::Faults,
 }
 
 impl Uring {
@@ -287,11 +296,31 @@ impl Uring {
             completions: Vec::new(),
             iovecs_kept: Vec::new(),
             broken: None,
+            holds_lock: false,
+            #[cfg(test)]
+            faults: tests::Faults::default(),
         };
         uring.arm_waker();
         uring.self_test()?;
         uring.stats = UringStats::default();
         Ok(uring)
+    }
+
+    /// Keeps `lock` taken for as long as the kernel works on operations of this ring, also after
+    /// the process was killed: the ring refers to the lock's open file, and the kernel lets go
+    /// of a ring's files only after its last operation. To be called before the first write.
+    ///
+    /// # Errors
+    /// When the kernel refuses to register the file.
+    ///
+    /// # Panics
+    /// When the ring holds a lock already.
+    pub fn hold_lock(&mut self, lock: &DirLock) -> Result<(), UringError> {
+        assert!(!self.holds_lock, "a ring holds one lock");
+        let files = [lock.file.as_raw_fd()];
+        self.ring.submitter().register_files(&files).map_err(UringError::Setup)?;
+        self.holds_lock = true;
+        Ok(())
     }
 
     /// A handle that wakes this loop from other threads.
@@ -300,12 +329,16 @@ impl Uring {
     }
 
     /// Counters since the start.
-    pub fn stats(&self) -> UringStats {
-        self.stats
+    pub fn stats(&mut self) -> UringStats {
+        UringStats { completions_lost: self.ring.completions_lost(), ..self.stats }
     }
 
     /// Queues the kernel's side of `op`, which the slab owns already.
     fn submit(&mut self, id: OpId, entry: squeue::Entry) {
+        #[cfg(test)]
+        if self.faults.intercepts(id, self.ops.get(id)) {
+            return;
+        }
         // SAFETY: everything `entry` points to belongs to the operation `id` in the slab (on the
         // heap, so it does not move), which keeps it until its last completion.
         let pushed = unsafe { self.ring.push(entry.user_data(id.0), &mut self.stats) };
@@ -391,6 +424,10 @@ impl Uring {
 
     fn wait_of(&self, wait: Wait) -> Option<Duration> {
         let Wait::AtMost(duration) = wait else { return None };
+        #[cfg(test)]
+        if !self.faults.completions.is_empty() {
+            return None;
+        }
         if !self.deferred.is_empty() || duration.is_zero() {
             return None;
         }
@@ -497,6 +534,11 @@ impl Drop for Uring {
         // With the group gone the kernel takes no further buffer; chunks still held by the
         // caller keep the memory, not the ring.
         let unregistered = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP).is_ok();
+        if drained && self.holds_lock {
+            // Nothing is in flight, so the lock may go now and not only when the kernel gets to
+            // taking the ring down. Where this fails it goes then.
+            drop(self.ring.submitter().unregister_files());
+        }
         if !drained || !unregistered {
             // The kernel may still write: give up the memory rather than free it.
             std::mem::forget(std::mem::take(&mut self.ops));
@@ -523,6 +565,8 @@ impl Io for Uring {
         let entered = if self.writes_inflight > 0 { read_clock() } else { self.now };
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.turn(timeout, &mut completions, &mut self.stats)?;
+        #[cfg(test)]
+        completions.append(&mut self.faults.completions);
         self.now = read_clock().max(self.now);
         for completion in completions.drain(..) {
             self.complete(completion, events);

@@ -43,6 +43,9 @@ pub(super) struct Ring {
     /// Asked for, not yet in the submission queue. Not started, so dropping them is harmless.
     pending: VecDeque<squeue::Entry>,
     wait_flags: EnterFlags,
+    /// Errors that the next enters meet instead of the kernel.
+    #[cfg(test)]
+    pub enter_faults: VecDeque<i32>,
 }
 
 /// What the kernel must know. `SendMsg` to `RenameAt` all exist in 6.1; a filter may hide some.
@@ -68,7 +71,7 @@ impl Ring {
         if kernel < KERNEL_VERSION_MIN {
             return Err(UringError::KernelTooOld { found: kernel, needed: KERNEL_VERSION_MIN });
         }
-        let ring = build(options)?;
+        let ring = build(|flags| setup(options, flags))?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(UringError::Setup)?;
         let missing: Vec<_> = OPCODES.iter().filter(|op| !probe.is_supported(op.0)).collect();
@@ -84,7 +87,13 @@ impl Ring {
         if ring.params().is_feature_no_iowait() {
             wait_flags |= EnterFlags::NO_IOWAIT;
         }
-        Ok(Ring { ring, pending: VecDeque::with_capacity(PENDING_MAX), wait_flags })
+        Ok(Ring {
+            ring,
+            pending: VecDeque::with_capacity(PENDING_MAX),
+            wait_flags,
+            #[cfg(test)]
+            enter_faults: VecDeque::new(),
+        })
     }
 
     /// The kernel's ring, for registrations.
@@ -171,25 +180,8 @@ impl Ring {
     fn enter(&mut self, timeout: Option<Duration>, stats: &mut UringStats) -> io::Result<()> {
         for _ in 0..SUBMIT_RETRIES_MAX {
             stats.enters += 1;
-            let count = self.ring.submission().len() as u32;
-            let result = match timeout {
-                Some(duration) => {
-                    stats.waits += 1;
-                    let timespec = Timespec::from(duration);
-                    let args = SubmitArgs::new().timespec(&timespec);
-                    // SAFETY: EXT_ARG announces the argument's type; it lives over the call.
-                    unsafe {
-                        let flags = self.wait_flags.bits();
-                        self.ring.submitter().enter(count, 1, flags, Some(&args))
-                    }
-                }
-                // SAFETY: no argument is passed, and without EXT_ARG none is read.
-                None => unsafe {
-                    let flags = EnterFlags::GETEVENTS.bits();
-                    self.ring.submitter().enter::<libc::sigset_t>(count, 0, flags, None)
-                },
-            };
-            match result {
+            stats.waits += u64::from(timeout.is_some());
+            match self.enter_once(timeout) {
                 Ok(submitted) => {
                     stats.sqes += submitted as u64;
                     return Ok(());
@@ -209,6 +201,35 @@ impl Ring {
         Err(io::Error::other("the kernel has no memory for submissions"))
     }
 
+    fn enter_once(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        #[cfg(test)]
+        if let Some(errno) = self.enter_faults.pop_front() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let count = self.ring.submission().len() as u32;
+        match timeout {
+            Some(duration) => {
+                let timespec = Timespec::from(duration);
+                let args = SubmitArgs::new().timespec(&timespec);
+                // SAFETY: EXT_ARG announces the argument's type; it lives over the call.
+                unsafe {
+                    let flags = self.wait_flags.bits();
+                    self.ring.submitter().enter(count, 1, flags, Some(&args))
+                }
+            }
+            // SAFETY: no argument is passed, and without EXT_ARG none is read.
+            None => unsafe {
+                let flags = EnterFlags::GETEVENTS.bits();
+                self.ring.submitter().enter::<libc::sigset_t>(count, 0, flags, None)
+            },
+        }
+    }
+
+    /// Completions that the kernel has dropped since the start for lack of memory.
+    pub fn completions_lost(&mut self) -> u64 {
+        u64::from(self.ring.completion().overflow())
+    }
+
     fn reap(&mut self, out: &mut Vec<Completion>, stats: &mut UringStats) {
         if self.ring.submission().cq_overflow() {
             stats.cq_overflows += 1;
@@ -224,29 +245,42 @@ impl Ring {
     }
 }
 
-/// Tries the flags newest first: a kernel that does not know one answers EINVAL.
-fn build(options: &UringOptions) -> Result<IoUring, UringError> {
-    let mut last = None;
-    for with_newest in [true, false] {
-        let mut builder = IoUring::builder();
-        builder
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(options.completion_entries)
-            .dontfork();
-        if with_newest {
-            builder.setup_no_sqarray(); // 6.6
-        }
-        match builder.build(options.submission_entries) {
+/// Flags that kernels from [`KERNEL_VERSION_MIN`] on may lack; the others they all have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewFlags {
+    /// NO_SQARRAY, from 6.6.
+    pub no_sqarray: bool,
+}
+
+/// With which of the new flags a ring is tried, one after the other: the newest is dropped first.
+const ATTEMPTS: [NewFlags; 2] = [NewFlags { no_sqarray: true }, NewFlags { no_sqarray: false }];
+
+fn setup(options: &UringOptions, flags: NewFlags) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(options.completion_entries)
+        .dontfork();
+    if flags.no_sqarray {
+        builder.setup_no_sqarray();
+    }
+    builder.build(options.submission_entries)
+}
+
+/// Tries to set up a ring: a kernel that does not know a flag answers EINVAL.
+pub(super) fn build<T>(mut setup: impl FnMut(NewFlags) -> io::Result<T>) -> Result<T, UringError> {
+    for flags in ATTEMPTS {
+        match setup(flags) {
             Ok(ring) => return Ok(ring),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => last = Some(error),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
             Err(error) => {
                 let advice = explain_ring_error(&error);
                 return Err(UringError::Denied { advice, source: error });
             }
         }
     }
-    Err(UringError::Setup(last.expect("the loop ran")))
+    Err(UringError::FlagsRefused)
 }

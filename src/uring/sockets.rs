@@ -125,6 +125,12 @@ impl Sockets {
         self.live == 0
     }
 
+    /// All connections, closing ones included.
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<ConnId> {
+        self.conns.iter().flatten().map(|conn| conn.id).collect()
+    }
+
     /// When something must be done that no completion announces.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.listeners.iter().filter_map(|listener| listener.retry_at).min()
@@ -434,6 +440,10 @@ impl Uring {
         };
         state.message.msg_iov = state.iovecs[state.first..].as_mut_ptr();
         state.message.msg_iovlen = state.iovecs.len() - state.first;
+        #[cfg(test)]
+        {
+            state.message.msg_iovlen = self.faults.shorten(state.message.msg_iovlen);
+        }
         let message: *const libc::msghdr = &state.message;
         let fd = Fd(self.sockets.of_op(*conn).fd.as_raw_fd());
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;

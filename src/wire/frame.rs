@@ -101,6 +101,10 @@ kinds! {
     FetchAccepted = 27,
     /// [`crate::paxos::Message::AcceptedValue`].
     AcceptedValue = 28,
+    /// [`crate::paxos::Message::ReadIndex`].
+    ReadIndex = 29,
+    /// [`crate::paxos::Message::ReadIndexReply`].
+    ReadIndexReply = 30,
     /// [`super::Request::Append`].
     Append = 64,
     /// [`super::Request::Read`].

@@ -102,17 +102,29 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
             out.put_u64(slot.0);
             (FrameKind::Accepted, None)
         }
-        Message::Heartbeat { ballot, chosen, sequence } => {
+        Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
             out.put_ballot(*ballot);
             out.put_u64(chosen.0);
             out.put_u64(*sequence);
+            out.put_u32(*lease_ms);
             (FrameKind::Heartbeat, None)
         }
-        Message::HeartbeatReply { ballot, sequence, chosen } => {
+        Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
             out.put_ballot(*ballot);
             out.put_u64(*sequence);
             out.put_u64(chosen.0);
+            out.put_u8(u8::from(*granted));
             (FrameKind::HeartbeatReply, None)
+        }
+        Message::ReadIndex { id, lease } => {
+            out.put_u64(*id);
+            out.put_u8(u8::from(*lease));
+            (FrameKind::ReadIndex, None)
+        }
+        Message::ReadIndexReply { id, index } => {
+            out.put_u64(*id);
+            out.put_u64(index.0);
+            (FrameKind::ReadIndexReply, None)
         }
         Message::Fetch { first, last } => {
             out.put_u64(first.0);
@@ -176,14 +188,22 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
             value: Batch::noop(),
         },
         FrameKind::Accepted => Message::Accepted { ballot: f.ballot()?, slot: Slot(f.u64()?) },
-        FrameKind::Heartbeat => {
-            Message::Heartbeat { ballot: f.ballot()?, chosen: Slot(f.u64()?), sequence: f.u64()? }
-        }
+        FrameKind::Heartbeat => Message::Heartbeat {
+            ballot: f.ballot()?,
+            chosen: Slot(f.u64()?),
+            sequence: f.u64()?,
+            lease_ms: f.u32()?,
+        },
         FrameKind::HeartbeatReply => Message::HeartbeatReply {
             ballot: f.ballot()?,
             sequence: f.u64()?,
             chosen: Slot(f.u64()?),
+            granted: f.flag()?,
         },
+        FrameKind::ReadIndex => Message::ReadIndex { id: f.u64()?, lease: f.flag()? },
+        FrameKind::ReadIndexReply => {
+            Message::ReadIndexReply { id: f.u64()?, index: Slot(f.u64()?) }
+        }
         FrameKind::Fetch => Message::Fetch { first: Slot(f.u64()?), last: Slot(f.u64()?) },
         FrameKind::Learn => {
             Message::Learn { slot: Slot(f.u64()?), ballot: f.ballot()?, value: Batch::noop() }

@@ -78,12 +78,24 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
             Message::Accept { ballot, slot, chosen, value }
         }),
         (ballot(), slot()).prop_map(|(ballot, slot)| Message::Accepted { ballot, slot }),
-        (ballot(), slot(), any::<u64>()).prop_map(|(ballot, chosen, sequence)| {
-            Message::Heartbeat { ballot, chosen, sequence }
-        }),
-        (ballot(), slot(), any::<u64>()).prop_map(|(ballot, chosen, sequence)| {
-            Message::HeartbeatReply { ballot, chosen, sequence }
-        }),
+        (ballot(), slot(), any::<u64>(), any::<u32>()).prop_map(
+            |(ballot, chosen, sequence, lease_ms)| Message::Heartbeat {
+                ballot,
+                chosen,
+                sequence,
+                lease_ms
+            }
+        ),
+        (ballot(), slot(), any::<u64>(), any::<bool>()).prop_map(
+            |(ballot, chosen, sequence, granted)| Message::HeartbeatReply {
+                ballot,
+                chosen,
+                sequence,
+                granted
+            }
+        ),
+        (any::<u64>(), any::<bool>()).prop_map(|(id, lease)| Message::ReadIndex { id, lease }),
+        (any::<u64>(), slot()).prop_map(|(id, index)| Message::ReadIndexReply { id, index }),
         (slot(), slot()).prop_map(|(first, last)| Message::Fetch { first, last }),
         (slot(), ballot(), value()).prop_map(|(slot, ballot, value)| Message::Learn {
             slot,
@@ -113,12 +125,14 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
             Message::Accept { ballot, slot, chosen, value: turn(value) }
         }
         Message::Accepted { ballot, slot } => Message::Accepted { ballot, slot },
-        Message::Heartbeat { ballot, chosen, sequence } => {
-            Message::Heartbeat { ballot, chosen, sequence }
+        Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
+            Message::Heartbeat { ballot, chosen, sequence, lease_ms }
         }
-        Message::HeartbeatReply { ballot, sequence, chosen } => {
-            Message::HeartbeatReply { ballot, sequence, chosen }
+        Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted }
         }
+        Message::ReadIndex { id, lease } => Message::ReadIndex { id, lease },
+        Message::ReadIndexReply { id, index } => Message::ReadIndexReply { id, index },
         Message::Fetch { first, last } => Message::Fetch { first, last },
         Message::Learn { slot, ballot, value } => {
             Message::Learn { slot, ballot, value: turn(value) }

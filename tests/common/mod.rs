@@ -243,8 +243,8 @@ pub fn format_node(data: &Path, cluster: &str, id: u16, members: &str) {
 
 /// All records that one node holds, read from itself.
 pub fn read_all(address: &str) -> Vec<Vec<u8>> {
-    let client =
-        Client::connect([address.to_owned()], ClientOptions::default()).expect("the node answers");
+    let options = ClientOptions { stay: true, ..ClientOptions::default() };
+    let client = Client::connect([address.to_owned()], options).expect("the node answers");
     let mut records = Vec::new();
     loop {
         let from = Position(records.len() as u64);

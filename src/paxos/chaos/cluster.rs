@@ -12,8 +12,8 @@ use crate::base::rng::Rng;
 use crate::base::{Ballot, Instant, NodeId, Slot};
 use crate::paxos::testkit::Text;
 use crate::paxos::{
-    Config, Core, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value,
-    Write,
+    Config, Core, Effect, Effects, Input, Message, Outgoing, PersistId, ReadId, Recovered, Role,
+    Value, Write,
 };
 
 const MS: u64 = 1_000_000;
@@ -31,6 +31,10 @@ pub(super) struct Hits {
     pub(super) chosen: u64,
     pub(super) lost_messages: u64,
     pub(super) lost_writes: u64,
+    pub(super) pauses: u64,
+    pub(super) reads_ready: u64,
+    pub(super) reads_failed: u64,
+    pub(super) lease_reads: u64,
 }
 
 /// How the network and the disks behave; changed between phases.
@@ -78,15 +82,74 @@ pub(super) struct Node {
     promised_sent: Ballot,
     /// A stalled disk completes nothing until then.
     disk_stalled_until: u64,
+    /// A paused process handles nothing until then, not even time.
+    paused_until: u64,
+    /// How much faster than true its clock runs, in parts per million, and how far ahead it is.
+    clock_ppm: i64,
+    clock_ahead: u64,
+    /// The reads that wait, each with the greatest slot chosen when it began.
+    reads: BTreeMap<ReadId, Slot>,
+    reads_started: u64,
+}
+
+impl Node {
+    /// What its clock shows at the true time `now`.
+    fn clock(&self, now: u64) -> Instant {
+        let shift = i128::from(now) * i128::from(self.clock_ppm) / 1_000_000;
+        Instant((i128::from(now) + shift) as u64 + self.clock_ahead)
+    }
+
+    /// The true time at which its clock shows at least `local`.
+    fn true_time(&self, local: Instant) -> u64 {
+        let elapsed = i128::from(local.0.saturating_sub(self.clock_ahead));
+        let rate = 1_000_000 + i128::from(self.clock_ppm);
+        (elapsed * 1_000_000 / rate) as u64 + 2
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    Deliver { from: usize, to: usize, message: usize },
-    LogDone { node: usize, incarnation: u64 },
-    VoteDone { node: usize, incarnation: u64 },
-    Lost { node: usize, peer: usize },
-    Connected { node: usize, peer: usize },
+    /// `arrived`: it is with the receiver already, who was paused.
+    Deliver {
+        from: usize,
+        to: usize,
+        message: usize,
+        arrived: bool,
+    },
+    LogDone {
+        node: usize,
+        incarnation: u64,
+    },
+    VoteDone {
+        node: usize,
+        incarnation: u64,
+    },
+    Lost {
+        node: usize,
+        peer: usize,
+    },
+    Connected {
+        node: usize,
+        peer: usize,
+    },
+    Read {
+        node: usize,
+        lease: bool,
+    },
+}
+
+impl What {
+    /// The node that it happens to.
+    fn node(&self) -> usize {
+        match self {
+            What::Deliver { to, .. } => *to,
+            What::LogDone { node, .. }
+            | What::VoteDone { node, .. }
+            | What::Lost { node, .. }
+            | What::Connected { node, .. }
+            | What::Read { node, .. } => *node,
+        }
+    }
 }
 
 pub(super) struct Cluster {
@@ -114,6 +177,16 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn new(seed: u64, count: usize, trace: bool) -> Cluster {
+        Cluster::with(seed, count, trace, |_| ())
+    }
+
+    /// A cluster whose parameters are drawn from the seed and then adjusted.
+    pub(super) fn with(
+        seed: u64,
+        count: usize,
+        trace: bool,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Cluster {
         let mut rng = Rng::new(seed);
         let members: Vec<NodeId> = (1..=count as u16).map(NodeId).collect();
         let mut config = Config::new(members[0], members);
@@ -127,6 +200,12 @@ impl Cluster {
         config.election_timeout = config.heartbeat_interval * (4 + rng.below(6) as u32);
         config.resend_timeout = Duration::from_millis(20 + rng.below(500));
         config.disk_stall_timeout = config.election_timeout * 4;
+        let lease_percent = [0, 30, 60, 100, 200][rng.below(5) as usize];
+        let lease_ms = config.election_timeout.as_millis() as u64 * lease_percent / 100;
+        config.lease = Duration::from_millis(lease_ms);
+        config.clock_drift_ppm_max = [0, 1000, 100_000][rng.below(3) as usize];
+        adjust(&mut config);
+        let drift = i64::from(config.clock_drift_ppm_max);
         let faults = Faults {
             loss_percent: [0, 2, 10, 30][rng.below(4) as usize],
             double_percent: [0, 5, 20][rng.below(3) as usize],
@@ -154,7 +233,15 @@ impl Cluster {
             effects: Vec::new(),
         };
         for _ in 0..count {
+            // Clocks at the very edge of what the configuration allows, mostly.
+            let clock_ppm = [-drift, 0, drift][cluster.rng.below(3) as usize];
+            let clock_ahead = cluster.rng.below(1 << 40);
             cluster.nodes.push(Node {
+                paused_until: 0,
+                clock_ppm,
+                clock_ahead,
+                reads: BTreeMap::new(),
+                reads_started: 0,
                 core: None,
                 disk: Disk::default(),
                 log_pending: VecDeque::new(),
@@ -170,6 +257,11 @@ impl Cluster {
             cluster.start(node);
         }
         cluster
+    }
+
+    /// How long a follower is bound by what it grants.
+    pub(super) fn lease(&self) -> Duration {
+        self.config.lease
     }
 
     pub(super) fn count(&self) -> usize {
@@ -207,6 +299,7 @@ impl Cluster {
         state.log_pending.clear();
         state.vote_pending.clear();
         state.core = None;
+        state.reads.clear();
         for peer in 0..self.count() {
             if peer != node && self.rng.below(2) == 0 {
                 let time = self.now + self.rng.below(20 * MS);
@@ -223,7 +316,7 @@ impl Cluster {
         let seed = self.rng.next_u64();
         let state = &mut self.nodes[node];
         state.incarnation += 1;
-        let core = Core::new(config, recovered, Instant(self.now), seed);
+        let core = Core::new(config, recovered, state.clock(self.now), seed);
         state.core = Some(core.expect("what was recovered is consistent"));
         for peer in 0..self.count() {
             if peer != node && self.rng.below(4) != 0 {
@@ -267,7 +360,8 @@ impl Cluster {
         loop {
             let event = self.queue.peek().map(|Reverse((time, ..))| *time);
             let deadline = |(index, node): (usize, &Node)| {
-                Some((node.core.as_ref()?.next_deadline()?.0.max(self.now), index))
+                let deadline = node.core.as_ref()?.next_deadline()?;
+                Some((node.true_time(deadline).max(self.now).max(node.paused_until), index))
             };
             let timer = self.nodes.iter().enumerate().filter_map(deadline).min();
             match (event, timer) {
@@ -293,12 +387,21 @@ impl Cluster {
     }
 
     fn happen(&mut self, what: What) {
+        if let What::Deliver { from, to, message, arrived: false } = what
+            && self.blocked[from][to]
+        {
+            self.messages.remove(&message);
+            return;
+        }
+        let paused_until = self.nodes[what.node()].paused_until;
         match what {
-            What::Deliver { from, to, message } => {
+            What::Deliver { from, to, message, .. } if paused_until > self.now => {
+                self.at(paused_until, What::Deliver { from, to, message, arrived: true });
+            }
+            what if paused_until > self.now => self.at(paused_until, what),
+            What::Read { node, lease } => self.read(node, lease),
+            What::Deliver { from, to, message, .. } => {
                 let message = self.messages.remove(&message).unwrap();
-                if self.blocked[from][to] {
-                    return;
-                }
                 let from = NodeId(from as u16 + 1);
                 self.step(to, Input::Message { from, message });
             }
@@ -370,7 +473,7 @@ impl Cluster {
         self.log(|| format!("{} <- {input:?}", node + 1));
         let end_of_turn = matches!(input, Input::EndOfTurn);
         let mut effects = std::mem::take(&mut self.effects);
-        let now = Instant(self.now);
+        let now = self.nodes[node].clock(self.now);
         self.nodes[node].core.as_mut().unwrap().step(now, input, &mut effects);
         for effect in effects.drain(..) {
             self.carry_out(node, effect);
@@ -397,6 +500,25 @@ impl Cluster {
                     let message = Message::Learn { slot, ballot, value };
                     self.hits.learnt += 1;
                     self.transmit(node, Outgoing { to, message });
+                }
+            }
+            Effect::ReadReady { first, last } => {
+                let state = &mut self.nodes[node];
+                let chosen = state.core.as_ref().unwrap().chosen();
+                for id in first.0..=last.0 {
+                    let begun = state.reads.remove(&ReadId(id)).expect("a read ends once");
+                    assert!(
+                        chosen >= begun,
+                        "a read that began at {begun} is answered at {chosen}"
+                    );
+                    self.hits.reads_ready += 1;
+                }
+            }
+            Effect::ReadFailed { first, last } => {
+                for id in first.0..=last.0 {
+                    let ended = self.nodes[node].reads.remove(&ReadId(id));
+                    ended.expect("a read ends once");
+                    self.hits.reads_failed += 1;
                 }
             }
             Effect::RoleChanged(role) => {
@@ -444,6 +566,48 @@ impl Cluster {
         let holders = self.nodes.iter().filter(|node| node.disk.holds(slot, &value)).count();
         assert!(holders > self.count() / 2, "slot {slot} is on {holders} disks when it is chosen");
         self.nodes[node].chosen.insert(slot, (ballot, value));
+    }
+
+    /// A linearizable read arrives.
+    pub(super) fn read(&mut self, node: usize, lease: bool) {
+        let begun = self.oracle.last_key_value().map_or(Slot::NONE, |(slot, _)| *slot);
+        let state = &mut self.nodes[node];
+        if state.paused_until > self.now {
+            return;
+        }
+        let now = state.clock(self.now);
+        let Some(core) = &mut state.core else { return };
+        if lease && let Some(index) = core.lease_index(now) {
+            assert!(index >= begun, "a read that began at {begun} is answered by lease at {index}");
+            self.hits.lease_reads += 1;
+            return;
+        }
+        state.reads_started += 1;
+        let id = ReadId(state.reads_started);
+        state.reads.insert(id, begun);
+        self.step(node, Input::Read { id, lease });
+    }
+
+    /// Stops the process for a while; when it goes on it first finds a read that came meanwhile.
+    pub(super) fn pause(&mut self, node: usize, time: Duration) {
+        self.hits.pauses += 1;
+        let until = self.now + time.as_nanos() as u64;
+        self.log(|| format!("{} PAUSE until {until}", node + 1));
+        self.nodes[node].paused_until = until;
+        for after in [0, 1, MS, 3 * MS, 10 * MS, 30 * MS] {
+            let lease = self.rng.below(2) == 0;
+            self.at(until + after, What::Read { node, lease });
+        }
+    }
+
+    /// Lets a paused process go on.
+    pub(super) fn resume(&mut self, node: usize) {
+        self.nodes[node].paused_until = 0;
+    }
+
+    /// Whether every read has ended.
+    pub(super) fn reads_ended(&self) -> bool {
+        self.nodes.iter().all(|node| node.reads.is_empty())
     }
 
     // ---- network ----
@@ -498,7 +662,7 @@ impl Cluster {
             }
             self.message_count += 1;
             self.messages.insert(self.message_count, outgoing.message.clone());
-            self.at(time, What::Deliver { from, to, message: self.message_count });
+            self.at(time, What::Deliver { from, to, message: self.message_count, arrived: false });
         }
     }
 
@@ -509,6 +673,9 @@ impl Cluster {
     }
 
     pub(super) fn can_propose(&self, node: usize) -> bool {
+        if self.nodes[node].paused_until > self.now {
+            return false;
+        }
         self.nodes[node].core.as_ref().is_some_and(Core::can_propose)
     }
 

@@ -2,10 +2,11 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster N [window=S] [ahead=S] [fetch=S]` | starts N replicas with empty disks |
+//! | `cluster N [window=S] [ahead=S] [fetch=S] [lease=MS]` | starts N replicas with empty disks |
 //! | `timer N` | replica N's clock goes on to its next deadline, and the timer fires |
 //! | `wait N… MS` | the clocks go on by so many milliseconds; due timers fire |
 //! | `propose N V…` | proposes the values, one after the other |
+//! | `read N K [lease]` | the Kth read arrives, at level `read-index` or `lease` |
 //! | `deliver [A>B] [COUNT]` | delivers what is under way (on one link; the first so many) |
 //! | `double A>B` | the first message on the link will arrive twice |
 //! | `drop [A>B] [COUNT]` | loses it instead |
@@ -31,7 +32,7 @@ use super::show;
 use crate::base::{Ballot, Instant, NodeId, Slot};
 use crate::paxos::testkit::Text;
 use crate::paxos::{
-    Config, Core, Effect, Input, Message, Outgoing, PersistId, Recovered, Role, Write,
+    Config, Core, Effect, Input, Message, Outgoing, PersistId, ReadId, Recovered, Role, Write,
 };
 
 /// Rounds of delivering and completing after which a `settle` is taken for endless.
@@ -117,6 +118,17 @@ impl World {
                     }
                 }
             }
+            "read" => {
+                let (index, id) = (node(words[1]), ReadId(number(words[2]) as u64));
+                let lease = words.get(3) == Some(&"lease");
+                let state = &mut self.nodes[index];
+                let core = state.core.as_mut().expect("the replica is up");
+                let by_lease = if lease { core.lease_index(state.clock) } else { None };
+                match by_lease {
+                    Some(slot) => out.push(format!("{} answers at once, up to {slot}", words[1])),
+                    None => self.step(index, Input::Read { id, lease }, out),
+                }
+            }
             "deliver" => {
                 let (link, count) = link_and_count(&words[1..]);
                 self.deliver(link, count, out);
@@ -175,10 +187,12 @@ impl World {
     fn cluster(&mut self, words: &[&str]) {
         let members: Vec<NodeId> = (0..number(words[0])).map(id).collect();
         let mut config = Config::new(members[0], members);
+        config.lease = Duration::ZERO;
         for setting in &words[1..] {
             match setting.split_once('=').expect("a setting is NAME=VALUE") {
                 ("window", slots) => config.window_slots_max = number(slots) as u64,
                 ("ahead", slots) => config.accept_ahead_slots_max = number(slots) as u64,
+                ("lease", ms) => config.lease = Duration::from_millis(number(ms) as u64),
                 ("fetch", slots) => config.fetch_slots_max = number(slots) as u64,
                 (other, _) => panic!("there is no setting {other}"),
             }
@@ -242,6 +256,12 @@ impl World {
                     let message = Message::Learn { slot, ballot, value };
                     self.send(node, Outgoing { to, message }, out);
                 }
+            }
+            Effect::ReadReady { first, last } => {
+                out.push(format!("{name} answers the reads {}..{}", first.0, last.0));
+            }
+            Effect::ReadFailed { first, last } => {
+                out.push(format!("{name} gives up the reads {}..{}", first.0, last.0));
             }
             Effect::RoleChanged(role) => out.push(format!("{name} {}", show::role(role))),
         }

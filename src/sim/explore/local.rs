@@ -232,6 +232,8 @@ const FILES: [File; 2] = [File::Vote, File::Log];
 fn config(me: usize, bounds: &Bounds) -> Config {
     let mut config = Config::new(id(me), (0..bounds.replicas).map(id).collect());
     config.window_slots_max = bounds.slots;
+    // Nothing is read, and no start waits for leases to run out.
+    config.lease = Duration::ZERO;
     // No disk counts as stalled, whatever time does.
     config.disk_stall_timeout = Duration::MAX;
     config
@@ -310,6 +312,9 @@ impl Run<'_> {
                     self.send(index(to), message)?;
                 }
                 Ok(())
+            }
+            Effect::ReadReady { .. } | Effect::ReadFailed { .. } => {
+                Err("an answer to a read that nobody made".to_owned())
             }
             Effect::RoleChanged(_) => Ok(()),
         }

@@ -1,0 +1,399 @@
+//! `loggos inspect`: reads a stopped node's directory, verifies all of it, says what it holds and
+//! what is damaged. Changes nothing.
+//!
+//! `--json` prints one object:
+//!
+//! ```json
+//! {"directory":"…","sound":true,
+//!  "identity":{"cluster":"…","cluster_id":"…","node":1,"members":["1=HOST:PORT"],"group_count":1,"segment_bytes":0},
+//!  "groups":[{"group":0,"folder":"group-0000","records":0,"records_not_known_chosen":0,
+//!             "promised":{"round":0,"node":0},"vote":[{"sequence":1,"ballot":{…},"why":null},…],
+//!             "chosen":0,"accepted":0,"entries":0,"marks":0,"superseded":0,"entries_lost":0,
+//!             "entry_bytes":0,"value_bytes":0,"file_bytes":0,"torn_bytes":0,
+//!             "segments":[{"segment":1,"file":"…","generation":1,"entries":0,"marks":0,
+//!                          "slot_first":null,"slot_last":null,"ballot_lowest":null,
+//!                          "ballot_highest":null,"entry_bytes":0,"value_bytes":0,"footer":"none"}]}],
+//!  "damage":[{"file":"…","offset":0,"slot":null,"why":"…"}],"mended_at_start":[…]}
+//! ```
+//!
+//! With `--records` a line comes first for each record: group, slot, ballot, whether it is known to
+//! be chosen, segment and offset of its entry, its position (null when that is not known), value.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::args::InspectArgs;
+use super::error::{CliError, Exit};
+use super::output::Output;
+use crate::base::records::Records;
+use crate::base::{LogId, Position, Slot};
+use crate::log::Damage;
+use crate::log::inspect::{GroupReport, InspectReport, InspectedSlot, inspect};
+use crate::machine::BatchView;
+use crate::uring::{DirectStorage, lock_data_dir};
+
+/// What `loggos inspect --json` prints.
+#[derive(Debug, Serialize)]
+struct Printed<'a> {
+    directory: String,
+    /// Nothing is damaged.
+    sound: bool,
+    identity: &'a Option<crate::log::inspect::IdentityReport>,
+    groups: Vec<PrintedGroup<'a>>,
+    damage: &'a [Damage],
+    mended_at_start: &'a [Damage],
+}
+
+#[derive(Debug, Serialize)]
+struct PrintedGroup<'a> {
+    /// Records in slots that are known to be chosen.
+    records: u64,
+    /// Records in slots that are accepted, and may or may not be chosen.
+    records_not_known_chosen: u64,
+    #[serde(flatten)]
+    log: &'a GroupReport,
+}
+
+/// A line of `--records --json`.
+#[derive(Debug, Serialize)]
+struct PrintedRecord<'a> {
+    group: u16,
+    slot: u64,
+    ballot: String,
+    chosen: bool,
+    segment: u64,
+    offset: u64,
+    /// Null when a slot before it is missing, or it is not known to be chosen.
+    position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_hex: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> Result<(), CliError> {
+    let data = args.data.display();
+    let cannot = |error: &dyn std::fmt::Display| CliError::usage(format!("{data}: {error}"));
+    if !args.data.is_dir() {
+        return Err(CliError::usage(format!("{data} is not a directory")));
+    }
+    // The lock leaves a file behind, so only a directory that is a node's is locked.
+    if !looks_like_data(&args.data).map_err(|error| cannot(&error))? {
+        let text = "it is not formatted: `loggos format` never made a node's directory of it";
+        return Err(cannot(&text));
+    }
+    let _lock = lock_data_dir(&args.data).map_err(CliError::usage)?;
+    let mut storage = DirectStorage::new(&args.data).map_err(|error| cannot(&error))?;
+    let mut output = Output::stdout();
+    let mut records = RecordCount::default();
+    let mut printing = Ok(());
+    let report = inspect(&mut storage, &mut |slot| {
+        let first = records.count(slot);
+        if args.records && printing.is_ok() {
+            printing = print_records(&mut output, slot, first, args.json);
+        }
+    });
+    let report = report.map_err(|error| cannot(&error))?;
+    printing?;
+    let printed = to_printed(&args.data, &report, &records);
+    match args.json {
+        true => output.json(&printed)?,
+        false => output.write(to_text(&printed).as_bytes())?,
+    }
+    output.flush()?;
+    match &report.damage[..] {
+        [] => Ok(()),
+        [only] => Err(CliError::new(Exit::Found, format!("{data}: damaged: {only}"))),
+        [first, rest @ ..] => {
+            let count = rest.len();
+            Err(CliError::new(Exit::Found, format!("{data}: damaged: {first}; and {count} more")))
+        }
+    }
+}
+
+fn looks_like_data(data: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(data)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("identity.toml") || name.starts_with("group-") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Records per group, and the positions as far as they follow.
+#[derive(Debug, Default)]
+struct RecordCount {
+    groups: BTreeMap<u16, GroupCount>,
+}
+
+#[derive(Debug)]
+struct GroupCount {
+    chosen: u64,
+    accepted: u64,
+    next_slot: Slot,
+    next_position: Option<Position>,
+}
+
+impl Default for GroupCount {
+    fn default() -> GroupCount {
+        let (next_slot, next_position) = (Slot(1), Some(Position(0)));
+        GroupCount { chosen: 0, accepted: 0, next_slot, next_position }
+    }
+}
+
+impl RecordCount {
+    /// Counts the records of a slot; returns the position of the first one, when it is known.
+    fn count(&mut self, slot: &InspectedSlot<'_>) -> Option<Position> {
+        let group = self.groups.entry(slot.group.0).or_default();
+        // A value that is no batch counts as a no-op on every replica alike.
+        let commands = BatchView::parse(slot.value).into_iter().flat_map(|view| view.commands());
+        let in_log = commands.filter(|command| command.log == LogId(0));
+        let records = in_log.map(|command| u64::from(command.records)).sum::<u64>();
+        if !slot.chosen {
+            group.accepted += records;
+            return None;
+        }
+        group.chosen += records;
+        if slot.slot != group.next_slot {
+            // A slot is missing: how many records it held is not known.
+            group.next_position = None;
+        }
+        group.next_slot = slot.slot.next();
+        let first = group.next_position?;
+        group.next_position = Some(first.plus(records));
+        Some(first)
+    }
+}
+
+fn print_records(
+    output: &mut Output,
+    slot: &InspectedSlot<'_>,
+    first: Option<Position>,
+    as_json: bool,
+) -> Result<(), CliError> {
+    let commands = BatchView::parse(slot.value).into_iter().flat_map(|view| view.commands());
+    let mut position = first;
+    for command in commands.filter(|command| command.log == LogId(0)) {
+        for record in Records::new(command.run) {
+            let record = record.map_err(CliError::failed)?;
+            let text = std::str::from_utf8(record).ok();
+            let line = PrintedRecord {
+                group: slot.group.0,
+                slot: slot.slot.0,
+                ballot: slot.ballot.to_string(),
+                chosen: slot.chosen,
+                segment: slot.segment,
+                offset: slot.offset,
+                position: position.map(|position| position.0),
+                value: text,
+                value_hex: text.is_none().then(|| hex(record)),
+            };
+            match as_json {
+                true => output.json(&line)?,
+                false => output.line(&record_line(&line))?,
+            }
+            position = position.map(|position| position.plus(1));
+        }
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut hex = Vec::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(hex, "{byte:02x}").expect("writing to memory does not fail");
+    }
+    String::from_utf8_lossy(&hex).into_owned()
+}
+
+fn record_line(record: &PrintedRecord<'_>) -> String {
+    let position = record.position.map_or("-".to_owned(), |position| position.to_string());
+    let value = match (record.value, &record.value_hex) {
+        (Some(text), _) => format!("{text:?}"),
+        (None, hex) => format!("0x{}", hex.as_deref().unwrap_or_default()),
+    };
+    format!(
+        "{position}\tslot {}\tballot {}\tsegment {:x} at {}\t{}\t{value}",
+        record.slot,
+        record.ballot,
+        record.segment,
+        record.offset,
+        if record.chosen { "chosen" } else { "accepted" },
+    )
+}
+
+fn to_printed<'a>(data: &Path, report: &'a InspectReport, records: &RecordCount) -> Printed<'a> {
+    let group = |log: &'a GroupReport| {
+        let count = records.groups.get(&log.group);
+        PrintedGroup {
+            records: count.map_or(0, |count| count.chosen),
+            records_not_known_chosen: count.map_or(0, |count| count.accepted),
+            log,
+        }
+    };
+    Printed {
+        directory: data.display().to_string(),
+        sound: report.damage.is_empty(),
+        identity: &report.identity,
+        groups: report.groups.iter().map(group).collect(),
+        damage: &report.damage,
+        mended_at_start: &report.mended_at_start,
+    }
+}
+
+fn to_text(printed: &Printed<'_>) -> String {
+    let mut text = String::new();
+    write_text(&mut text, printed).expect("writing to a string does not fail");
+    text
+}
+
+fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
+    match printed.identity {
+        Some(id) => {
+            writeln!(out, "node {} of cluster {} ({})", id.node, id.cluster, id.cluster_id)?;
+            writeln!(out, "members {}", id.members.join(", "))?;
+        }
+        None => writeln!(out, "the identity cannot be read")?,
+    }
+    for group in &printed.groups {
+        write_group(out, group)?;
+    }
+    writeln!(out)?;
+    for note in printed.mended_at_start {
+        writeln!(out, "mended at the next start: {note}")?;
+    }
+    for damage in printed.damage {
+        writeln!(out, "DAMAGED: {damage}")?;
+    }
+    if printed.sound {
+        writeln!(out, "every checksum matches; nothing is damaged")?;
+    }
+    Ok(())
+}
+
+fn write_group(out: &mut String, group: &PrintedGroup<'_>) -> std::fmt::Result {
+    use crate::loadgen::report::bytes;
+    let log = group.log;
+    let ballot = |ballot: Option<crate::log::inspect::BallotReport>| {
+        ballot.map_or("-".to_owned(), |b| format!("{}.{}", b.round, b.node))
+    };
+    writeln!(out, "\ngroup {}", log.group)?;
+    let mut row = |name: &str, value: String| writeln!(out, "  {name:<12}{value}");
+    row("promised", ballot(Some(log.promised)))?;
+    row("slots", format!("chosen to {}, accepted to {}", log.chosen, log.accepted))?;
+    let unknown = match group.records_not_known_chosen {
+        0 => String::new(),
+        count => format!(", and {count} not known to be chosen"),
+    };
+    row("records", format!("{}{unknown}", group.records))?;
+    row(
+        "entries",
+        format!("{}, {} of them marks, {} superseded", log.entries, log.marks, log.superseded),
+    )?;
+    if log.entries_lost > 0 {
+        row("lost", format!("{} entries", log.entries_lost))?;
+    }
+    let (values, entries) = (bytes(log.value_bytes as f64), bytes(log.entry_bytes as f64));
+    let (files, torn) = (bytes(log.file_bytes as f64), log.torn_bytes);
+    row("bytes", format!("{values} of values, {entries} of entries, {files} of files"))?;
+    if torn > 0 {
+        row("torn tail", format!("{torn} bytes"))?;
+    }
+    writeln!(
+        out,
+        "  {:<18}{:>4}{:>10}{:>22}{:>12}{:>12}  footer",
+        "segment", "gen", "entries", "slots", "ballots to", "bytes"
+    )?;
+    for segment in &log.segments {
+        let slots = match (segment.slot_first, segment.slot_last) {
+            (Some(first), Some(last)) => format!("{first}-{last}"),
+            _ => "-".to_owned(),
+        };
+        writeln!(
+            out,
+            "  {:<18}{:>4}{:>10}{slots:>22}{:>12}{:>12}  {}",
+            format!("{:x}", segment.segment),
+            segment.generation.map_or("-".to_owned(), |generation| generation.to_string()),
+            segment.entries,
+            ballot(segment.ballot_highest),
+            bytes(segment.entry_bytes as f64),
+            format!("{:?}", segment.footer).to_lowercase(),
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::records::push_record;
+    use crate::base::{Ballot, Batch, BlockPool, GroupId, NodeId};
+    use crate::machine::{BatchBuilder, Command, CommandKind};
+
+    fn batch(records: &[&[u8]]) -> Batch {
+        let mut builder = BatchBuilder::new(BlockPool::new(0));
+        let mut run = Vec::new();
+        records.iter().for_each(|record| push_record(&mut run, record));
+        let (kind, log, records) = (CommandKind::Append, LogId(0), records.len() as u32);
+        builder.push(&Command { kind, log, session: 0, sequence: 0, records, run: &run });
+        builder.seal()
+    }
+
+    fn slot(slot: u64, chosen: bool, value: &[u8]) -> InspectedSlot<'_> {
+        let ballot = Ballot { round: 2, node: NodeId(1) };
+        let (group, slot) = (GroupId(0), Slot(slot));
+        InspectedSlot { group, slot, ballot, chosen, segment: 1, offset: 4096, value }
+    }
+
+    #[test]
+    fn positions_follow_until_a_slot_is_missing() {
+        let mut count = RecordCount::default();
+        let value = batch(&[b"a", b"b"]);
+        assert_eq!(count.count(&slot(1, true, value.value())), Some(Position(0)));
+        assert_eq!(count.count(&slot(2, true, b"")), Some(Position(2)));
+        assert_eq!(count.count(&slot(3, true, b"no batch")), Some(Position(2)));
+        assert_eq!(count.count(&slot(4, true, value.value())), Some(Position(2)));
+        assert_eq!(count.count(&slot(6, true, value.value())), None);
+        assert_eq!(count.count(&slot(7, false, value.value())), None);
+        let group = &count.groups[&0];
+        assert_eq!((group.chosen, group.accepted), (6, 2));
+    }
+
+    #[test]
+    fn text_names_the_damage_and_json_has_the_documented_fields() {
+        let mut report = InspectReport::default();
+        let log = GroupReport { chosen: 7, torn_bytes: 4096, ..GroupReport::default() };
+        report.groups.push(log);
+        let why = "the value's checksum does not match".to_owned();
+        let file = "group-0000/segment-1.log".to_owned();
+        report.damage.push(Damage { file, offset: 8192, slot: Some(3), why });
+        let printed = to_printed(Path::new("data"), &report, &RecordCount::default());
+        let text = to_text(&printed);
+        assert!(
+            text.contains("DAMAGED: group-0000/segment-1.log at offset 8192 (slot 3)"),
+            "{text}"
+        );
+        assert!(text.contains("torn tail") && !text.contains("nothing is damaged"), "{text}");
+        let json = serde_json::to_value(&printed).unwrap();
+        for pointer in [
+            "/identity",
+            "/groups/0/records",
+            "/groups/0/chosen",
+            "/groups/0/promised",
+            "/groups/0/segments",
+            "/groups/0/torn_bytes",
+            "/damage/0/offset",
+            "/mended_at_start",
+        ] {
+            assert!(json.pointer(pointer).is_some(), "{pointer} is missing in {json}");
+        }
+        assert_eq!(json["sound"], false);
+    }
+}

@@ -1,0 +1,609 @@
+//! The inspection of one group's log: vote, segments, chain, footers, slots.
+//!
+//! It walks as recovery does, with the same judgements (`walk.rs`). Where the chain ends in
+//! damage it takes it up again at the next header that stands in its place.
+
+use std::collections::BTreeMap;
+
+use crate::base::limits::BLOCK_SIZE;
+use crate::base::{Ballot, BlockPool, ClusterId, GroupId, NodeId, Slot};
+use crate::io::{FileId, FileOptions, Storage};
+
+use super::report::{FooterReport, GroupReport, SegmentReport, VoteCopyReport};
+use super::{InspectVisitor, InspectedSlot};
+use crate::log::footer::Trailer;
+use crate::log::format::{
+    EntryHeader, EntryKind, Place, SegmentHeader, check_place, join, segment_name, segment_number,
+};
+use crate::log::index::{EntryState, IndexEntry};
+use crate::log::recovery::segment_numbers;
+use crate::log::vote::{self, VOTE_NAME, Vote};
+use crate::log::walk::{
+    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, judge_start, look_behind,
+    read_footer, walk_entries,
+};
+use crate::log::{Damage, Identity, LogError};
+
+/// Whose log it should be; what is not known is learnt from the first thing that tells.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub group: GroupId,
+    pub cluster: Option<ClusterId>,
+    pub node: Option<NodeId>,
+    pub segment_bytes: Option<u64>,
+}
+
+impl Expected {
+    pub fn of(identity: Option<&Identity>, group: GroupId) -> Expected {
+        Expected {
+            group,
+            cluster: identity.map(|identity| identity.cluster_id),
+            node: identity.map(|identity| identity.node),
+            segment_bytes: identity.map(|identity| identity.segment_bytes),
+        }
+    }
+}
+
+struct SegmentFile {
+    number: u64,
+    file: FileId,
+    name: String,
+    length: u64,
+    /// Where the verified entries end.
+    tail: u64,
+    /// The chain reached it.
+    walked: bool,
+    /// Whole, and says that it holds what stands before it: nothing lies behind its tail.
+    closed: bool,
+}
+
+/// A place in the log: index of the segment, offset in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct At {
+    index: usize,
+    offset: u64,
+}
+
+/// Where the chain ended.
+struct End {
+    at: At,
+    broken: Broken,
+}
+
+/// The value that stands for a slot until it is known to be chosen.
+struct Accepted {
+    ballot: Ballot,
+    segment: u64,
+    offset: u64,
+    value: Vec<u8>,
+}
+
+/// What the entries bring, apart from the files (so that it can be lent to the walk).
+struct Slots<'a> {
+    visitor: &'a mut InspectVisitor<'a>,
+    group: GroupId,
+    folder: String,
+    accepted: BTreeMap<Slot, Accepted>,
+    /// Chosen slots up to here have been visited.
+    settled: Slot,
+    missing: Option<Damage>,
+    superseded: u64,
+}
+
+impl Slots<'_> {
+    fn note(&mut self, header: &EntryHeader, value: &[u8]) {
+        self.settle(header.chosen);
+        if header.kind == EntryKind::Mark {
+            return;
+        }
+        if header.slot <= self.settled {
+            self.superseded += 1;
+            return;
+        }
+        let entry = Accepted {
+            ballot: header.ballot,
+            segment: header.place.segment,
+            offset: header.offset,
+            value: value.to_vec(),
+        };
+        if self.accepted.insert(header.slot, entry).is_some() {
+            self.superseded += 1;
+        }
+    }
+
+    /// Visits the slots up to `chosen`.
+    fn settle(&mut self, chosen: Slot) {
+        while self.settled < chosen {
+            let Some(next) = self.accepted.first_entry().filter(|e| *e.key() <= chosen) else {
+                self.note_missing(self.settled.next(), chosen);
+                self.settled = chosen;
+                return;
+            };
+            let (slot, entry) = next.remove_entry();
+            if slot != self.settled.next() {
+                self.note_missing(self.settled.next(), chosen);
+            }
+            self.settled = slot;
+            self.visit(slot, &entry, true);
+        }
+    }
+
+    fn note_missing(&mut self, slot: Slot, chosen: Slot) {
+        let why = format!("the slot is missing, though everything up to {chosen} is chosen");
+        let folder = &self.folder;
+        self.missing.get_or_insert_with(|| Damage::new(folder, 0, Some(slot), why));
+    }
+
+    fn visit(&mut self, slot: Slot, entry: &Accepted, chosen: bool) {
+        (self.visitor)(&InspectedSlot {
+            group: self.group,
+            slot,
+            ballot: entry.ballot,
+            chosen,
+            segment: entry.segment,
+            offset: entry.offset,
+            value: &entry.value,
+        });
+    }
+
+    fn finish(&mut self) {
+        for (slot, entry) in std::mem::take(&mut self.accepted) {
+            self.visit(slot, &entry, false);
+        }
+    }
+}
+
+pub(super) struct GroupWalk<'a, S: Storage> {
+    storage: &'a mut S,
+    pool: &'a BlockPool,
+    expected: Expected,
+    files: Vec<SegmentFile>,
+    chain: Chain,
+    /// The highest slot that a footer tells to have been applied.
+    applied: Slot,
+    ballot_max: Ballot,
+    slot_max: Slot,
+    slots: Slots<'a>,
+    report: GroupReport,
+    damage: Vec<Damage>,
+    mended: Vec<Damage>,
+}
+
+impl<'a, S: Storage> GroupWalk<'a, S> {
+    pub fn new<'v: 'a>(
+        storage: &'a mut S,
+        pool: &'a BlockPool,
+        folder: &str,
+        expected: Expected,
+        visitor: &'a mut InspectVisitor<'v>,
+    ) -> GroupWalk<'a, S> {
+        let group = expected.group;
+        // The visitor outlives the walk; only its own lifetime is shortened here.
+        let visitor: &'a mut InspectVisitor<'a> = shorten(visitor);
+        let slots = Slots {
+            visitor,
+            group,
+            folder: folder.to_owned(),
+            accepted: BTreeMap::new(),
+            settled: Slot::NONE,
+            missing: None,
+            superseded: 0,
+        };
+        GroupWalk {
+            storage,
+            pool,
+            expected,
+            files: Vec::new(),
+            chain: Chain::START,
+            applied: Slot::NONE,
+            ballot_max: Ballot::NONE,
+            slot_max: Slot::NONE,
+            slots,
+            report: GroupReport::new(group, folder),
+            damage: Vec::new(),
+            mended: Vec::new(),
+        }
+    }
+
+    /// Walks everything. What cannot be read is damage too.
+    pub fn run(&mut self) {
+        if let Err(error) = self.walk_all() {
+            let damage = match error {
+                LogError::Corrupt(damage) => damage,
+                LogError::Foreign { file, why } => Damage::new(&file, 0, None, why),
+                other => Damage::new(&self.report.folder, 0, None, other.to_string()),
+            };
+            self.damage.push(damage);
+        }
+        for segment in &self.files {
+            self.storage.close(segment.file);
+        }
+    }
+
+    pub fn finish(mut self) -> (GroupReport, Vec<Damage>, Vec<Damage>) {
+        let chosen = self.chain.chosen.max(self.applied);
+        self.slots.settle(chosen);
+        self.slots.finish();
+        // Behind damage slots are missing because of it; that has been told.
+        if self.damage.is_empty() {
+            self.damage.extend(self.slots.missing.take());
+        }
+        let report = &mut self.report;
+        report.chosen = chosen.0;
+        report.accepted = self.slot_max.0;
+        report.superseded = self.slots.superseded;
+        report.promised = self.ballot_max.into();
+        for segment in &report.segments {
+            report.entries += segment.entries;
+            report.marks += segment.marks;
+            report.entry_bytes += segment.entry_bytes;
+            report.value_bytes += segment.value_bytes;
+        }
+        (self.report, self.damage, self.mended)
+    }
+
+    fn walk_all(&mut self) -> Result<(), LogError> {
+        let folder = self.report.folder.clone();
+        let names = self
+            .storage
+            .list(&folder)
+            .map_err(|source| LogError::Io { what: format!("listing {folder}"), source })?;
+        let vote = match names.iter().any(|name| name == VOTE_NAME) {
+            true => self.read_vote()?,
+            false => {
+                let name = join(&folder, VOTE_NAME);
+                let why = "it is missing".to_owned();
+                self.damage.push(Damage::new(&name, 0, None, why));
+                None
+            }
+        };
+        self.open_segments(&folder, &names)?;
+        if self.files.is_empty() && vote.is_some_and(|vote| vote.sequence > 1) {
+            let name = join(&folder, &segment_name(1));
+            let why = "the segment is missing, but this node has voted".to_owned();
+            self.damage.push(Damage::new(&name, 0, None, why));
+        }
+        let mut from = At { index: 0, offset: 0 };
+        // Each round starts further on than the one before, so it ends.
+        while from.index < self.files.len() {
+            let end = self.walk_from(from)?;
+            let Some(resumed) = self.judge(end)? else { break };
+            assert!(resumed > from, "the walk only goes forwards");
+            from = resumed;
+        }
+        Ok(())
+    }
+
+    // ---- the vote ---------------------------------------------------------------------------
+
+    fn read_vote(&mut self) -> Result<Option<Vote>, LogError> {
+        let name = join(&self.report.folder, VOTE_NAME);
+        let opening = LogError::io(format!("opening {name}"));
+        let file = self.storage.open(&name, FileOptions::Read).map_err(opening)?;
+        let copies = vote::read_copies(self.storage, &name, file, self.pool);
+        self.storage.close(file);
+        let copies = copies?;
+        self.report.vote = copies.iter().map(vote_copy).collect();
+        let vote = match &copies {
+            [Err(a), Err(b)] => {
+                let why = format!("both copies of the vote are damaged: {a}; {b}");
+                self.damage.push(Damage::new(&name, 0, None, why));
+                return Ok(None);
+            }
+            [Ok(a), Ok(b)] if a != b => {
+                let why = "the two copies of the vote differ".to_owned();
+                self.mended.push(Damage::new(&name, 0, None, why));
+                if a.sequence >= b.sequence { *a } else { *b }
+            }
+            [Ok(vote), Ok(_)] => *vote,
+            [Ok(vote), Err(why)] => {
+                self.mended.push(Damage::new(&name, BLOCK_SIZE as u64, None, why.clone()));
+                *vote
+            }
+            [Err(why), Ok(vote)] => {
+                self.mended.push(Damage::new(&name, 0, None, why.clone()));
+                *vote
+            }
+        };
+        self.ballot_max = vote.ballot;
+        let cluster = *self.expected.cluster.get_or_insert(vote.cluster);
+        let node = *self.expected.node.get_or_insert(vote.node);
+        let group = self.expected.group;
+        if (vote.cluster, vote.group, vote.node) != (cluster, group, node) {
+            let why = format!(
+                "it is the vote of cluster {}, group {}, node {}; expected cluster {cluster}, \
+                 group {group}, node {node}",
+                vote.cluster, vote.group, vote.node
+            );
+            self.damage.push(Damage::new(&name, 0, None, why));
+        }
+        Ok(Some(vote))
+    }
+
+    // ---- the segments -----------------------------------------------------------------------
+
+    fn open_segments(&mut self, folder: &str, names: &[String]) -> Result<(), LogError> {
+        if let Err(gap) = segment_numbers(folder, names) {
+            self.damage.push(gap);
+        }
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let name = join(folder, &segment_name(number));
+            let opening = LogError::io(format!("opening {name}"));
+            let file = self.storage.open(&name, FileOptions::Read).map_err(opening)?;
+            let length = self.storage.len(file);
+            let length = length.map_err(LogError::io(format!("measuring {name}")))?;
+            let wanted = *self.expected.segment_bytes.get_or_insert(length);
+            if length != wanted {
+                let why = format!("the segment is {length} bytes long, not {wanted}");
+                self.damage.push(Damage::new(&name, length, None, why));
+            }
+            self.report.file_bytes += length;
+            self.report.segments.push(SegmentReport {
+                segment: number,
+                file: name.clone(),
+                ..SegmentReport::default()
+            });
+            let (tail, walked, closed) = (BLOCK_SIZE as u64, false, false);
+            self.files.push(SegmentFile { number, file, name, length, tail, walked, closed });
+        }
+        Ok(())
+    }
+
+    fn reader(&self, index: usize) -> SegmentReader {
+        let segment = &self.files[index];
+        SegmentReader::new(segment.file, segment.name.clone(), segment.length, self.pool)
+    }
+
+    fn place(&mut self, index: usize, block: &[u8]) -> Place {
+        // Without identity and vote the first header that is whole tells whose log it is.
+        let told = || SegmentHeader::decode(block).map(|header| header.place.cluster);
+        let cluster = match self.expected.cluster {
+            Some(cluster) => cluster,
+            None => told().unwrap_or_default(),
+        };
+        let (group, segment) = (self.expected.group, self.files[index].number);
+        Place { cluster, group, segment, generation: generation_of(block) }
+    }
+
+    fn first_block(&mut self, reader: &mut SegmentReader) -> Result<Vec<u8>, LogError> {
+        Ok(reader.at(self.storage, 0, BLOCK_SIZE)?.to_vec())
+    }
+
+    /// Walks the chain from `from` through the segments, as far as it goes.
+    fn walk_from(&mut self, from: At) -> Result<End, LogError> {
+        let nothing = Broken { offset: 0, slot: None, why: "no entry stands".into(), empty: true };
+        let mut end = End { at: from, broken: nothing };
+        for index in from.index..self.files.len() {
+            let mut reader = self.reader(index);
+            let block = self.first_block(&mut reader)?;
+            let place = self.place(index, &block);
+            let mut offset = BLOCK_SIZE as u64;
+            let resumed = index == from.index && from.offset > 0;
+            if resumed {
+                offset = from.offset;
+            } else {
+                match judge_start(&block, &place, reader.length, &self.chain) {
+                    Start::Continues => {}
+                    Start::Empty => break,
+                    Start::Foreign(why) => {
+                        return Err(LogError::Foreign { file: reader.name, why });
+                    }
+                    Start::Gap(_) if index > from.index && !self.files[index - 1].closed => break,
+                    Start::Broken(why) | Start::Gap(why) => {
+                        if end.broken.empty {
+                            let broken = Broken { offset: 0, slot: None, why, empty: false };
+                            end = End { at: At { index, offset: 0 }, broken };
+                        }
+                        break;
+                    }
+                }
+            }
+            let broken = self.walk_segment(index, &mut reader, &place, offset, resumed)?;
+            end = End { at: At { index, offset: broken.offset }, broken };
+        }
+        Ok(end)
+    }
+
+    fn walk_segment(
+        &mut self,
+        index: usize,
+        reader: &mut SegmentReader,
+        place: &Place,
+        from: u64,
+        resumed: bool,
+    ) -> Result<Broken, LogError> {
+        let first_sequence = self.chain.sequence;
+        let report = &mut self.report.segments[index];
+        report.generation = Some(place.generation);
+        let (slots, ballot_max, slot_max) =
+            (&mut self.slots, &mut self.ballot_max, &mut self.slot_max);
+        let mut rows = Vec::new();
+        let mut visit = |header: &EntryHeader, value: &[u8]| {
+            let slot = (header.kind == EntryKind::Value).then_some(header.slot);
+            report.note(slot, header.ballot, header.entry_size() as u64, value.len() as u64);
+            *ballot_max = header.ballot.max(*ballot_max);
+            *slot_max = slot.unwrap_or(Slot::NONE).max(*slot_max);
+            rows.push(*header);
+            slots.note(header, value);
+        };
+        let mut broken =
+            walk_entries(reader, self.storage, place, from, &mut self.chain, &mut visit)?;
+        let segment = &mut self.files[index];
+        segment.walked = true;
+        segment.tail = broken.offset;
+        let name = segment.name.clone();
+        let footer = read_footer(reader, self.storage, place)?;
+        let mut unusable = |why: String| {
+            self.mended.push(Damage::new(&name, reader.length - BLOCK_SIZE as u64, None, why));
+            FooterReport::Damaged
+        };
+        let state = match footer {
+            FoundFooter::None => FooterReport::None,
+            FoundFooter::Damaged(why) => unusable(why),
+            // With a part of the entries lost there is nothing to hold it against.
+            FoundFooter::Valid(..) if resumed => FooterReport::None,
+            FoundFooter::Valid(trailer, _) if trailer.count as usize > rows.len() => {
+                // It proves that entries are missing: told by `judge`.
+                FooterReport::None
+            }
+            FoundFooter::Valid(trailer, entries) => {
+                match check_footer(&trailer, &entries, &rows, first_sequence, &self.chain) {
+                    Ok(()) => {
+                        self.applied = self.applied.max(trailer.chosen);
+                        self.files[index].closed = true;
+                        broken.empty = true;
+                        FooterReport::Valid
+                    }
+                    Err(FooterProblem::Outdated(why)) => unusable(why),
+                    Err(FooterProblem::Lies(why)) => {
+                        let offset = reader.length - trailer.size() as u64;
+                        self.damage.push(Damage::new(&name, offset, None, why));
+                        FooterReport::Damaged
+                    }
+                }
+            }
+        };
+        self.report.segments[index].footer = state;
+        Ok(broken)
+    }
+
+    // ---- the end of the chain ---------------------------------------------------------------
+
+    /// Torn tail or damage? After damage: where the chain can be taken up again.
+    fn judge(&mut self, end: End) -> Result<Option<At>, LogError> {
+        let missing = self.chain.sequence;
+        let mut remains = Vec::new();
+        let first = self.files.iter().rposition(|segment| segment.walked).unwrap_or(0);
+        for index in first..self.files.len() {
+            if self.files[index].closed {
+                continue;
+            }
+            let mut reader = self.reader(index);
+            let block = self.first_block(&mut reader)?;
+            let place = self.place(index, &block);
+            let from = if self.files[index].walked { self.files[index].tail } else { 0 };
+            let seen = look_behind(&mut reader, self.storage, &place, from, missing)?;
+            if let Some(proof) = seen.proof {
+                let Broken { offset, slot, why, .. } = &end.broken;
+                let why = format!("{why}; {proof} proves that entry {missing} had been durable");
+                let name = &self.files[end.at.index].name;
+                self.damage.push(Damage::new(name, *offset, *slot, why));
+                return self.resume(end.at);
+            }
+            remains.extend(seen.remains.into_iter().map(|run| (index, run)));
+        }
+        for (index, (offset, length)) in remains {
+            self.report.torn_bytes += length;
+            let why = format!("{length} bytes of a torn tail, never acknowledged");
+            self.mended.push(Damage::new(&self.files[index].name, offset, None, why));
+        }
+        Ok(None)
+    }
+
+    /// Looks behind `damaged` for the next header that stands in its place, and sets the chain to
+    /// go on there.
+    fn resume(&mut self, damaged: At) -> Result<Option<At>, LogError> {
+        let missing = self.chain.sequence;
+        for index in damaged.index..self.files.len() {
+            let mut reader = self.reader(index);
+            let block = self.first_block(&mut reader)?;
+            let place = self.place(index, &block);
+            let mut offset = BLOCK_SIZE as u64;
+            if index == damaged.index {
+                offset = offset.max(damaged.offset + BLOCK_SIZE as u64);
+            } else if let Ok(header) = SegmentHeader::decode(&block)
+                && check_place(&header.place, &place).is_ok()
+                && header.first_sequence >= missing
+            {
+                self.take_up(header.first_sequence, header.previous);
+                return Ok(Some(At { index, offset: 0 }));
+            }
+            while offset < reader.length {
+                let block = reader.at(self.storage, offset, BLOCK_SIZE)?;
+                if let Ok((header, _)) = EntryHeader::decode(block)
+                    && header.stands_at(&place, offset).is_ok()
+                    && header.sequence >= missing
+                {
+                    self.take_up(header.sequence, header.previous);
+                    return Ok(Some(At { index, offset }));
+                }
+                offset += BLOCK_SIZE as u64;
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_up(&mut self, sequence: u64, previous: crate::base::Checksum) {
+        self.report.entries_lost += sequence - self.chain.sequence;
+        self.chain.sequence = sequence;
+        self.chain.previous = previous;
+    }
+}
+
+/// A mutable reference to a trait object is invariant in the object's lifetime, but the object may
+/// be used for less time than it could be.
+fn shorten<'a, 'v: 'a>(visitor: &'a mut InspectVisitor<'v>) -> &'a mut InspectVisitor<'a> {
+    visitor
+}
+
+fn vote_copy(copy: &Result<Vote, String>) -> VoteCopyReport {
+    match copy {
+        Ok(vote) => VoteCopyReport {
+            sequence: Some(vote.sequence),
+            ballot: Some(vote.ballot.into()),
+            why: None,
+        },
+        Err(why) => VoteCopyReport { sequence: None, ballot: None, why: Some(why.clone()) },
+    }
+}
+
+enum FooterProblem {
+    /// It tells of fewer entries than stand there, or of others: made again at start.
+    Outdated(String),
+    /// It tells something else of the very entries that stand there.
+    Lies(String),
+}
+
+/// Holds a footer against the entries of its segment.
+fn check_footer(
+    trailer: &Trailer,
+    entries: &[IndexEntry],
+    rows: &[EntryHeader],
+    first_sequence: u64,
+    chain: &Chain,
+) -> Result<(), FooterProblem> {
+    let same = trailer.count as usize == rows.len()
+        && trailer.first_sequence == first_sequence
+        && trailer.last == chain.previous;
+    if !same {
+        let why = "the index footer does not belong to the entries of its segment";
+        return Err(FooterProblem::Outdated(why.to_owned()));
+    }
+    for (entry, header) in entries.iter().zip(rows) {
+        let slot = if header.kind == EntryKind::Mark { Slot::NONE } else { header.slot };
+        let told = (entry.slot, entry.ballot, u64::from(entry.offset), entry.value_size);
+        if told != (slot, header.ballot, header.offset, header.value_size) {
+            let why = format!(
+                "the index footer tells of slot {} at offset {}, where slot {slot} stands at {}",
+                entry.slot, entry.offset, header.offset
+            );
+            return Err(FooterProblem::Lies(why));
+        }
+    }
+    let mut applied: Vec<_> =
+        entries.iter().filter(|entry| entry.state == EntryState::Applied).collect();
+    applied.sort_unstable_by_key(|entry| entry.slot);
+    for pair in applied.windows(2) {
+        let (a, b) = (pair[0], pair[1]);
+        if a.slot.next() == b.slot && a.first.plus(u64::from(a.records)) != b.first {
+            let why = format!(
+                "the index footer's positions jump between slots {} and {}",
+                a.slot, b.slot
+            );
+            return Err(FooterProblem::Lies(why));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! What an inspection tells: plain data, the same for people and for scripts.
+//!
+//! The field names are those of `loggos inspect --json`; scripts rely on them.
+
+use serde::Serialize;
+
+use crate::base::{Ballot, GroupId, Slot};
+use crate::log::Damage;
+use crate::log::Identity;
+
+/// A ballot, for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BallotReport {
+    /// Its round; 0 = no ballot.
+    pub round: u64,
+    /// The node that made it.
+    pub node: u16,
+}
+
+impl From<Ballot> for BallotReport {
+    fn from(ballot: Ballot) -> BallotReport {
+        BallotReport { round: ballot.round, node: ballot.node.0 }
+    }
+}
+
+/// Who the directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IdentityReport {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its digest, which stands in every header.
+    pub cluster_id: String,
+    /// The node.
+    pub node: u16,
+    /// All members as `id=address`.
+    pub members: Vec<String>,
+    /// How many groups the node serves.
+    pub group_count: u16,
+    /// The size of a segment file in bytes.
+    pub segment_bytes: u64,
+}
+
+impl From<&Identity> for IdentityReport {
+    fn from(identity: &Identity) -> IdentityReport {
+        let member = |m: &crate::log::Member| format!("{}={}", m.node, m.address);
+        IdentityReport {
+            cluster: identity.cluster.clone(),
+            cluster_id: identity.cluster_id.to_string(),
+            node: identity.node.0,
+            members: identity.members.iter().map(member).collect(),
+            group_count: identity.group_count,
+            segment_bytes: identity.segment_bytes,
+        }
+    }
+}
+
+/// One copy of a vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VoteCopyReport {
+    /// The number of the promise; null when the copy is damaged.
+    pub sequence: Option<u64>,
+    /// The promised ballot; null when the copy is damaged.
+    pub ballot: Option<BallotReport>,
+    /// What is wrong with it; null when nothing is.
+    pub why: Option<String>,
+}
+
+/// Whether a segment has an index footer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FooterReport {
+    /// Not written (yet).
+    #[default]
+    None,
+    /// It stands and agrees with the entries.
+    Valid,
+    /// It is damaged or half-written, or tells of fewer entries: it is made again at start.
+    Damaged,
+}
+
+/// One segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SegmentReport {
+    /// Its number, from 1.
+    pub segment: u64,
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// How often its blocks have been used; null before its first entry.
+    pub generation: Option<u32>,
+    /// Verified entries, marks included.
+    pub entries: u64,
+    /// Idle marks among them.
+    pub marks: u64,
+    /// The lowest slot; null without entries.
+    pub slot_first: Option<u64>,
+    /// The highest slot; null without entries.
+    pub slot_last: Option<u64>,
+    /// The lowest ballot; null without entries.
+    pub ballot_lowest: Option<BallotReport>,
+    /// The highest ballot; null without entries.
+    pub ballot_highest: Option<BallotReport>,
+    /// Bytes of the verified entries in whole blocks.
+    pub entry_bytes: u64,
+    /// Bytes of their values.
+    pub value_bytes: u64,
+    /// The index footer.
+    pub footer: FooterReport,
+}
+
+impl SegmentReport {
+    pub(super) fn note(&mut self, slot: Option<Slot>, ballot: Ballot, bytes: u64, value: u64) {
+        self.entries += 1;
+        self.entry_bytes += bytes;
+        self.value_bytes += value;
+        let Some(slot) = slot else {
+            self.marks += 1;
+            return;
+        };
+        let first = self.slot_first.unwrap_or(slot.0);
+        self.slot_first = Some(first.min(slot.0));
+        self.slot_last = self.slot_last.max(Some(slot.0));
+        let key = |b: &BallotReport| (b.round, b.node);
+        let ballot = BallotReport::from(ballot);
+        if self.ballot_lowest.is_none_or(|lowest| key(&ballot) < key(&lowest)) {
+            self.ballot_lowest = Some(ballot);
+        }
+        if self.ballot_highest.is_none_or(|highest| key(&ballot) > key(&highest)) {
+            self.ballot_highest = Some(ballot);
+        }
+    }
+}
+
+/// The log of one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GroupReport {
+    /// The group.
+    pub group: u16,
+    /// Its folder, relative to the data directory.
+    pub folder: String,
+    /// The highest ballot in the vote or on any entry: the node accepts nothing below.
+    pub promised: BallotReport,
+    /// Both copies of the vote.
+    pub vote: Vec<VoteCopyReport>,
+    /// Every slot up to here is known to be chosen.
+    pub chosen: u64,
+    /// The highest slot accepted; 0 = none.
+    pub accepted: u64,
+    /// Verified entries, marks and repeated slots included.
+    pub entries: u64,
+    /// Idle marks among them.
+    pub marks: u64,
+    /// Entries whose slot was accepted again later, or that repeat a chosen slot.
+    pub superseded: u64,
+    /// Entries that are missing from the chain because of damage.
+    pub entries_lost: u64,
+    /// Bytes of the verified entries in whole blocks.
+    pub entry_bytes: u64,
+    /// Bytes of their values.
+    pub value_bytes: u64,
+    /// Bytes of all segment files.
+    pub file_bytes: u64,
+    /// Bytes of a torn tail: never acknowledged, cut at the next start.
+    pub torn_bytes: u64,
+    /// The segments, by number.
+    pub segments: Vec<SegmentReport>,
+}
+
+impl GroupReport {
+    pub(super) fn new(group: GroupId, folder: &str) -> GroupReport {
+        GroupReport { group: group.0, folder: folder.to_owned(), ..GroupReport::default() }
+    }
+}
+
+/// A data directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InspectReport {
+    /// Whose it is; null when the identity cannot be read.
+    pub identity: Option<IdentityReport>,
+    /// Its groups.
+    pub groups: Vec<GroupReport>,
+    /// What had been durable and is damaged or missing: the node refuses to start.
+    pub damage: Vec<Damage>,
+    /// What a crash can leave and the next start mends by itself: a torn tail, one damaged copy of
+    /// the vote, a footer that was not finished.
+    pub mended_at_start: Vec<Damage>,
+}

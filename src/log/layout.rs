@@ -1,0 +1,75 @@
+//! What stands in a block of the log's files, told from the block alone.
+//!
+//! For the simulator, which damages chosen regions and must find them. Nothing in the product
+//! depends on it; it verifies nothing.
+
+use super::footer::stated_size;
+use super::format::{ENTRY_MAGIC, SEGMENT_MAGIC, get_u16, get_u32, is_zero, segment_number};
+use super::vote::VOTE_NAME;
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE};
+
+/// What a file is, by its name within the data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// The identity of the directory.
+    Identity,
+    /// A group's vote: two copies of one block each.
+    Vote,
+    /// A segment with this number.
+    Segment(u64),
+    /// Anything else.
+    Other,
+}
+
+/// The kind of file that has this name.
+pub fn file_kind(name: &str) -> FileKind {
+    let base = name.rsplit('/').next().unwrap_or(name);
+    match segment_number(base) {
+        Some(number) => FileKind::Segment(number),
+        None if base == VOTE_NAME => FileKind::Vote,
+        None if name == "identity.toml" => FileKind::Identity,
+        None => FileKind::Other,
+    }
+}
+
+/// What begins in a block of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// The segment's header.
+    SegmentHeader,
+    /// An entry, its header first.
+    Entry {
+        /// Bytes of the value behind the header.
+        value_size: u32,
+        /// Whether it is an idle mark.
+        mark: bool,
+    },
+    /// Zeros.
+    Blank,
+    /// The inside of an entry, of a footer, or damage.
+    Other,
+}
+
+/// What begins in this block.
+pub fn block_kind(block: &[u8]) -> BlockKind {
+    if block.len() < BLOCK_SIZE || is_zero(block) {
+        return BlockKind::Blank;
+    }
+    match get_u32(block, 0) {
+        SEGMENT_MAGIC => BlockKind::SegmentHeader,
+        ENTRY_MAGIC => {
+            let (value_size, mark) =
+                (get_u32(block, 80), get_u16(block, 6) == super::format::KIND_MARK);
+            BlockKind::Entry { value_size, mark }
+        }
+        _ => BlockKind::Other,
+    }
+}
+
+/// Bytes of the index footer that ends in this block, the last of its segment; 0 when none does.
+pub fn footer_bytes(last_block: &[u8]) -> usize {
+    stated_size(last_block).unwrap_or(0)
+}
+
+/// Bytes of an entry's header.
+pub const HEADER_BYTES: usize = ENTRY_HEADER_SIZE;

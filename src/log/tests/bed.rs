@@ -1,0 +1,495 @@
+//! The test bed: a log on a simulated disk, and a model of what it must hold.
+//!
+//! What is checked after every recovery ([`Bed::recover`]): the log holds a prefix of what was
+//! appended, in order, with the same bytes, at least as long as what was reported durable; the
+//! promise is not below the last durable one nor above the last one asked for; the chosen
+//! watermark was told; positions are what they were. And inspect has the same verdict.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::base::rng::Rng;
+use crate::base::{Ballot, Batch, BlockPool, ClusterId, GroupId, NodeId, Position, Slot};
+use crate::io::DiskEvent;
+use crate::log::inspect::{InspectReport, inspect};
+use crate::log::{
+    AppendId, DataDir, Entry, FormatRequest, Log, LogError, LogEvent, LogFailure, LogOptions,
+    LogRecovered, LogSync, Member, ReadEntry, ReadError, ReadTicket, VoteId,
+};
+use crate::sim::disk::{DiskOptions, TestDisk};
+
+pub const KIB: usize = 1024;
+/// Events after which a bed that should come to rest does not.
+const EVENTS_MAX: u32 = 100_000;
+
+/// One value handed to the log.
+#[derive(Clone, Debug)]
+pub struct Appended {
+    pub slot: Slot,
+    pub ballot: Ballot,
+    pub chosen: Slot,
+    pub value: Vec<u8>,
+}
+
+/// What the log must hold.
+#[derive(Debug, Default)]
+pub struct Model {
+    /// Everything handed to it, in order; cut at a crash to what was found again.
+    pub appended: Vec<Appended>,
+    /// How many of those were reported durable.
+    pub durable: usize,
+    /// How many stood there when this process started.
+    at_start: usize,
+    pub ballot: Ballot,
+    pub promise_durable: Ballot,
+    pub promise_asked: Ballot,
+    votes: Vec<(VoteId, Ballot)>,
+    pub applied: Slot,
+    tail: Position,
+    /// Where the records of each slot that was ever applied stand.
+    pub positions: BTreeMap<Slot, (Position, u32)>,
+    pub slot_max: Slot,
+    /// The values of slots that were ever applied: they are chosen, and never change again,
+    /// whatever this node forgets.
+    chosen: BTreeMap<Slot, Vec<u8>>,
+    values: u64,
+}
+
+impl Model {
+    /// The value that stands for each slot, with its ballot, when the first `count` are there.
+    fn view(&self, count: usize) -> BTreeMap<Slot, (Ballot, &[u8])> {
+        let entries = self.appended[..count].iter();
+        entries.map(|entry| (entry.slot, (entry.ballot, &entry.value[..]))).collect()
+    }
+
+    fn value(&mut self, size: usize) -> Vec<u8> {
+        self.values += 1;
+        let mut rng = Rng::new(self.values);
+        let mut value: Vec<u8> = (0..size).map(|_| rng.next_u64() as u8).collect();
+        if let Some(first) = value.first_mut() {
+            *first %= 4;
+        }
+        value
+    }
+}
+
+/// How many records the tests take a value to have.
+fn records(value: &[u8]) -> u32 {
+    u32::from(value.first().copied().unwrap_or(0))
+}
+
+/// What a test does to the log.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// A new slot, with a value of this size.
+    Append(usize),
+    /// The highest slot that is not applied once more, at a higher ballot, with another value.
+    Again(usize),
+    /// The last applied slot once more, at a higher ballot, with the same value.
+    Repeat,
+    /// A promise of a higher ballot.
+    Vote,
+    /// Applies up to so many slots.
+    Apply(u64),
+    /// Takes up to so many completions.
+    Events(u32),
+    /// Takes completions until nothing is in flight and no timer is near.
+    Drain,
+    /// Lets so many milliseconds pass, with what falls due.
+    Idle(u64),
+}
+
+pub struct Bed {
+    pub disk: TestDisk,
+    pub options: LogOptions,
+    pub log: Option<Log>,
+    pub model: Model,
+    pub failure: Option<LogFailure>,
+    pub reads: Vec<(ReadTicket, Result<ReadEntry, ReadError>)>,
+    /// Completions taken since the bed was made.
+    pub events: u32,
+}
+
+pub fn options() -> LogOptions {
+    let pool = BlockPool::new(16 << 20);
+    let options = LogOptions::new(ClusterId::of_name("demo"), NodeId(1), GroupId(0), pool);
+    LogOptions {
+        segment_bytes: 64 * KIB as u64,
+        entry_bytes_max: 16 * KIB,
+        spare_segments: 1,
+        mark_idle_after: Some(Duration::from_millis(20)),
+        ..options
+    }
+}
+
+pub fn folder() -> String {
+    DataDir::group_folder(GroupId(0))
+}
+
+pub fn request(options: &LogOptions) -> FormatRequest {
+    FormatRequest {
+        cluster: "demo".to_owned(),
+        node: options.node,
+        members: vec![Member { node: options.node, address: "host:1".to_owned() }],
+        group_count: 1,
+        segment_bytes: options.segment_bytes,
+        entry_bytes_max: options.entry_bytes_max,
+    }
+}
+
+impl Bed {
+    /// A formatted directory with an open, empty log.
+    pub fn new(seed: u64, options: LogOptions) -> Bed {
+        Bed::on(TestDisk::new(seed, DiskOptions::default()), options)
+    }
+
+    pub fn on(mut disk: TestDisk, options: LogOptions) -> Bed {
+        let made = DataDir::format(&mut disk, &request(&options));
+        made.expect("an empty directory can be formatted");
+        let mut bed = Bed::found(disk, options);
+        bed.recover().expect("a formatted log can be opened");
+        bed
+    }
+
+    /// On a disk as it is; nothing is open yet.
+    pub fn found(disk: TestDisk, options: LogOptions) -> Bed {
+        Bed {
+            disk,
+            options,
+            log: None,
+            model: Model::default(),
+            failure: None,
+            reads: Vec::new(),
+            events: 0,
+        }
+    }
+
+    pub fn log(&mut self) -> &mut Log {
+        self.log.as_mut().expect("the log is open")
+    }
+
+    // ---- what is asked of the log -----------------------------------------------------------
+
+    pub fn append(&mut self, size: usize) -> AppendId {
+        let slot = self.model.slot_max.next();
+        let value = self.model.value(size);
+        self.append_value(slot, value)
+    }
+
+    pub fn append_slot(&mut self, slot: Slot, size: usize) -> AppendId {
+        let value = self.model.value(size);
+        self.append_value(slot, value)
+    }
+
+    fn append_value(&mut self, slot: Slot, value: Vec<u8>) -> AppendId {
+        let value = self.model.chosen.get(&slot).cloned().unwrap_or(value);
+        let (ballot, chosen) =
+            (self.model.ballot.max(Ballot { round: 1, node: NodeId(1) }), self.model.applied);
+        self.model.ballot = ballot;
+        let batch = Batch::copy_of(&self.options.pool, &value);
+        let entry = Entry { slot, ballot, chosen, batch: &batch };
+        let id = self.log.as_mut().expect("the log is open").append(entry);
+        self.model.appended.push(Appended { slot, ballot, chosen, value });
+        self.model.slot_max = self.model.slot_max.max(slot);
+        self.model.promise_asked = self.model.promise_asked.max(ballot);
+        assert_eq!(id.0 as usize, self.model.appended.len() - self.model.at_start);
+        id
+    }
+
+    pub fn vote(&mut self) {
+        let ballot = self.model.ballot.next_for(NodeId(2));
+        self.model.ballot = ballot;
+        self.model.promise_asked = ballot;
+        let id = self.log().vote(ballot);
+        self.model.votes.push((id, ballot));
+    }
+
+    /// Applies the next slot, if it stands in the log.
+    pub fn apply(&mut self) -> bool {
+        let slot = self.model.applied.next();
+        let held = self.model.appended.iter().rev().find(|entry| entry.slot == slot);
+        let Some(value) = held.map(|entry| entry.value.clone()) else { return false };
+        let count = records(&value);
+        self.model.chosen.insert(slot, value);
+        let first = self.model.tail;
+        self.log().set_position(slot, first, count);
+        self.model.positions.insert(slot, (first, count));
+        self.model.tail = first.plus(u64::from(count));
+        self.model.applied = slot;
+        true
+    }
+
+    pub fn step(&mut self, step: Step, events_max: u32) {
+        match step {
+            Step::Append(size) => drop(self.append(size)),
+            Step::Again(size) => {
+                let slot = self.model.slot_max;
+                if slot > self.model.applied {
+                    self.model.ballot = self.model.ballot.next_for(NodeId(1));
+                    let value = self.model.value(size);
+                    self.append_value(slot, value);
+                }
+            }
+            Step::Repeat => {
+                let slot = self.model.applied;
+                let held = self.model.appended.iter().rev().find(|entry| entry.slot == slot);
+                if let Some(value) = held.map(|entry| entry.value.clone()) {
+                    self.model.ballot = self.model.ballot.next_for(NodeId(1));
+                    self.append_value(slot, value);
+                }
+            }
+            Step::Vote => self.vote(),
+            Step::Apply(count) => {
+                for _ in 0..count {
+                    if !self.apply() {
+                        break;
+                    }
+                }
+            }
+            Step::Events(count) => {
+                for _ in 0..count {
+                    if self.events >= events_max || !self.event() {
+                        break;
+                    }
+                }
+            }
+            Step::Drain => while self.events < events_max && self.event() {},
+            Step::Idle(millis) => self.idle(Duration::from_millis(millis), events_max),
+        }
+    }
+
+    /// Takes the steps until the bed has taken `events_max` completions.
+    pub fn play(&mut self, script: &[Step], events_max: u32) {
+        for step in script {
+            if self.events >= events_max || self.failure.is_some() {
+                return;
+            }
+            self.step(*step, events_max);
+        }
+    }
+
+    // ---- the loop ---------------------------------------------------------------------------
+
+    /// Submits and takes one completion; `false` when nothing is in flight (timers are not
+    /// waited for).
+    pub fn event(&mut self) -> bool {
+        self.submit();
+        match self.disk.pop_next() {
+            Some(event) => {
+                self.complete(event);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub fn submit(&mut self) {
+        let now = self.disk.now();
+        self.log.as_mut().expect("the log is open").submit(now, &mut self.disk);
+    }
+
+    /// Lets time pass, with everything that falls due.
+    pub fn idle(&mut self, time: Duration, events_max: u32) {
+        let end = self.disk.now() + time;
+        for _ in 0..EVENTS_MAX {
+            self.submit();
+            if self.events >= events_max {
+                return;
+            }
+            let due = self.log().next_deadline().unwrap_or(end).min(end);
+            let due = due.max(self.disk.now() + Duration::from_nanos(1));
+            match self.disk.pop_until(due) {
+                Some(event) => self.complete(event),
+                None if self.disk.now() >= end => return,
+                None => {}
+            }
+        }
+        panic!("the log does not come to rest");
+    }
+
+    /// Hands a completion to the log, and what it reports to the model.
+    pub fn complete(&mut self, event: DiskEvent) {
+        self.events += 1;
+        assert!(self.events < EVENTS_MAX, "the log does not come to rest");
+        let now = self.disk.now();
+        let mut out = Vec::new();
+        let log = self.log.as_mut().expect("the log is open");
+        let result = log.on_disk_event(now, &mut self.disk, event, &mut out);
+        if self.failure.is_some() {
+            assert!(result.is_err(), "a failed log stays failed");
+            assert!(out.is_empty(), "a failed log reports nothing: {out:?}");
+        }
+        self.failure = self.failure.take().or(result.err());
+        for event in out {
+            match event {
+                LogEvent::Durable(id) => {
+                    let count = self.model.at_start + id.0 as usize;
+                    assert!(count > self.model.durable, "durability is reported once");
+                    assert!(count <= self.model.appended.len(), "of what was appended");
+                    self.model.durable = count;
+                }
+                LogEvent::VoteDurable(id) => {
+                    let known = self.model.votes.iter().find(|(vote, _)| *vote == id);
+                    let ballot = known.expect("of a promise that was asked for").1;
+                    assert!(ballot >= self.model.promise_durable, "promises only rise");
+                    self.model.promise_durable = ballot;
+                }
+                LogEvent::Read { ticket, result } => self.reads.push((ticket, result)),
+            }
+        }
+    }
+
+    // ---- crashes ----------------------------------------------------------------------------
+
+    pub fn kill(&mut self, rng: &mut Rng) {
+        self.log = None;
+        self.disk.kill(rng);
+    }
+
+    pub fn power_loss(&mut self, rng: &mut Rng) {
+        self.log = None;
+        self.disk.power_loss(rng);
+    }
+
+    /// Opens the log again without a look at it: for openings that are to fail.
+    pub fn recover_quietly(&mut self) -> Result<LogRecovered, LogError> {
+        let opened = Log::open(&mut self.disk, &folder(), self.options.clone());
+        opened.map(|(_, recovered)| recovered)
+    }
+
+    /// Opens the log again and holds it against the model.
+    pub fn recover(&mut self) -> Result<LogRecovered, LogError> {
+        let report = self.inspect();
+        let opened = Log::open(&mut self.disk, &folder(), self.options.clone());
+        let (mut log, recovered) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                if !matches!(error, LogError::Io { .. }) {
+                    assert!(!report.damage.is_empty(), "refused but found sound: {error}");
+                }
+                return Err(error);
+            }
+        };
+        assert_eq!(report.damage, [], "opened but found damaged");
+        assert_eq!(report.groups[0].chosen, recovered.chosen.0, "inspect and recovery agree");
+        assert_eq!(report.groups[0].entries, recovered.entries);
+        assert_eq!(report.groups[0].torn_bytes, recovered.torn_bytes);
+        assert_eq!(report.groups[0].promised, recovered.promised.into());
+        let mut tail = Position(0);
+        let mut held = BTreeMap::new();
+        let positions = &self.model.positions;
+        log.replay(&mut self.disk, &mut |slot, ballot, batch| {
+            let count = records(batch.value());
+            let stands = (tail, count);
+            let was = positions.get(&slot);
+            assert!(
+                was.is_none_or(|was| *was == stands),
+                "slot {slot} at ballot {ballot} has moved from {was:?} to {stands:?}"
+            );
+            tail = tail.plus(u64::from(count));
+            held.insert(slot, (ballot, batch.value().to_vec()));
+            Ok(stands)
+        })?;
+        assert_eq!(held.len() as u64, recovered.chosen.0, "every chosen slot is replayed");
+        for (slot, ballot, batch) in &recovered.accepted {
+            assert!(*slot > recovered.chosen, "accepted slots lie above the chosen ones");
+            held.insert(*slot, (*ballot, batch.value().to_vec()));
+        }
+        self.check(&recovered, &held);
+        self.log = Some(log);
+        self.restart_model(&recovered, tail);
+        Ok(recovered)
+    }
+
+    fn check(&self, recovered: &LogRecovered, held: &BTreeMap<Slot, (Ballot, Vec<u8>)>) {
+        let model = &self.model;
+        assert!(self.prefix(recovered, held).is_some(), "{}", self.explain(recovered, held));
+        assert!(
+            recovered.promised >= model.promise_durable,
+            "the promise {} went down to {}",
+            model.promise_durable,
+            recovered.promised
+        );
+        assert!(recovered.promised <= model.promise_asked, "a promise was invented");
+        let told =
+            model.applied.max(model.appended.iter().map(|e| e.chosen).max().unwrap_or_default());
+        assert!(recovered.chosen <= told, "chosen was invented");
+    }
+
+    /// How many of the appended entries the log holds: the smallest number that fits.
+    fn prefix(
+        &self,
+        recovered: &LogRecovered,
+        held: &BTreeMap<Slot, (Ballot, Vec<u8>)>,
+    ) -> Option<usize> {
+        let model = &self.model;
+        (model.durable..=model.appended.len()).find(|count| {
+            let told = model.appended[..*count].iter().map(|entry| entry.chosen).max();
+            let view = model.view(*count);
+            recovered.chosen >= told.unwrap_or_default()
+                && view.len() == held.len()
+                && view.iter().zip(held).all(|((slot, (ballot, value)), (at, (b, v)))| {
+                    // A chosen slot may be there twice with one value.
+                    slot == at && *value == v && (ballot == b || *slot <= recovered.chosen)
+                })
+        })
+    }
+
+    fn explain(
+        &self,
+        recovered: &LogRecovered,
+        held: &BTreeMap<Slot, (Ballot, Vec<u8>)>,
+    ) -> String {
+        let slots = |slots: Vec<Slot>| format!("{slots:?}");
+        format!(
+            "{} entries of {} appended were durable (slots {}), but found were: chosen {}, slots {}",
+            self.model.durable,
+            self.model.appended.len(),
+            slots(self.model.appended.iter().map(|entry| entry.slot).collect()),
+            recovered.chosen,
+            slots(held.keys().copied().collect()),
+        )
+    }
+
+    fn restart_model(&mut self, recovered: &LogRecovered, tail: Position) {
+        let mut held = BTreeMap::new();
+        let model = &mut self.model;
+        // As `check` found it: the log's own word is used from here on.
+        for entry in &model.appended {
+            if entry.slot <= recovered.chosen {
+                held.insert(entry.slot, (entry.ballot, entry.value.clone()));
+            }
+        }
+        for (slot, ballot, batch) in &recovered.accepted {
+            held.insert(*slot, (*ballot, batch.value().to_vec()));
+        }
+        let count = self.prefix(recovered, &held).expect("checked before");
+        let model = &mut self.model;
+        model.appended.truncate(count);
+        model.durable = count;
+        model.at_start = count;
+        model.promise_durable = recovered.promised;
+        model.promise_asked = recovered.promised;
+        model.ballot = model.ballot.max(recovered.promised);
+        model.votes.clear();
+        model.applied = recovered.chosen;
+        model.tail = tail;
+        model.slot_max = model.appended.iter().map(|entry| entry.slot).max().unwrap_or_default();
+        let applied = model.applied;
+        model.positions.retain(|slot, _| *slot <= applied);
+        self.failure = None;
+        self.reads.clear();
+    }
+
+    pub fn inspect(&mut self) -> InspectReport {
+        inspect(&mut self.disk, &mut |_| {}).expect("the directory is formatted")
+    }
+
+    /// The name of a segment's file.
+    pub fn segment(number: u64) -> String {
+        format!("{}/{}", folder(), crate::log::format::segment_name(number))
+    }
+}
+
+/// The log makes its writes durable in one way or the other.
+pub const SYNCS: [LogSync; 2] = [LogSync::Dsync, LogSync::WriteThenFsync];

@@ -1,0 +1,382 @@
+//! Torn tail or corruption: damage in every region, lost and misdirected writes, stale blocks,
+//! files of others. What was acknowledged and attested is never cut; what never was is.
+
+use std::time::Duration;
+
+use super::bed::{Bed, Step::*, folder, options};
+use crate::base::limits::BLOCK_SIZE;
+use crate::base::rng::Rng;
+use crate::base::{Ballot, Batch, Checksum, NodeId, Slot};
+use crate::io::{FileOptions, Storage};
+use crate::log::format::{EntryHeader, EntryKind};
+use crate::log::{DataDir, IdentityError, Log, LogError, LogOptions};
+use crate::sim::disk::{OpFault, OpKind, Region};
+
+/// A log of several segments, the first ones with a footer; every entry was acknowledged and is
+/// attested by a later one; the last is an idle mark. The process has ended.
+fn filled(seed: u64) -> Bed {
+    let mut bed = Bed::new(seed, options());
+    for size in [100, 9000, 0, 3000, 12_000, 16_000, 7000, 16_000, 15_000, 200, 16_000, 300] {
+        bed.append(size);
+        if size == 200 {
+            bed.vote();
+        }
+        while bed.event() {}
+    }
+    for _ in 0..9 {
+        assert!(bed.apply());
+    }
+    bed.idle(Duration::from_millis(200), u32::MAX);
+    let stats = bed.log().stats();
+    assert_eq!(bed.model.durable, 12);
+    assert!(stats.segments >= 3 && stats.indexed_segments >= 1 && stats.marks == 1, "{stats:?}");
+    bed.kill(&mut Rng::new(seed));
+    bed
+}
+
+fn all_bytes(bed: &Bed) -> Vec<(String, Vec<u8>)> {
+    let names = bed.disk.file_names();
+    names.into_iter().map(|n| (n.clone(), bed.disk.file_bytes(&n).unwrap())).collect()
+}
+
+/// The opening must be refused, naming this place, and must leave everything as it was.
+fn assert_corrupt(bed: &mut Bed, file: &str, offset: u64, what: &str) {
+    let before = all_bytes(bed);
+    match bed.recover() {
+        Err(LogError::Corrupt(damage)) => {
+            assert_eq!((&damage.file[..], damage.offset), (file, offset), "{what}: {damage}");
+        }
+        other => panic!("{what} in {file} at {offset}: {other:?}"),
+    }
+    assert!(all_bytes(bed) == before, "{what}: a refusal changes nothing");
+    let found = bed.inspect().damage;
+    assert_eq!((&found[0].file[..], found[0].offset), (file, offset), "{what}: inspect");
+}
+
+#[test]
+fn a_flipped_bit_in_what_is_attested_is_corruption_at_its_exact_place() {
+    flipped_bits();
+}
+
+pub fn flipped_bits() {
+    for region in [Region::Header, Region::Payload, Region::Padding, Region::SegmentHeader] {
+        let mut segments = std::collections::BTreeSet::new();
+        for seed in 0..40 {
+            let mut bed = filled(seed);
+            let mut rng = Rng::new(seed * 7 + region as u64);
+            let flipped = bed.disk.flip_bit(region, &mut rng).expect("the region is there");
+            segments.insert(flipped.file.clone());
+            assert_corrupt(&mut bed, &flipped.file, flipped.structure, &format!("{region:?}"));
+            // The bit goes back, and all is well.
+            bed.disk.flip_at(&flipped.file, flipped.offset, flipped.bit);
+            bed.recover().unwrap();
+        }
+        assert!(segments.len() >= 3, "{region:?} was hit in {segments:?} only");
+    }
+}
+
+#[test]
+fn a_zeroed_block_in_what_is_attested_is_corruption() {
+    for seed in 0..20 {
+        for region in [Region::Header, Region::Payload] {
+            let mut bed = filled(seed);
+            let zeroed = bed.disk.zero_block(region, &mut Rng::new(seed)).unwrap();
+            assert_corrupt(&mut bed, &zeroed.file, zeroed.structure, &format!("{region:?}"));
+        }
+        let mut bed = filled(seed);
+        bed.disk.zero_block(Region::SegmentHeader, &mut Rng::new(seed)).unwrap();
+        // Zeros at the end of one segment, zeros at the start of the next: either may be told of.
+        assert!(matches!(bed.recover(), Err(LogError::Corrupt(_))));
+    }
+}
+
+#[test]
+fn a_damaged_footer_is_made_again() {
+    for seed in 0..20 {
+        let mut bed = filled(seed);
+        bed.disk.flip_bit(Region::Footer, &mut Rng::new(seed)).unwrap();
+        let report = bed.inspect();
+        assert_eq!((report.damage.len(), report.mended_at_start.len()), (0, 1));
+        let found = bed.recover().unwrap();
+        assert_eq!((found.footers_damaged, found.torn_bytes), (1, 0));
+        assert_eq!(bed.model.durable, 12);
+        // As the node does: it learns from its peers what is chosen, and applies it.
+        while bed.apply() {}
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        bed.kill(&mut Rng::new(seed));
+        assert_eq!(bed.recover().unwrap().footers_damaged, 0, "it stands again");
+    }
+}
+
+#[test]
+fn an_older_value_of_a_slot_does_not_come_back_with_the_loss_of_a_footer() {
+    a_lost_footer();
+}
+
+pub fn a_lost_footer() {
+    for file in [1, 2] {
+        let mut bed = Bed::new(1, options());
+        // Four entries of three blocks fill a segment: slot 4 stands in the first one, and again,
+        // with the value that is chosen, in the second.
+        bed.play(&[Append(12_000), Append(12_000), Append(12_000), Append(12_000)], u32::MAX);
+        bed.play(&[Drain, Again(12_000), Append(12_000), Append(12_000)], u32::MAX);
+        bed.play(&[Append(12_000), Append(12_000), Drain, Apply(9), Idle(200)], u32::MAX);
+        assert_eq!((bed.log().stats().indexed_segments, bed.model.applied), (2, Slot(8)));
+        bed.kill(&mut Rng::new(1));
+        let segment = Bed::segment(file);
+        let length = bed.disk.file_bytes(&segment).unwrap().len() as u64;
+        bed.disk.flip_at(&segment, length - 1, 0);
+        // `recover` holds what is replayed against what was chosen.
+        assert_eq!(bed.recover().unwrap().footers_damaged, 1);
+        bed.play(&[Apply(9), Append(10), Idle(200)], u32::MAX);
+        assert_eq!(bed.log().stats().indexed_segments, 2, "the footer is made again");
+        bed.power_loss(&mut Rng::new(1));
+        assert_eq!(bed.recover().unwrap().footers_damaged, 0);
+    }
+}
+
+#[test]
+fn damage_behind_the_last_attested_entry_is_cut_and_never_comes_back() {
+    let (mut cut, mut blank) = (0, 0);
+    for seed in 0..40 {
+        let region = if seed % 2 == 0 { Region::Tail } else { Region::Blank };
+        let mut bed = filled(seed);
+        let flipped = bed.disk.flip_bit(region, &mut Rng::new(seed)).unwrap();
+        let found = bed.recover().unwrap_or_else(|e| panic!("{flipped:?}: {e}"));
+        assert_eq!(bed.model.durable, 12, "the mark was lost and nothing else");
+        cut += u32::from(region == Region::Tail && found.torn_bytes == BLOCK_SIZE as u64);
+        blank += u32::from(region == Region::Blank && found.torn_bytes > 0);
+        bed.power_loss(&mut Rng::new(seed));
+        assert_eq!(bed.recover().unwrap().torn_bytes, 0, "the cut is durable");
+        bed.append(16_000);
+        while bed.event() {}
+        bed.power_loss(&mut Rng::new(seed));
+        bed.recover().unwrap();
+    }
+    assert_eq!(cut, 20);
+    assert!(blank > 5, "{blank}");
+}
+
+#[test]
+fn an_idle_log_attests_its_last_entry_after_a_restart_and_in_a_full_segment_too() {
+    // Five entries of three blocks: the fifth begins a segment. Four of them fill one.
+    for (count, file) in [(3, 1), (4, 1), (5, 2)] {
+        let mut bed = Bed::new(1, options());
+        for _ in 0..count {
+            bed.append(12_000);
+        }
+        while bed.event() {}
+        bed.kill(&mut Rng::new(1));
+        bed.recover().unwrap();
+        assert_eq!(bed.log().stats().marks, 0);
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert_eq!(bed.log().stats().marks, 1, "{count} entries");
+        bed.kill(&mut Rng::new(1));
+        bed.recover().unwrap();
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert_eq!(bed.log().stats().marks, 0, "a mark is not marked again");
+        bed.kill(&mut Rng::new(1));
+        let last = BLOCK_SIZE as u64 * [1 + 3 * 2, 1 + 3 * 3, 1][count - 3];
+        bed.disk.flip_at(&Bed::segment(file), last + 999, 1);
+        assert_corrupt(&mut bed, &Bed::segment(file), last, "the last entry");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_a_torn_tail() {
+    for region in [Region::Header, Region::Payload, Region::SegmentHeader, Region::Tail] {
+        let mut bed = filled(3);
+        let before = all_bytes(&bed);
+        bed.disk.make_unreadable(region, &mut Rng::new(5)).unwrap();
+        let error = bed.recover_quietly().unwrap_err();
+        assert!(matches!(error, LogError::Io { .. }), "{error}");
+        assert!(error.to_string().contains("segment-"), "{error}");
+        assert!(all_bytes(&bed) == before, "nothing is changed");
+        assert_eq!(bed.inspect().damage.len(), 1, "inspect tells it too");
+    }
+}
+
+#[test]
+fn a_lost_or_misdirected_write_is_found_once_something_stands_behind_it() {
+    for fault in [OpFault::Lost, OpFault::Misdirected] {
+        let mut met = 0;
+        for seed in 0..30 {
+            let mut bed = Bed::new(seed, options());
+            for size in [100, 5000, 300] {
+                bed.append(size);
+                while bed.event() {}
+            }
+            // One block of header, then blocks of 1, 2 and 1: the next entry stands here.
+            let offset = 5 * BLOCK_SIZE as u64;
+            bed.disk.inject(OpKind::Write, 0, fault);
+            bed.append(700);
+            while bed.event() {}
+            for _ in 0..3 {
+                bed.append(4500);
+                while bed.event() {}
+            }
+            bed.kill(&mut Rng::new(seed));
+            match bed.recover() {
+                Err(LogError::Corrupt(damage)) => {
+                    assert_eq!(damage.file, Bed::segment(1), "{damage}");
+                    // Misdirected over an earlier entry, that one is damaged first.
+                    assert!(damage.offset == offset || fault == OpFault::Misdirected, "{damage}");
+                    assert!(damage.offset <= offset, "{damage}");
+                    met += 1;
+                }
+                // It was "misdirected" to its own place.
+                Ok(_) => assert_eq!(fault, OpFault::Misdirected),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(met >= 25, "{fault:?}: {met}");
+    }
+}
+
+/// Writes a block into a file, durably, past the log.
+fn put_block(bed: &mut Bed, file: &str, offset: u64, bytes: &[u8]) {
+    let mut buffer = bed.options.pool.take(BLOCK_SIZE);
+    buffer.fill(0);
+    buffer[..bytes.len()].copy_from_slice(bytes);
+    let file = bed.disk.open(file, FileOptions::ReadWrite).unwrap();
+    bed.disk.write_at(file, offset, &buffer, BLOCK_SIZE).unwrap();
+    bed.disk.sync(file).unwrap();
+    bed.disk.close(file);
+}
+
+/// The header that would continue the log of one entry in segment 1, of another generation or for
+/// another place.
+fn next_header(bed: &Bed, change: impl Fn(&mut EntryHeader)) -> EntryHeader {
+    let bytes = bed.disk.file_bytes(&Bed::segment(1)).unwrap();
+    let (first, checksum) = EntryHeader::decode(&bytes[BLOCK_SIZE..]).unwrap();
+    let mut header = EntryHeader {
+        kind: EntryKind::Value,
+        offset: 2 * BLOCK_SIZE as u64,
+        sequence: 2,
+        durable_sequence: 1,
+        slot: Slot(2),
+        ballot: Ballot { round: 9, node: NodeId(3) },
+        value_size: 0,
+        value_checksum: Checksum::default(),
+        previous: checksum,
+        ..first
+    };
+    change(&mut header);
+    header
+}
+
+#[test]
+fn an_entry_of_an_older_use_of_the_block_is_not_taken_for_one_of_the_log() {
+    stale_blocks();
+}
+
+pub fn stale_blocks() {
+    type Change = fn(&mut EntryHeader);
+    let stale: [(&str, Change, bool); 7] = [
+        ("right", |_| {}, true),
+        ("an older generation", |header| header.place.generation -= 1, false),
+        ("another segment", |header| header.place.segment += 1, false),
+        ("another group", |header| header.place.group.0 += 1, false),
+        ("another cluster", |header| header.place.cluster.0 += 1, false),
+        ("another offset", |header| header.offset += BLOCK_SIZE as u64, false),
+        ("another chain", |header| header.previous.0 ^= 1, false),
+    ];
+    for (what, change, taken) in stale {
+        let mut bed = Bed::new(1, options());
+        bed.append(50);
+        while bed.event() {}
+        bed.kill(&mut Rng::new(1));
+        let header = next_header(&bed, change);
+        put_block(&mut bed, &Bed::segment(1), header.offset.min(8192), &header.encode().0);
+        let found = bed.recover_quietly().unwrap();
+        assert_eq!(found.accepted.len(), if taken { 2 } else { 1 }, "{what}");
+        assert_eq!(found.torn_bytes > 0, !taken, "{what}: it is cut");
+    }
+}
+
+#[test]
+fn a_stale_entry_behind_damage_proves_nothing() {
+    // An older use of the file told of sequences far above: not of this log's.
+    let mut bed = Bed::new(1, options());
+    bed.append(50);
+    while bed.event() {}
+    bed.kill(&mut Rng::new(1));
+    let header = next_header(&bed, |header| {
+        header.place.generation -= 1;
+        header.offset = 5 * BLOCK_SIZE as u64;
+        header.sequence = 70;
+        header.durable_sequence = 69;
+    });
+    put_block(&mut bed, &Bed::segment(1), header.offset, &header.encode().0);
+    let found = bed.recover_quietly().unwrap();
+    assert_eq!((found.accepted.len(), found.torn_bytes), (1, BLOCK_SIZE as u64));
+}
+
+#[test]
+fn missing_files_are_damage() {
+    let mut bed = filled(1);
+    bed.disk.remove(&Bed::segment(2)).unwrap();
+    assert_corrupt(&mut bed, &Bed::segment(2), 0, "a segment in the middle");
+
+    let mut bed = filled(1);
+    let last = bed.disk.file_names().len();
+    for number in (1..=last as u64).rev() {
+        // Absent ones are no matter.
+        drop(bed.disk.remove(&Bed::segment(number)));
+    }
+    assert_corrupt(&mut bed, &Bed::segment(1), 0, "all segments");
+
+    let mut bed = filled(1);
+    bed.disk.remove(&format!("{}/vote", folder())).unwrap();
+    assert!(matches!(bed.recover_quietly(), Err(LogError::Unformatted(_))));
+    assert_eq!(bed.inspect().damage.len(), 1);
+
+    let mut bed = filled(1);
+    bed.disk.remove("identity.toml").unwrap();
+    assert!(matches!(DataDir::load(&mut bed.disk), Err(IdentityError::Unformatted)));
+    assert_eq!(bed.inspect().damage[0].file, "identity.toml");
+}
+
+#[test]
+fn the_identity_is_guarded() {
+    for seed in 0..50 {
+        let mut bed = filled(1);
+        let flipped = bed.disk.flip_bit(Region::Identity, &mut Rng::new(seed)).unwrap();
+        let loaded = DataDir::load(&mut bed.disk);
+        // Padding at the end may be trimmed away; anything else is noticed.
+        let error = loaded.expect_err(&format!("{flipped:?}"));
+        assert!(matches!(error, IdentityError::Damaged(_)), "{flipped:?}: {error}");
+        assert_eq!(bed.inspect().damage[0].file, "identity.toml");
+    }
+}
+
+#[test]
+fn the_disk_of_another_node_is_refused() {
+    let mut other = Bed::new(1, LogOptions { node: NodeId(2), ..options() });
+    other.append(10);
+    while other.event() {}
+    other.kill(&mut Rng::new(1));
+    let mut bed = filled(1);
+    bed.disk.restore_copy(&other.disk.save_copy());
+    let opened = Log::open(&mut bed.disk, &folder(), options());
+    match opened.map(|(_, recovered)| recovered) {
+        Err(LogError::Foreign { file, why }) => {
+            assert!(file.ends_with("vote") && why.contains("node 2"), "{file}: {why}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_empty_value_has_nothing_to_damage_but_its_header() {
+    let mut bed = Bed::new(1, options());
+    bed.append(0);
+    bed.append(10);
+    while bed.event() {}
+    bed.kill(&mut Rng::new(1));
+    assert_eq!(Batch::noop().entry_size(), BLOCK_SIZE);
+    bed.disk.flip_at(&Bed::segment(1), BLOCK_SIZE as u64 + 130, 0);
+    // Both were in one write, which nothing attests: a torn tail.
+    let found = bed.recover_quietly().unwrap();
+    assert_eq!((found.entries, found.torn_bytes), (0, 2 * BLOCK_SIZE as u64));
+}

@@ -1,0 +1,13 @@
+//! Tests of the log on the simulated disk. `bed.rs` has the log under test and the model that it
+//! is held against; the other files have a concept each.
+
+mod bed;
+mod crashes;
+mod damage;
+mod failures;
+mod inspected;
+#[cfg(feature = "mutants")]
+mod mutants;
+mod random;
+mod reading;
+mod votes;

@@ -1,0 +1,221 @@
+//! Reads by slot and by position: from the segment being written, from sealed ones in memory, and
+//! through index footers on disk; after restarts; with damage and errors.
+
+use std::time::Duration;
+
+use super::bed::{Bed, options};
+use crate::base::limits::BLOCK_SIZE;
+use crate::base::rng::Rng;
+use crate::base::{Position, Slot};
+use crate::log::{
+    FILES_CACHED_MAX, FOOTERS_CACHED_MAX, NotStored, PositionLookup, READS_MAX, ReadEntry,
+    ReadError, ReadTicket,
+};
+use crate::sim::disk::{OpFault, OpKind};
+
+/// A log with `count` entries of up to four blocks, all durable and applied.
+fn filled(seed: u64, count: u64) -> Bed {
+    let mut bed = Bed::new(seed, options());
+    let mut rng = Rng::new(seed);
+    for _ in 0..count {
+        bed.append(rng.below(16_000) as usize);
+        while bed.event() {}
+        assert!(bed.apply());
+    }
+    bed.idle(Duration::from_millis(100), u32::MAX);
+    bed
+}
+
+fn finish(bed: &mut Bed, ticket: u64) -> Result<ReadEntry, ReadError> {
+    loop {
+        if let Some(at) = bed.reads.iter().position(|(found, _)| *found == ReadTicket(ticket)) {
+            return bed.reads.swap_remove(at).1;
+        }
+        assert!(bed.event(), "the read ends");
+    }
+}
+
+fn read_slot(bed: &mut Bed, slot: Slot) -> Result<ReadEntry, ReadError> {
+    let log = bed.log.as_mut().unwrap();
+    log.read_slot(&mut bed.disk, ReadTicket(slot.0), slot).expect("it is stored");
+    finish(bed, slot.0)
+}
+
+fn read_position(bed: &mut Bed, position: Position) -> Result<ReadEntry, ReadError> {
+    let log = bed.log.as_mut().unwrap();
+    log.read_position(&mut bed.disk, ReadTicket(position.0), position).expect("it is stored");
+    finish(bed, position.0)
+}
+
+/// Everything, by slot and by position, is what was appended.
+fn assert_reads(bed: &mut Bed) {
+    for entry in bed.model.appended.clone() {
+        let found = read_slot(bed, entry.slot).unwrap();
+        assert_eq!((found.slot, found.ballot), (entry.slot, entry.ballot));
+        assert_eq!(found.batch.value(), entry.value);
+        let Some((first, count)) = bed.model.positions.get(&entry.slot).copied() else { continue };
+        assert_eq!(found.first_position, Some(first));
+        for position in (0..u64::from(count)).map(|at| first.plus(at)) {
+            let found = read_position(bed, position).unwrap();
+            assert_eq!((found.slot, found.first_position), (entry.slot, Some(first)));
+            assert_eq!(found.batch.value(), entry.value);
+            match bed.log().slot_at(position) {
+                PositionLookup::Slot { slot, first: at } => {
+                    assert_eq!((slot, at), (entry.slot, first));
+                }
+                other => panic!("its footer has just been read: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_slot_and_position_is_found_over_segments_and_restarts() {
+    let mut bed = filled(1, 40);
+    let stats = bed.log().stats();
+    assert!(stats.indexed_segments >= 4 && stats.entries_in_memory > 0, "{stats:?}");
+    assert_reads(&mut bed);
+    bed.power_loss(&mut Rng::new(1));
+    bed.recover().unwrap();
+    // Chosen is known up to the last entry's word; the rest is learnt again.
+    while bed.apply() {}
+    bed.idle(Duration::from_millis(100), u32::MAX);
+    assert_reads(&mut bed);
+}
+
+#[test]
+fn footers_and_files_pushed_out_of_memory_are_read_again() {
+    let segments = FILES_CACHED_MAX as u64 + 20;
+    let mut bed = Bed::new(3, options());
+    for _ in 0..segments * 3 {
+        bed.append(15_000);
+        while bed.event() {}
+        assert!(bed.apply());
+    }
+    bed.idle(Duration::from_millis(100), u32::MAX);
+    let stats = bed.log().stats();
+    assert!(stats.indexed_segments as usize > FILES_CACHED_MAX, "{stats:?}");
+    assert!(stats.indexed_segments as usize > FOOTERS_CACHED_MAX);
+    assert!(stats.entries_in_memory < 10, "{stats:?}");
+    assert_eq!(bed.log().slot_at(Position(0)), PositionLookup::OnDisk);
+    let mut rng = Rng::new(5);
+    let last = bed.model.slot_max.0;
+    for _ in 0..300 {
+        let slot = Slot(1 + rng.below(last));
+        let found = read_slot(&mut bed, slot).unwrap();
+        assert_eq!(found.batch.value(), bed.model.appended[slot.0 as usize - 1].value);
+    }
+}
+
+#[test]
+fn a_slot_accepted_again_is_read_with_its_latest_value() {
+    use super::bed::Step::*;
+    let mut bed = Bed::new(1, options());
+    bed.play(&[Append(100), Append(200), Drain, Again(300), Drain], u32::MAX);
+    let latest = bed.model.appended[2].clone();
+    let found = read_slot(&mut bed, Slot(2)).unwrap();
+    assert_eq!((found.ballot, found.batch.value()), (latest.ballot, &latest.value[..]));
+    assert_eq!(found.first_position, None, "not applied yet");
+    bed.play(&[Apply(2), Repeat, Drain], u32::MAX);
+    let found = read_slot(&mut bed, Slot(2)).unwrap();
+    assert_eq!(found.batch.value(), &latest.value[..]);
+    assert_eq!(found.first_position, Some(bed.model.positions[&Slot(2)].0));
+}
+
+#[test]
+fn what_is_not_there_or_not_durable_is_refused_at_once() {
+    let mut bed = filled(1, 3);
+    let slot = bed.append(5).0 + 1;
+    let log = bed.log.as_mut().unwrap();
+    let disk = &mut bed.disk;
+    let ticket = ReadTicket(1);
+    assert_eq!(log.read_slot(disk, ticket, Slot(99)), Err(NotStored::Missing));
+    assert_eq!(log.read_slot(disk, ticket, Slot(0)), Err(NotStored::Missing));
+    assert_eq!(log.read_slot(disk, ticket, Slot(slot - 1)), Err(NotStored::NotDurable));
+    assert_eq!(log.read_position(disk, ticket, Position(1 << 40)), Err(NotStored::Missing));
+    assert_eq!(log.slot_at(Position(1 << 40)), PositionLookup::Unknown);
+    for ticket in 0..READS_MAX as u64 {
+        log.read_slot(disk, ReadTicket(ticket), Slot(1 + ticket % 3)).unwrap();
+    }
+    let more = log.read_slot(disk, ReadTicket(1 << 20), Slot(1));
+    assert_eq!(more, Err(NotStored::Busy));
+    while bed.event() {}
+    assert_eq!(bed.reads.len(), READS_MAX);
+    assert!(bed.reads.iter().all(|(_, result)| result.is_ok()));
+}
+
+#[test]
+fn a_read_error_is_reported_and_the_log_goes_on() {
+    for fault in [OpFault::Error] {
+        let mut bed = filled(1, 10);
+        bed.disk.inject(OpKind::Read, 0, fault);
+        let error = read_slot(&mut bed, Slot(9)).unwrap_err();
+        assert!(matches!(&error, ReadError::Io(why) if why.contains("reading")), "{error}");
+        assert!(read_slot(&mut bed, Slot(9)).is_ok(), "the next one may succeed");
+        bed.append(10);
+        while bed.event() {}
+        assert_eq!(bed.model.durable, bed.model.appended.len());
+    }
+}
+
+#[test]
+fn damage_is_found_by_the_read_that_meets_it_and_named() {
+    let mut bed = filled(2, 30);
+    let report = bed.inspect();
+    let segment = report.groups[0].segments[0].file.clone();
+    // The first entry of the first segment, which has a footer.
+    bed.disk.flip_at(&segment, BLOCK_SIZE as u64 + 5, 3);
+    let Err(ReadError::Damaged(damage)) = read_slot(&mut bed, Slot(1)) else {
+        panic!("the damage is found")
+    };
+    assert_eq!((damage.file, damage.offset), (segment.clone(), BLOCK_SIZE as u64));
+    assert_eq!(damage.slot, Some(1));
+    bed.disk.flip_at(&segment, BLOCK_SIZE as u64 + 5, 3);
+    assert!(read_slot(&mut bed, Slot(1)).is_ok());
+}
+
+#[test]
+fn a_damaged_footer_fails_the_reads_that_need_it_and_no_others() {
+    let mut bed = filled(2, 60);
+    let report = bed.inspect();
+    let segments = &report.groups[0].segments;
+    assert!(segments.len() > FOOTERS_CACHED_MAX + 3, "{}", segments.len());
+    let first = segments[0].clone();
+    let length = bed.disk.file_bytes(&first.file).unwrap().len() as u64;
+    bed.disk.flip_at(&first.file, length - 10, 0);
+    let (low, high) = (first.slot_first.unwrap(), first.slot_last.unwrap());
+    // The footer of the oldest segment has left memory.
+    let Err(ReadError::Damaged(damage)) = read_slot(&mut bed, Slot(low)) else {
+        panic!("the damage is found")
+    };
+    assert_eq!((damage.file, damage.offset), (first.file, length - BLOCK_SIZE as u64));
+    assert!(read_slot(&mut bed, Slot(high + 1)).is_ok());
+}
+
+/// Slots that were accepted far ahead of the ones before them: every segment's range of slots
+/// covers those of many others, more than there are footers in the cache.
+#[test]
+fn a_slot_is_found_among_more_overlapping_segments_than_footers_are_cached() {
+    let mut bed = Bed::new(7, options());
+    let count = 3 * FOOTERS_CACHED_MAX as u64;
+    for slot in 1..=count {
+        bed.append_slot(Slot(slot), 16_000);
+        bed.append_slot(Slot(count + slot), 16_000);
+        while bed.event() {}
+    }
+    while bed.apply() {}
+    bed.idle(Duration::from_millis(100), u32::MAX);
+    assert!(bed.log().stats().indexed_segments > count / 2, "{:?}", bed.log().stats());
+    for restarts in 0..2 {
+        for entry in bed.model.appended.clone() {
+            let found = read_slot(&mut bed, entry.slot).unwrap();
+            assert_eq!(found.batch.value(), entry.value, "{} after {restarts}", entry.slot);
+            let Some((first, _)) = bed.model.positions.get(&entry.slot).copied() else { continue };
+            if found.first_position.is_some() && entry.value[0] > 0 {
+                assert_eq!(read_position(&mut bed, first).unwrap().slot, entry.slot);
+            }
+        }
+        bed.power_loss(&mut Rng::new(7));
+        bed.recover().unwrap();
+    }
+}

@@ -1,0 +1,77 @@
+//! What a judge outside wants to see of a node: everything it applied, in order, and what it found
+//! on its disk when it started.
+//!
+//! Off in production. The simulator turns it on ([`super::NodeOptions::audit`]) and takes what has
+//! gathered after every turn, so that agreement is checked on what the node did, not on what it
+//! says of itself.
+
+use super::{AppliedSlot, Node};
+use crate::base::{Ballot, Checksum, Slot};
+use crate::log::LogRecovered;
+
+/// What a node found on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredState {
+    /// The promise.
+    pub promised: Ballot,
+    /// Every slot up to here is chosen and held.
+    pub chosen: Slot,
+    /// What it holds above, by slot.
+    pub accepted: Vec<(Slot, Ballot, Checksum)>,
+    /// Bytes of a torn tail that were cut.
+    pub torn_bytes: u64,
+    /// Index footers that were damaged.
+    pub footers_damaged: u32,
+    /// Whether one copy of the vote was mended.
+    pub vote_repaired: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Audit {
+    is_on: bool,
+    recovered: RecoveredState,
+    /// Since the last [`Node::take_applied`].
+    applied: Vec<AppliedSlot>,
+}
+
+impl Audit {
+    pub(super) fn new(is_on: bool) -> Audit {
+        Audit { is_on, ..Audit::default() }
+    }
+
+    pub(super) fn applied(&mut self, applied: impl FnOnce() -> AppliedSlot) {
+        if self.is_on {
+            self.applied.push(applied());
+        }
+    }
+
+    pub(super) fn recovered(&mut self, recovered: &LogRecovered) {
+        if !self.is_on {
+            return;
+        }
+        let accepted = recovered.accepted.iter();
+        self.recovered = RecoveredState {
+            promised: recovered.promised,
+            chosen: recovered.chosen,
+            accepted: accepted
+                .map(|(slot, ballot, batch)| (*slot, *ballot, batch.checksum()))
+                .collect(),
+            torn_bytes: recovered.torn_bytes,
+            footers_damaged: recovered.footers_damaged,
+            vote_repaired: recovered.vote_repaired,
+        };
+    }
+}
+
+impl Node {
+    /// What was found on the disk at the start. Empty unless audited.
+    pub fn recovered(&self) -> &RecoveredState {
+        &self.audit.recovered
+    }
+
+    /// Moves what was applied since the last call, the replayed slots included, to the end of
+    /// `applied`. Nothing unless audited.
+    pub fn take_applied(&mut self, applied: &mut Vec<AppliedSlot>) {
+        applied.append(&mut self.audit.applied);
+    }
+}

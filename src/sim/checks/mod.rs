@@ -1,0 +1,127 @@
+//! What must hold, each in a file of its own with its property, and the judge who asks all of
+//! them.
+//!
+//! The world tells the judge what every node applied, sent and recovered, and what every client
+//! was answered. The first violation ends the run.
+
+pub mod agreement;
+pub mod bounds;
+pub mod durability;
+pub mod linearizability;
+pub mod promises;
+pub mod values;
+pub mod watermarks;
+
+use std::fmt;
+
+use super::counters::{Counters, Hit};
+use super::history::History;
+use crate::base::NodeId;
+use crate::node::{AppliedSlot, RecoveredState};
+
+/// A property that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The check that found it.
+    pub check: &'static str,
+    /// What was found.
+    pub text: String,
+}
+
+impl Violation {
+    /// A finding of `check`.
+    pub fn new(check: &'static str, text: impl fmt::Display) -> Violation {
+        Violation { check, text: text.to_string() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.check, self.text)
+    }
+}
+
+/// All checks over one run.
+pub struct Judge {
+    agreement: agreement::Agreement,
+    values: values::Values,
+    /// What nodes tell each other.
+    pub promises: promises::Promises,
+    /// Watermarks and promises as each node tells them.
+    pub watermarks: watermarks::Watermarks,
+    durability: durability::Durability,
+}
+
+impl Judge {
+    /// A judge over `nodes` nodes.
+    pub fn new(nodes: usize) -> Judge {
+        Judge {
+            agreement: agreement::Agreement::new(nodes),
+            values: values::Values::default(),
+            promises: promises::Promises::new(nodes),
+            watermarks: watermarks::Watermarks::new(nodes),
+            durability: durability::Durability::default(),
+        }
+    }
+
+    /// A node has started with what its disk held.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn recovered(
+        &mut self,
+        node: NodeId,
+        found: &RecoveredState,
+        hits: &mut Counters,
+    ) -> Result<(), Violation> {
+        self.agreement.restarted(node);
+        self.watermarks.restarted(node);
+        self.promises.recovered(node, found, hits)
+    }
+
+    /// A node has applied a slot.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn applied(
+        &mut self,
+        node: NodeId,
+        applied: &AppliedSlot,
+        history: &History,
+        hits: &mut Counters,
+    ) -> Result<(), Violation> {
+        hits.hit(Hit::SlotCompared);
+        if self.agreement.applied(node, applied)? {
+            self.values.chosen(applied, history)?;
+        }
+        Ok(())
+    }
+
+    /// The clients have been answered: looks at what was acknowledged since the last call.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn answered(&mut self, history: &History) -> Result<(), Violation> {
+        self.durability.check_new(history, &self.values)
+    }
+
+    /// The run is over.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn end(&mut self, history: &History) -> Result<(), Violation> {
+        self.durability.check_all(history, &self.values)?;
+        self.values.check_failed(history)?;
+        linearizability::check(history, &self.values)
+    }
+
+    /// Records chosen so far.
+    pub fn records(&self) -> usize {
+        self.values.log().len()
+    }
+
+    /// Slots chosen so far.
+    pub fn slots(&self) -> usize {
+        self.agreement.slots()
+    }
+}

@@ -1,0 +1,200 @@
+//! Promises and acceptances are kept.
+//!
+//! Property, read from what nodes send each other and from what they find on their disks:
+//! - on one connection, promised ballots never go down, and over restarts no promise is below one
+//!   that had been told;
+//! - an Accepted below a promise that was told names a slot that the promise reported (at that
+//!   ballot or above) or counted as chosen;
+//! - a candidate never uses a ballot of an earlier life again;
+//! - one (ballot, slot) has one value;
+//! - after a restart a node finds on its disk every promise and every acceptance that it had told.
+
+use std::collections::BTreeMap;
+
+use super::Violation;
+use crate::base::{Ballot, Batch, BlockPool, Checksum, NodeId, Slot};
+use crate::io::ConnId;
+use crate::node::RecoveredState;
+use crate::paxos::Message;
+use crate::sim::counters::{Counters, Hit};
+use crate::wire::{FrameDecoder, decode_message};
+
+const NAME: &str = "promises";
+
+/// The highest promise a node has told, and what it reported with it.
+#[derive(Default)]
+struct Told {
+    promised: Ballot,
+    chosen: Slot,
+    reported: BTreeMap<Slot, Ballot>,
+    /// The highest ballot at which it told to have accepted, by slot.
+    accepted: BTreeMap<Slot, Ballot>,
+    /// The highest ballot of a promise or acceptance told in earlier lives.
+    floor: Ballot,
+    /// The highest ballot it has sent a prepare for; and in earlier lives.
+    prepared: Ballot,
+    prepared_before: Ballot,
+}
+
+struct Stream {
+    node: NodeId,
+    decoder: FrameDecoder,
+    promised: Ballot,
+}
+
+/// Listens to all that nodes send on the connections that they dialled.
+pub struct Promises {
+    nodes: Vec<Told>,
+    streams: BTreeMap<ConnId, Stream>,
+    proposed: BTreeMap<(Ballot, Slot), Checksum>,
+    pool: BlockPool,
+}
+
+impl Promises {
+    /// Over `nodes` nodes.
+    pub fn new(nodes: usize) -> Promises {
+        Promises {
+            nodes: (0..nodes).map(|_| Told::default()).collect(),
+            streams: BTreeMap::new(),
+            proposed: BTreeMap::new(),
+            pool: BlockPool::new(1 << 20),
+        }
+    }
+
+    /// A node has started with this on its disk.
+    ///
+    /// # Errors
+    /// When it does not hold what the node had told.
+    pub fn recovered(
+        &mut self,
+        node: NodeId,
+        found: &RecoveredState,
+        hits: &mut Counters,
+    ) -> Result<(), Violation> {
+        self.streams.retain(|_, stream| stream.node != node);
+        let told = &mut self.nodes[usize::from(node.0) - 1];
+        let highest = told.accepted.values().copied().max().unwrap_or_default();
+        let due = told.promised.max(highest).max(told.floor);
+        if found.promised < due {
+            let text = format!("node {node} had told ballot {due} and finds {}", found.promised);
+            return Err(Violation::new(NAME, text));
+        }
+        hits.add(Hit::PromiseChecked, u64::from(due > Ballot::NONE));
+        let held: BTreeMap<Slot, Ballot> =
+            found.accepted.iter().map(|(slot, ballot, _)| (*slot, *ballot)).collect();
+        for (slot, ballot) in &told.accepted {
+            let is_held = *slot <= found.chosen || held.get(slot).is_some_and(|at| at >= ballot);
+            if !is_held {
+                let text = format!("node {node} had accepted slot {slot} at ballot {ballot}");
+                let text = format!("{text} and finds {:?}", held.get(slot));
+                return Err(Violation::new(NAME, text));
+            }
+        }
+        hits.add(Hit::AcceptanceChecked, told.accepted.len() as u64);
+        told.floor = due;
+        told.prepared_before = told.prepared;
+        Ok(())
+    }
+
+    /// A node sends these bytes on a connection that it dialled.
+    ///
+    /// # Errors
+    /// When a message breaks a promise.
+    pub fn sent(
+        &mut self,
+        node: NodeId,
+        conn: ConnId,
+        bytes: &[u8],
+        hits: &mut Counters,
+    ) -> Result<(), Violation> {
+        let fresh = || Stream { node, decoder: FrameDecoder::new(), promised: Ballot::default() };
+        let stream = self.streams.entry(conn).or_insert_with(fresh);
+        let mut rest = bytes;
+        let told = &mut self.nodes[usize::from(node.0) - 1];
+        loop {
+            let frame = match stream.decoder.next(&mut rest, &self.pool) {
+                Ok(None) => return Ok(()),
+                Ok(Some(frame)) => frame,
+                Err(error) => {
+                    let text = format!("node {node} sends what is no frame: {error}");
+                    return Err(Violation::new(NAME, text));
+                }
+            };
+            if !frame.kind.is_peer() {
+                continue;
+            }
+            let message = decode_message(frame, &self.pool).map_err(|error| {
+                Violation::new(NAME, format!("node {node} sends a damaged message: {error}"))
+            })?;
+            hits.hit(Hit::MessageSeen);
+            tracing::debug!(%node, ?conn, ?message, "sends");
+            told.sent(node, &message, &mut stream.promised)?;
+            if let Message::Accept { ballot, slot, value, .. } = message {
+                check_one_value(&mut self.proposed, ballot, slot, &value)?;
+            }
+        }
+    }
+}
+
+fn check_one_value(
+    proposed: &mut BTreeMap<(Ballot, Slot), Checksum>,
+    ballot: Ballot,
+    slot: Slot,
+    value: &Batch,
+) -> Result<(), Violation> {
+    let checksum = value.checksum();
+    let first = *proposed.entry((ballot, slot)).or_insert(checksum);
+    if first == checksum {
+        return Ok(());
+    }
+    let text = format!("ballot {ballot} proposes {first} and {checksum} for slot {slot}");
+    Err(Violation::new(NAME, text))
+}
+
+impl Told {
+    fn sent(
+        &mut self,
+        node: NodeId,
+        message: &Message<Batch>,
+        on_stream: &mut Ballot,
+    ) -> Result<(), Violation> {
+        let bad = |text: String| Err(Violation::new(NAME, format!("node {node}: {text}")));
+        match message {
+            Message::Promise { ballot, chosen, accepted } => {
+                if ballot < on_stream || *ballot < self.floor {
+                    let text = format!("promises {ballot} after {}", self.floor.max(*on_stream));
+                    return bad(text);
+                }
+                *on_stream = *ballot;
+                if *ballot > self.promised {
+                    self.promised = *ballot;
+                    self.chosen = *chosen;
+                    self.reported = accepted.iter().map(|told| (told.slot, told.ballot)).collect();
+                }
+                Ok(())
+            }
+            Message::Accepted { ballot, slot } => {
+                let reported = self.reported.get(slot);
+                let covered =
+                    *slot <= self.chosen || reported.is_some_and(|reported| reported >= ballot);
+                if *ballot < self.promised && !covered {
+                    let promised = self.promised;
+                    let text = format!("accepts slot {slot} at {ballot} after promising");
+                    return bad(format!("{text} {promised} with {reported:?} reported for it"));
+                }
+                let highest = self.accepted.entry(*slot).or_default();
+                *highest = (*highest).max(*ballot);
+                Ok(())
+            }
+            Message::Prepare { ballot, .. } => {
+                if *ballot <= self.prepared_before {
+                    let before = self.prepared_before;
+                    return bad(format!("prepares {ballot}, in an earlier life {before}"));
+                }
+                self.prepared = self.prepared.max(*ballot);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a run has hit: every fault class and every branch of interest has a name and a count.
+//!
+//! A class that a thousand seeds never hit is not tested, whatever the code looks like: `loggos
+//! sim` reports it. Written by the world and its faults, summed over runs by the command.
+
+use std::collections::BTreeMap;
+
+use super::disk::counts;
+
+/// What a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HitKind {
+    /// A fault that the world has injected.
+    Fault,
+    /// A branch of the production code that matters.
+    Branch,
+    /// A check that has been made with something to check.
+    Check,
+}
+
+macro_rules! hits {
+    ($($kind:ident { $($name:ident = $text:literal,)* })*) => {
+        /// Everything that is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Hit {
+            $($(#[doc = $text] $name,)*)*
+        }
+
+        impl Hit {
+            /// Every counter.
+            pub const ALL: &[Hit] = &[$($(Hit::$name,)*)*];
+
+            /// Its name in reports.
+            pub fn name(self) -> &'static str {
+                match self { $($(Hit::$name => $text,)*)* }
+            }
+
+            /// What it counts.
+            pub fn kind(self) -> HitKind {
+                match self { $($(Hit::$name => HitKind::$kind,)*)* }
+            }
+        }
+    };
+}
+
+hits! {
+    Fault {
+        PartitionOneWay = "partition: one direction of one pair",
+        PartitionPair = "partition: one pair",
+        PartitionGroups = "partition: two groups",
+        PartitionIsolate = "partition: one node alone",
+        PartitionChain = "partition: only neighbours are connected",
+        LinkFlap = "link flaps",
+        LinkSlow = "link slow for a while",
+        ConnectionReset = "connection reset",
+        ConnectionResetMidFrame = "connection reset between two bytes",
+        ConnectRefused = "connection attempt refused",
+        ConnectLost = "connection attempt unanswered",
+        SenderTimeout = "connection given up by the sender",
+        HalfOpen = "connection half open after a power cut",
+        Kill = "process killed",
+        PowerCut = "power cut on one node",
+        PowerCutAll = "power cut on all nodes at once",
+        PowerCutMinority = "power cut on a minority at once",
+        Pause = "process paused",
+        ClockRate = "clock runs at another rate",
+        ClockJump = "clock jumps forward",
+        ClientDies = "client drops its connection",
+    }
+    Branch {
+        Elected = "leader elected",
+        SteppedDown = "leader stepped down",
+        CandidateFailed = "campaign failed",
+        HoleFilled = "hole filled with a no-op",
+        Reopened = "node reopened its log",
+        TornTailCut = "torn tail cut at start",
+        VoteMended = "damaged copy of the vote mended at start",
+        FooterDamaged = "damaged index footer written again",
+        AcceptedRecovered = "accepted slots above the watermark recovered",
+        SegmentRolled = "segment rolled",
+        OpenRefused = "node refused to open its log",
+        DiskFailed = "node stopped because of its disk",
+        BackPressure = "node stopped reading clients",
+        LongPoll = "read waited for new records",
+        ReadFromDisk = "read served from the log's files",
+        AnswerNotLeader = "client answered: not the leader",
+        AnswerUnknown = "client answered: outcome unknown",
+        AnswerDiskFull = "client answered: disk full",
+        AnswerOverloaded = "client answered: overloaded",
+        AnswerUnavailable = "client answered: unavailable",
+        AnswerCorrupted = "client answered: corrupted",
+    }
+    Check {
+        AppendAcked = "append acknowledged",
+        AppendUnknown = "append with unknown outcome",
+        AppendFailed = "append certainly without effect",
+        ReadDone = "read answered",
+        TailDone = "tail answered",
+        SlotCompared = "slot compared between replicas",
+        PromiseChecked = "promise found kept after a restart",
+        AcceptanceChecked = "acceptance found kept after a restart",
+        MessageSeen = "message between replicas seen",
+        LivenessReached = "progress after healing",
+    }
+}
+
+/// Counts of one or many runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    counts: BTreeMap<Hit, u64>,
+    /// What the disks counted, by their names.
+    disk: BTreeMap<&'static str, u64>,
+}
+
+impl Counters {
+    /// Counts one hit.
+    pub fn hit(&mut self, hit: Hit) {
+        self.add(hit, 1);
+    }
+
+    /// Counts `count` hits.
+    pub fn add(&mut self, hit: Hit, count: u64) {
+        if count > 0 {
+            *self.counts.entry(hit).or_default() += count;
+        }
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Counters) {
+        other.counts.iter().for_each(|(hit, count)| self.add(*hit, *count));
+        other.disk.iter().for_each(|(name, count)| self.add_disk(name, *count));
+    }
+
+    /// The count.
+    pub fn get(&self, hit: Hit) -> u64 {
+        self.counts.get(&hit).copied().unwrap_or(0)
+    }
+
+    /// Adds what a disk has counted.
+    pub fn add_disk(&mut self, name: &'static str, count: u64) {
+        *self.disk.entry(name).or_default() += count;
+    }
+
+    /// What the disks counted.
+    pub fn disk(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.disk.iter().map(|(name, count)| (*name, *count))
+    }
+
+    /// What was never hit, by name.
+    pub fn never_hit(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let own = Hit::ALL.iter().filter(|hit| self.get(**hit) == 0).map(|hit| hit.name());
+        own.chain(counts::FAULTS.into_iter().filter(|name| !self.disk.contains_key(name)))
+    }
+}

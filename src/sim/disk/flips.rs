@@ -1,0 +1,211 @@
+//! Damage at rest, in a chosen region of the log's files.
+
+use crate::base::limits::{BLOCK_SIZE, block_align};
+use crate::base::rng::Rng;
+use crate::log::layout::{BlockKind, FileKind, HEADER_BYTES, block_kind, file_kind, footer_bytes};
+
+use super::names::Inode;
+use super::{SimDisk, counts};
+
+/// Where damage is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Region {
+    /// The header of an entry that is not the last one.
+    Header,
+    /// The value of an entry that is not the last one.
+    Payload,
+    /// The zeros behind the value of an entry that is not the last one.
+    Padding,
+    /// The first block of a segment.
+    SegmentHeader,
+    /// The index footer of a segment.
+    Footer,
+    /// The last entry of the log.
+    Tail,
+    /// Blocks of a segment that nothing was written to.
+    Blank,
+    /// One copy of a vote.
+    Vote,
+    /// The identity.
+    Identity,
+}
+
+impl Region {
+    /// Every region.
+    pub const ALL: [Region; 9] = [
+        Region::Header,
+        Region::Payload,
+        Region::Padding,
+        Region::SegmentHeader,
+        Region::Footer,
+        Region::Tail,
+        Region::Blank,
+        Region::Vote,
+        Region::Identity,
+    ];
+
+    fn counter(self) -> &'static str {
+        match self {
+            Region::Header => counts::FLIP_HEADER,
+            Region::Payload => counts::FLIP_PAYLOAD,
+            Region::Padding => counts::FLIP_PADDING,
+            Region::SegmentHeader => counts::FLIP_SEGMENT,
+            Region::Footer => counts::FLIP_FOOTER,
+            Region::Tail => counts::FLIP_TAIL,
+            Region::Blank => counts::FLIP_BLANK,
+            Region::Vote => counts::FLIP_VOTE,
+            Region::Identity => counts::FLIP_IDENTITY,
+        }
+    }
+}
+
+/// Where a bit was flipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flipped {
+    /// The file.
+    pub file: String,
+    /// The byte's offset in it.
+    pub offset: u64,
+    /// Which bit of the byte.
+    pub bit: u32,
+    /// The offset of the structure that it belongs to: what a checksum error is told of.
+    pub structure: u64,
+}
+
+/// A run of bytes of one region.
+#[derive(Clone, Debug)]
+struct Span {
+    inode: Inode,
+    file: String,
+    region: Region,
+    start: u64,
+    length: u64,
+    structure: u64,
+}
+
+impl SimDisk {
+    /// Flips one bit of the region, chosen by `rng` among all of the disk's; `None` when the
+    /// disk has nothing of the kind.
+    pub fn flip_bit(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
+        let span = self.pick(region, rng)?;
+        let offset = span.start + rng.below(span.length);
+        let bit = rng.below(8) as u32;
+        self.files.get_mut(&span.inode).expect("a named file stands").flip(offset, bit);
+        self.counters.hit(region.counter());
+        Some(Flipped { file: span.file, offset, bit, structure: span.structure })
+    }
+
+    /// Makes one block of the region unreadable (EIO) until it is written again.
+    pub fn make_unreadable(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
+        let span = self.pick(region, rng)?;
+        let offset = span.start + rng.below(span.length);
+        let file = self.files.get_mut(&span.inode).expect("a named file stands");
+        file.make_unreadable(offset / BLOCK_SIZE as u64);
+        self.counters.hit(counts::UNREADABLE);
+        Some(Flipped { file: span.file, offset, bit: 0, structure: span.structure })
+    }
+
+    /// Turns one block of the region to zeros.
+    pub fn zero_block(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
+        let span = self.pick(region, rng)?;
+        let offset = span.start + rng.below(span.length);
+        let file = self.files.get_mut(&span.inode).expect("a named file stands");
+        file.zero(offset / BLOCK_SIZE as u64);
+        self.counters.hit(counts::ZEROED);
+        Some(Flipped { file: span.file, offset, bit: 0, structure: span.structure })
+    }
+
+    /// Flips this very bit.
+    ///
+    /// # Panics
+    /// When the file has no such byte.
+    pub fn flip_at(&mut self, file: &str, offset: u64, bit: u32) {
+        let inode = self.names.file(file).expect("the file stands");
+        self.files.get_mut(&inode).expect("a named file stands").flip(offset, bit);
+    }
+
+    fn pick(&self, region: Region, rng: &mut Rng) -> Option<Span> {
+        let mut spans = self.spans();
+        spans.retain(|span| span.region == region && span.length > 0);
+        if spans.is_empty() {
+            return None;
+        }
+        let index = rng.below(spans.len() as u64) as usize;
+        Some(spans.swap_remove(index))
+    }
+
+    /// Every region of every file, by name and offset.
+    fn spans(&self) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::new();
+        let mut last_entry = None;
+        for (name, inode) in self.names.files() {
+            let content = &self.files[&inode];
+            let span = |region, start, length, structure| Span {
+                inode,
+                file: name.to_owned(),
+                region,
+                start,
+                length,
+                structure,
+            };
+            match file_kind(name) {
+                FileKind::Identity => {
+                    spans.push(span(Region::Identity, 0, content.length(), 0));
+                }
+                FileKind::Vote => {
+                    for copy in 0..content.length() / BLOCK_SIZE as u64 {
+                        let start = copy * BLOCK_SIZE as u64;
+                        spans.push(span(Region::Vote, start, BLOCK_SIZE as u64, start));
+                    }
+                }
+                FileKind::Segment(_) => {
+                    let blocks = content.length() / BLOCK_SIZE as u64;
+                    let footer = match blocks {
+                        0 => 0,
+                        _ => footer_bytes(content.current(blocks - 1)) as u64,
+                    };
+                    let mut offset = 0;
+                    let end = content.length().saturating_sub(footer);
+                    while offset < end {
+                        let kind = block_kind(content.current(offset / BLOCK_SIZE as u64));
+                        let (region, length) = match kind {
+                            BlockKind::SegmentHeader => (Region::SegmentHeader, BLOCK_SIZE as u64),
+                            BlockKind::Blank => (Region::Blank, BLOCK_SIZE as u64),
+                            BlockKind::Other => {
+                                offset += BLOCK_SIZE as u64;
+                                continue;
+                            }
+                            BlockKind::Entry { value_size, .. } => {
+                                let value = u64::from(value_size);
+                                let header = HEADER_BYTES as u64;
+                                let size = block_align(HEADER_BYTES + value_size as usize) as u64;
+                                let size = size.min(end - offset);
+                                let first = spans.len();
+                                spans.push(span(Region::Header, offset, header, offset));
+                                let at = offset + header;
+                                let value = value.min(size - header);
+                                spans.push(span(Region::Payload, at, value, offset));
+                                let at = at + value;
+                                let padding = offset + size - at;
+                                spans.push(span(Region::Padding, at, padding, offset));
+                                last_entry = Some(first..spans.len());
+                                offset += size;
+                                continue;
+                            }
+                        };
+                        spans.push(span(region, offset, length, offset));
+                        offset += length;
+                    }
+                    if footer > 0 {
+                        spans.push(span(Region::Footer, end, footer, end));
+                    }
+                }
+                FileKind::Other => {}
+            }
+        }
+        for index in last_entry.into_iter().flatten() {
+            spans[index].region = Region::Tail;
+        }
+        spans
+    }
+}

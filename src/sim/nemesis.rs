@@ -1,0 +1,301 @@
+//! The nemesis: strikes at drawn times with the fault classes of the plan, and takes most of its
+//! faults back after a while.
+//!
+//! Each strike draws all of its randomness before it looks at whether its class is masked, so
+//! that leaving a class out leaves the others as they were.
+
+use std::time::Duration;
+
+use super::checks::Violation;
+use super::clock::RATE_TRUE;
+use super::counters::Hit;
+use super::phases::Phase;
+use super::plan::{Plan, Stream};
+use super::process::Absence;
+use super::trace::HostId;
+use super::world::{Happening, World};
+use crate::base::rng::Rng;
+
+/// A fault that ends by itself.
+#[derive(Clone, Debug)]
+pub enum Undo {
+    /// These directions pass again.
+    Mend(Vec<(HostId, HostId)>),
+    /// A link is as fast as before.
+    Unslow(HostId, HostId),
+    /// A flapping link changes once more, so many times.
+    Flap(HostId, HostId, bool, u32),
+    /// A process runs again.
+    Thaw(usize),
+    /// A clock runs true again.
+    TrueClock(usize),
+}
+
+/// Who strikes.
+pub struct Nemesis {
+    rng: Rng,
+    strikes: u64,
+    /// Cuts in force, to be mended when the world heals.
+    cuts: Vec<(HostId, HostId)>,
+}
+
+/// The faults that a strike chooses from.
+const STRIKES: &[Hit] = &[
+    Hit::PartitionOneWay,
+    Hit::PartitionPair,
+    Hit::PartitionGroups,
+    Hit::PartitionIsolate,
+    Hit::PartitionChain,
+    Hit::LinkFlap,
+    Hit::LinkSlow,
+    Hit::ConnectionReset,
+    Hit::ConnectionResetMidFrame,
+    Hit::Kill,
+    Hit::PowerCut,
+    Hit::PowerCutAll,
+    Hit::PowerCutMinority,
+    Hit::Pause,
+    Hit::ClockRate,
+    Hit::ClockJump,
+    Hit::ClientDies,
+];
+
+/// What one strike has drawn.
+struct Strike {
+    hit: Hit,
+    node: usize,
+    other: usize,
+    client: usize,
+    /// How long it lasts.
+    span: Duration,
+    /// More randomness, for what the class needs.
+    more: u64,
+}
+
+impl Nemesis {
+    /// The nemesis of a plan.
+    pub fn new(plan: &Plan) -> Nemesis {
+        Nemesis { rng: Stream::Faults.rng(plan.seed), strikes: 0, cuts: Vec::new() }
+    }
+
+    /// Cuts in force.
+    pub fn take_cuts(&mut self) -> Vec<(HostId, HostId)> {
+        std::mem::take(&mut self.cuts)
+    }
+
+    fn draw(&mut self, plan: &Plan) -> Strike {
+        let rng = &mut self.rng;
+        let hit = STRIKES[rng.below(STRIKES.len() as u64) as usize];
+        let node = rng.below(plan.nodes as u64) as usize;
+        let other = (node + 1 + rng.below(plan.nodes.max(2) as u64 - 1) as usize) % plan.nodes;
+        let client = rng.below(plan.clients as u64) as usize;
+        // Mostly about as long as an election, sometimes much longer or hardly at all.
+        let scale = [1, 20, 200, 1000, 5000][rng.below(5) as usize];
+        let span = rng.between(Duration::from_millis(1), Duration::from_millis(scale));
+        Strike { hit, node, other, client, span, more: rng.next_u64() }
+    }
+}
+
+impl World {
+    pub(super) fn strike(&mut self) -> Result<(), Violation> {
+        if self.phase != Phase::Safety {
+            return Ok(());
+        }
+        let mean = self.plan.strike_every;
+        let next = self.nemesis.rng.between(mean / 4, mean * 7 / 4);
+        self.queue.after(next, Happening::Strike);
+        let strike = self.nemesis.draw(&self.plan);
+        self.nemesis.strikes += 1;
+        if !self.plan.faults.has(strike.hit) || self.nemesis.strikes > self.plan.strikes_max {
+            return Ok(());
+        }
+        let numbers = [strike.node as u64, strike.other as u64, strike.span.as_nanos() as u64];
+        self.trace.note(self.now(), HostId(strike.node as u16), strike.hit.name(), numbers);
+        let struck = self.carry_out_strike(&strike)?;
+        tracing::debug!(?struck, ?numbers, "{}", strike.hit.name());
+        if struck {
+            self.hits.hit(strike.hit);
+        }
+        Ok(())
+    }
+
+    /// Returns whether there was something to strike.
+    fn carry_out_strike(&mut self, strike: &Strike) -> Result<bool, Violation> {
+        let Strike { hit, node, other, client, span, more } = *strike;
+        let (here, there) = (HostId(node as u16), HostId(other as u16));
+        let nodes = self.plan.nodes;
+        let hosts = nodes + self.plan.clients;
+        match hit {
+            Hit::PartitionOneWay => self.cut(vec![(here, there)], span),
+            Hit::PartitionPair => self.cut(vec![(here, there), (there, here)], span),
+            Hit::PartitionGroups => {
+                let side = |host: usize| more >> host & 1;
+                let apart = |a: usize, b: usize| side(a) != side(b);
+                self.cut(pairs(hosts, apart), span)
+            }
+            Hit::PartitionIsolate => {
+                // With or without the clients.
+                let reach = if more & 1 == 0 { nodes } else { hosts };
+                let apart = |a: usize, b: usize| (a == node || b == node) && a < reach && b < reach;
+                self.cut(pairs(hosts, apart), span)
+            }
+            Hit::PartitionChain => {
+                let apart = |a: usize, b: usize| a < nodes && b < nodes && a.abs_diff(b) > 1;
+                self.cut(pairs(hosts, apart), span)
+            }
+            Hit::LinkFlap => {
+                let times = 4 + (more % 20) as u32;
+                self.undo(Undo::Flap(here, there, false, times))?;
+                nodes > 1
+            }
+            Hit::LinkSlow => {
+                self.net.slow(here, there, Duration::from_micros(more % 200_000));
+                self.queue.after(span, Happening::Undo(Undo::Unslow(here, there)));
+                nodes > 1
+            }
+            Hit::ConnectionReset => self.net.reset_one(&mut self.queue, false),
+            Hit::ConnectionResetMidFrame => self.net.reset_one(&mut self.queue, true),
+            Hit::Kill => self.kill(node, span),
+            Hit::PowerCut => self.power_cut(node, span),
+            Hit::PowerCutAll => (0..nodes).filter(|index| self.power_cut(*index, span)).count() > 0,
+            Hit::PowerCutMinority => {
+                let count = nodes.saturating_sub(1) / 2;
+                let struck = (0..count).map(|step| (node + step) % nodes);
+                struck.filter(|index| self.power_cut(*index, span)).count() > 0
+            }
+            Hit::Pause => self.pause(node, span),
+            Hit::ClockRate => {
+                let rate = [20, 300, 700, 990, 1010, 1500, 3000][(more % 7) as usize];
+                let now = self.now();
+                self.processes[node].clock.set_rate(now, rate * RATE_TRUE / 1000);
+                self.schedule_turn(node, now);
+                self.queue.after(span, Happening::Undo(Undo::TrueClock(node)));
+                true
+            }
+            Hit::ClockJump => {
+                let now = self.now();
+                let by = Duration::from_millis(1 + more % 5_000);
+                self.processes[node].clock.jump(now, by);
+                self.schedule_turn(node, now);
+                true
+            }
+            Hit::ClientDies => self.drop_client(client)?,
+            _ => unreachable!("only what strikes is drawn"),
+        }
+        .pipe(Ok)
+    }
+
+    fn cut(&mut self, pairs: Vec<(HostId, HostId)>, span: Duration) -> bool {
+        let pairs: Vec<_> = pairs.into_iter().filter(|(from, to)| from != to).collect();
+        if pairs.is_empty() {
+            return false;
+        }
+        for (from, to) in &pairs {
+            self.net.cut(*from, *to);
+            self.nemesis.cuts.push((*from, *to));
+        }
+        self.queue.after(span, Happening::Undo(Undo::Mend(pairs)));
+        true
+    }
+
+    /// Mends a cut, if it is still in force.
+    fn mend(&mut self, from: HostId, to: HostId) {
+        let cuts = &mut self.nemesis.cuts;
+        if let Some(index) = cuts.iter().position(|cut| *cut == (from, to)) {
+            cuts.swap_remove(index);
+            self.net.mend(&mut self.queue, from, to);
+        }
+    }
+
+    fn kill(&mut self, node: usize, span: Duration) -> bool {
+        let host = self.processes[node].host;
+        if self.processes[node].live.is_none() {
+            return false;
+        }
+        self.net.process_ended(&mut self.queue, host);
+        self.processes[node].end(Absence::Stopped, false, &mut self.rng);
+        self.queue.after(span, Happening::Start(node));
+        true
+    }
+
+    pub(super) fn power_cut(&mut self, node: usize, span: Duration) -> bool {
+        let host = self.processes[node].host;
+        if self.processes[node].live.is_none() {
+            return false;
+        }
+        self.net.power_lost(&mut self.queue, host);
+        self.processes[node].end(Absence::Stopped, true, &mut self.rng);
+        self.queue.after(span, Happening::Start(node));
+        true
+    }
+
+    fn pause(&mut self, node: usize, span: Duration) -> bool {
+        let now = self.now();
+        let process = &mut self.processes[node];
+        if process.live.is_none() || process.frozen_until.is_some() {
+            return false;
+        }
+        process.frozen_until = Some(now + span);
+        let host = process.host;
+        self.net.set_frozen(&mut self.queue, host, true);
+        self.queue.after(span, Happening::Undo(Undo::Thaw(node)));
+        true
+    }
+
+    pub(super) fn undo(&mut self, undo: Undo) -> Result<(), Violation> {
+        let now = self.now();
+        match undo {
+            Undo::Mend(pairs) => {
+                if self.phase == Phase::Safety {
+                    pairs.into_iter().for_each(|(from, to)| self.mend(from, to));
+                }
+            }
+            Undo::Unslow(from, to) => self.net.slow(from, to, Duration::ZERO),
+            Undo::Flap(from, to, is_cut, left) => {
+                if is_cut {
+                    self.mend(from, to);
+                }
+                if left > 0 && from != to && self.phase == Phase::Safety {
+                    if !is_cut {
+                        self.net.cut(from, to);
+                        self.nemesis.cuts.push((from, to));
+                    }
+                    let span = self.rng.between(Duration::ZERO, Duration::from_millis(150));
+                    let next = Undo::Flap(from, to, !is_cut, left - 1);
+                    self.queue.after(span, Happening::Undo(next));
+                }
+            }
+            Undo::Thaw(node) => self.thaw(node),
+            Undo::TrueClock(node) => {
+                self.processes[node].clock.set_rate(now, RATE_TRUE);
+                self.schedule_turn(node, now);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn thaw(&mut self, node: usize) {
+        let now = self.now();
+        if self.processes[node].frozen_until.take().is_some() {
+            let host = self.processes[node].host;
+            self.net.set_frozen(&mut self.queue, host, false);
+            self.schedule_turn(node, now);
+        }
+    }
+}
+
+/// Every ordered pair of hosts that `apart` keeps apart.
+fn pairs(hosts: usize, apart: impl Fn(usize, usize) -> bool) -> Vec<(HostId, HostId)> {
+    let all = (0..hosts).flat_map(|from| (0..hosts).map(move |to| (from, to)));
+    all.filter(|(from, to)| apart(*from, *to))
+        .map(|(from, to)| (HostId(from as u16), HostId(to as u16)))
+        .collect()
+}
+
+trait Pipe: Sized {
+    fn pipe<R>(self, with: impl FnOnce(Self) -> R) -> R {
+        with(self)
+    }
+}
+
+impl Pipe for bool {}

@@ -1,0 +1,180 @@
+//! The two phases of a run: safety, in which (nearly) everything may fail, and liveness, in which
+//! a connected quorum is healed, all else stays as broken as it is, and progress is required.
+//!
+//! Property of the second phase: within [`liveness_bound`] of the healing, every client gets
+//! [`PROGRESS_APPENDS`] more appends acknowledged, and every healed node applies everything that
+//! had been chosen by then. After that the healed quorum loses power at once, starts again, and
+//! everything acknowledged must still be there.
+
+use std::time::Duration;
+
+use super::checks::Violation;
+use super::clock::RATE_TRUE;
+use super::counters::Hit;
+use super::plan::{Plan, Workload};
+use super::time::Time;
+use super::trace::HostId;
+use super::world::{Happening, World};
+use crate::base::Slot;
+
+const NAME: &str = "liveness";
+
+/// Appends that each client must get acknowledged after the healing.
+pub const PROGRESS_APPENDS: u64 = 5;
+/// How often progress is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Everything may fail.
+    Safety,
+    /// A quorum is healed.
+    Liveness {
+        /// The healed nodes.
+        quorum: Vec<usize>,
+        /// When progress must have been made.
+        until: Time,
+        /// Appends that each client had acknowledged at the healing.
+        before: Vec<u64>,
+        /// Slots that every healed node must apply: those chosen when the clients were done.
+        target: Option<Slot>,
+        /// The power cut of the end has been made.
+        restarted: bool,
+    },
+    /// Done.
+    Over,
+}
+
+/// How long a healed quorum may take: twelve election timeouts with their back-off, what broken
+/// connections need to be noticed, and the catching up.
+pub fn liveness_bound(plan: &Plan) -> Duration {
+    plan.core.election_timeout * 60 + plan.net.send_timeout * 3 + Duration::from_secs(40)
+}
+
+impl World {
+    /// The safety phase is over, or the liveness phase is looked at.
+    pub(super) fn end_phase(&mut self) -> Result<(), Violation> {
+        match self.phase.clone() {
+            Phase::Safety => self.heal(),
+            Phase::Liveness { .. } => self.look(),
+            Phase::Over => Ok(()),
+        }
+    }
+
+    fn heal(&mut self) -> Result<(), Violation> {
+        let now = self.now();
+        let nodes = self.plan.nodes;
+        let mut order: Vec<usize> = (0..nodes).collect();
+        for index in (1..nodes).rev() {
+            order.swap(index, self.rng.below(index as u64 + 1) as usize);
+        }
+        let mut quorum: Vec<usize> = order[..nodes / 2 + 1].to_vec();
+        quorum.sort_unstable();
+        let until = now + liveness_bound(&self.plan);
+        let before = self.clients.iter().map(|client| client.acknowledged).collect();
+        let healthy = |host: HostId| quorum.contains(&usize::from(host.0));
+        for (from, to) in self.nemesis.take_cuts() {
+            // Whoever is not healed stays cut off from nodes where it was cut off; a client that
+            // cannot reach the leader is nobody's fault but the network's.
+            let of_client = usize::from(from.0.max(to.0)) >= nodes;
+            if of_client || (healthy(from) && healthy(to)) {
+                self.net.mend(&mut self.queue, from, to);
+            }
+        }
+        self.net.calm();
+        for node in quorum.clone() {
+            self.processes[node].clock.set_rate(now, RATE_TRUE);
+            self.thaw(node);
+            self.schedule_turn(node, now);
+            self.queue.after(Duration::ZERO, Happening::Start(node));
+            for other in 0..nodes + self.plan.clients {
+                self.net.slow(HostId(node as u16), HostId(other as u16), Duration::ZERO);
+                self.net.slow(HostId(other as u16), HostId(node as u16), Duration::ZERO);
+            }
+        }
+        let workload = Workload {
+            think_max: Duration::from_millis(20),
+            timeout: Duration::from_secs(3),
+            append_percent: 70,
+            ..self.plan.workload.clone()
+        };
+        for client in &mut self.clients {
+            client.set_workload(workload.clone(), u64::MAX);
+        }
+        let target = None;
+        self.phase = Phase::Liveness { quorum, until, before, target, restarted: false };
+        self.queue.after(LOOK_EVERY, Happening::Phase);
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<(), Violation> {
+        let now = self.now();
+        let Phase::Liveness { quorum, before, target, restarted, .. } = &mut self.phase else {
+            return Ok(());
+        };
+        let clients = self.clients.iter().zip(before.iter());
+        let served =
+            clients.filter(|(client, was)| client.acknowledged >= **was + PROGRESS_APPENDS).count();
+        if served == self.clients.len() && target.is_none() {
+            *target = Some(Slot(self.judge.slots() as u64));
+            // Nothing new is appended: what has been chosen must reach everybody.
+            let quiet = self.plan.workload.clone();
+            self.clients.iter_mut().for_each(|client| client.set_workload(quiet.clone(), 0));
+        }
+        let processes = &self.processes;
+        let applied = |node: &usize| {
+            let live = processes[*node].live.as_ref();
+            live.map_or(Slot::NONE, |live| live.server.node().watermarks().applied)
+        };
+        let reached = target.filter(|target| quorum.iter().all(|node| applied(node) >= *target));
+        if reached.is_some() && !*restarted {
+            *restarted = true;
+            for node in quorum.clone() {
+                self.power_cut(node, Duration::from_millis(10));
+            }
+        } else if reached.is_some() {
+            self.hits.hit(Hit::LivenessReached);
+            let bound = liveness_bound(&self.plan);
+            let left = self.liveness_deadline().since(now);
+            self.progress_after = Some(bound.saturating_sub(left));
+            self.phase = Phase::Over;
+            return self.judge.end(&self.history);
+        }
+        if now > self.liveness_deadline() {
+            return Err(self.no_progress(served));
+        }
+        self.queue.after(LOOK_EVERY, Happening::Phase);
+        Ok(())
+    }
+
+    fn liveness_deadline(&self) -> Time {
+        match &self.phase {
+            Phase::Liveness { until, .. } => *until,
+            _ => Time(u64::MAX),
+        }
+    }
+
+    fn no_progress(&self, served: usize) -> Violation {
+        let Phase::Liveness { quorum, target, restarted, .. } = &self.phase else {
+            unreachable!("only the liveness phase requires progress")
+        };
+        let mut text = format!(
+            "within {:?} of healing {quorum:?}: {served} of {} clients served, target {target:?}, \
+             restarted {restarted}; ",
+            liveness_bound(&self.plan),
+            self.clients.len()
+        );
+        for process in &self.processes {
+            let state = match &process.live {
+                None => format!("{:?}", process.absence),
+                Some(live) => {
+                    let node = live.server.node();
+                    format!("{:?} {:?}", node.role(), node.watermarks())
+                }
+            };
+            text.push_str(&format!("node {}: {state}; ", process.id));
+        }
+        Violation::new(NAME, text)
+    }
+}

@@ -1,0 +1,348 @@
+//! What one seed draws: the cluster, its limits, the network, the workload and the faults.
+//!
+//! Every part has a random stream of its own, so that masking one class of faults or making one
+//! size smaller leaves the rest of the plan as it was: that is what lets a failing seed be
+//! shrunk.
+
+use std::time::Duration;
+
+use super::counters::{Hit, HitKind};
+use super::disk::DiskTiming;
+use super::net::NetOptions;
+use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
+use crate::base::rng::Rng;
+
+/// The most replicas of a world.
+pub const NODES_MAX: usize = 7;
+/// The most clients of a world.
+pub const CLIENTS_MAX: usize = 5;
+
+/// The random streams of a world, by what they decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Stream {
+    /// Sizes and limits.
+    Plan = 1,
+    /// The network's delays and chunks.
+    Net,
+    /// When which fault strikes whom.
+    Faults,
+    /// Process start-up and scheduling delays.
+    Hosts,
+    /// The first client's workload; the others follow.
+    Client = 0x100,
+    /// The first node's disk; the others follow.
+    Disk = 0x200,
+    /// The first node's own seed; the others follow.
+    Node = 0x300,
+}
+
+impl Stream {
+    /// The seed of the stream's `index`th member.
+    pub fn seed(self, seed: u64, index: usize) -> u64 {
+        let mut rng = Rng::new(seed ^ (self as u64 + index as u64).wrapping_mul(0x9e37_79b9));
+        rng.next_u64()
+    }
+
+    /// The generator of the stream.
+    pub fn rng(self, seed: u64) -> Rng {
+        Rng::new(self.seed(seed, 0))
+    }
+}
+
+/// A set of fault classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultSet(u128);
+
+impl FaultSet {
+    /// No fault at all.
+    pub const NONE: FaultSet = FaultSet(0);
+
+    /// Every fault class.
+    pub fn all() -> FaultSet {
+        Hit::ALL
+            .iter()
+            .filter(|hit| hit.kind() == HitKind::Fault)
+            .fold(FaultSet::NONE, |set, h| set.with(*h))
+    }
+
+    /// The set with this class in it.
+    pub fn with(self, hit: Hit) -> FaultSet {
+        FaultSet(self.0 | 1 << hit as u8)
+    }
+
+    /// The set without this class.
+    pub fn without(self, hit: Hit) -> FaultSet {
+        FaultSet(self.0 & !(1 << hit as u8))
+    }
+
+    /// Whether the class is in the set.
+    pub fn has(self, hit: Hit) -> bool {
+        self.0 & 1 << hit as u8 != 0
+    }
+
+    /// The classes of the set.
+    pub fn iter(self) -> impl Iterator<Item = Hit> {
+        Hit::ALL.iter().copied().filter(move |hit| self.has(*hit))
+    }
+}
+
+/// What a run is asked for, besides its seed: the means of shrinking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Faults of other classes are left out.
+    pub faults: FaultSet,
+    /// At most this many nodes.
+    pub nodes_max: usize,
+    /// At most this many clients.
+    pub clients_max: usize,
+    /// Each client invokes at most this many operations in the safety phase.
+    pub operations_max: u64,
+    /// The nemesis strikes at most this often.
+    pub strikes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            faults: FaultSet::all(),
+            nodes_max: NODES_MAX,
+            clients_max: CLIENTS_MAX,
+            operations_max: u64::MAX,
+            strikes_max: u64::MAX,
+        }
+    }
+}
+
+/// What the clients do.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Operations in flight per client.
+    pub inflight: usize,
+    /// The longest pause between an answer and the next operation.
+    pub think_max: Duration,
+    /// Appends among 100 operations; the rest reads and asks for the tail.
+    pub append_percent: u64,
+    /// The largest record.
+    pub record_bytes_max: usize,
+    /// The most records of one append.
+    pub records_max: u64,
+    /// How long a client waits for an answer.
+    pub timeout: Duration,
+}
+
+/// The drawn world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed it was drawn from.
+    pub seed: u64,
+    /// Replicas.
+    pub nodes: usize,
+    /// Clients.
+    pub clients: usize,
+    /// How long (nearly) everything may fail.
+    pub safety: Duration,
+    /// The core's windows and timeouts.
+    pub core: CorePlan,
+    /// The log's sizes.
+    pub log: LogPlan,
+    /// Bytes of recent slots each node keeps.
+    pub cache_bytes_max: usize,
+    /// The network.
+    pub net: NetOptions,
+    /// How long the disks take.
+    pub disk_timing: DiskTiming,
+    /// The clients.
+    pub workload: Workload,
+    /// Which faults strike in this world.
+    pub faults: FaultSet,
+    /// The mean time between two strikes.
+    pub strike_every: Duration,
+    /// At most this many strikes.
+    pub strikes_max: u64,
+    /// At most this many operations per client.
+    pub operations_max: u64,
+}
+
+/// The core's part of a plan.
+#[derive(Clone, Debug)]
+pub struct CorePlan {
+    /// See `paxos::Config`.
+    pub window_slots_max: u64,
+    /// See `paxos::Config`.
+    pub accept_ahead_slots_max: u64,
+    /// See `paxos::Config`.
+    pub fetch_slots_max: u64,
+    /// See `paxos::Config`.
+    pub window_bytes_max: usize,
+    /// See `paxos::Config`.
+    pub retained_bytes_max: usize,
+    /// See `paxos::Config`.
+    pub heartbeat_interval: Duration,
+    /// See `paxos::Config`.
+    pub election_timeout: Duration,
+    /// See `paxos::Config`.
+    pub resend_timeout: Duration,
+    /// See `paxos::Config`.
+    pub disk_stall_timeout: Duration,
+}
+
+/// The log's part of a plan.
+#[derive(Clone, Debug)]
+pub struct LogPlan {
+    /// The largest entry in bytes.
+    pub entry_bytes_max: usize,
+    /// The size of a segment in bytes.
+    pub segment_bytes: u64,
+    /// Segments prepared ahead.
+    pub spare_segments: usize,
+    /// Write and flush apart, instead of durable writes.
+    pub write_then_fsync: bool,
+    /// See `log::LogOptions`.
+    pub mark_idle_after: Option<Duration>,
+}
+
+/// Draws one of the values.
+fn pick<T: Copy>(rng: &mut Rng, values: &[T]) -> T {
+    values[rng.below(values.len() as u64) as usize]
+}
+
+fn millis(rng: &mut Rng, low: u64, high: u64) -> Duration {
+    rng.between(Duration::from_millis(low), Duration::from_millis(high))
+}
+
+impl Plan {
+    /// Draws the world of a seed, within the limits.
+    pub fn draw(seed: u64, limits: &Limits) -> Plan {
+        let rng = &mut Stream::Plan.rng(seed);
+        let nodes = pick(rng, &[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 6, 7]);
+        let clients = 1 + rng.below(CLIENTS_MAX as u64) as usize;
+        let safety = millis(rng, 2_000, 12_000);
+        let core = CorePlan::draw(rng);
+        let log = LogPlan::draw(rng);
+        let operations = pick(rng, &[100, 500, 1500, 4000]);
+        let workload = Workload::draw(rng, &log, safety, operations);
+        Plan {
+            seed,
+            nodes: nodes.min(limits.nodes_max),
+            clients: clients.min(limits.clients_max),
+            safety,
+            core,
+            log,
+            cache_bytes_max: pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]),
+            net: draw_net(rng),
+            disk_timing: draw_disk(rng),
+            workload,
+            faults: draw_faults(rng, limits),
+            strike_every: millis(rng, 50, 1_000),
+            strikes_max: limits.strikes_max,
+            operations_max: limits.operations_max.min(operations),
+        }
+    }
+}
+
+impl CorePlan {
+    fn draw(rng: &mut Rng) -> CorePlan {
+        let window_slots_max = pick(rng, &[1, 2, 4, 16, 256]);
+        let election_timeout = millis(rng, 100, 800);
+        CorePlan {
+            window_slots_max,
+            accept_ahead_slots_max: window_slots_max * pick(rng, &[1, 2, 4, 16]),
+            fetch_slots_max: pick(rng, &[1, 3, 16, 512]),
+            window_bytes_max: pick(rng, &[8 * KIB, 256 * KIB, 16 * MIB]),
+            retained_bytes_max: pick(rng, &[8 * KIB, 256 * KIB, 32 * MIB]),
+            heartbeat_interval: election_timeout / pick(rng, &[3, 5, 8]),
+            election_timeout,
+            resend_timeout: election_timeout * pick(rng, &[1, 2]),
+            disk_stall_timeout: election_timeout * pick(rng, &[1, 3, 5]),
+        }
+    }
+}
+
+impl LogPlan {
+    fn draw(rng: &mut Rng) -> LogPlan {
+        let blocks = pick(rng, &[4, 8, 16, 64]);
+        let entry_bytes_max = blocks * BLOCK_SIZE;
+        // The header, an entry and its footer at the least; mostly a few dozen entries.
+        let extra = pick(rng, &[0, 2, 14, 30, 100, 400]);
+        let segment_blocks = 1 + blocks + 1 + extra;
+        LogPlan {
+            entry_bytes_max,
+            segment_bytes: (segment_blocks * BLOCK_SIZE) as u64,
+            spare_segments: pick(rng, &[1, 1, 2, 3]),
+            write_then_fsync: rng.below(4) == 0,
+            mark_idle_after: match rng.below(4) {
+                0 => None,
+                _ => Some(millis(rng, 50, 1_500)),
+            },
+        }
+    }
+}
+
+impl Workload {
+    fn draw(rng: &mut Rng, log: &LogPlan, safety: Duration, operations: u64) -> Workload {
+        let record_bytes_max = pick(rng, &[32, 200, 1000, 4000, 12_000]);
+        let records_max = pick(rng, &[1, 1, 3, 10]);
+        // One append must fit an entry with room to spare.
+        let room = log.entry_bytes_max / 2;
+        let inflight = pick(rng, &[1, 2, 8, 24]);
+        // Spread over the safety phase, or all in bursts.
+        let spread = safety * (2 * inflight as u32) / operations as u32;
+        Workload {
+            inflight,
+            think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
+            append_percent: pick(rng, &[100, 80, 50]),
+            record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),
+            records_max,
+            timeout: pick(rng, &[300, 1000, 3000].map(Duration::from_millis)),
+        }
+    }
+}
+
+fn draw_net(rng: &mut Rng) -> NetOptions {
+    let latency_min = pick(rng, &[10, 50, 500].map(Duration::from_micros));
+    let factor = pick(rng, &[2, 10, 40]);
+    NetOptions {
+        latency_min,
+        latency_max: latency_min * factor,
+        chunk_max: pick(rng, &[61, 512, 1448, 32 * KIB, 256 * KIB]),
+        capacity: pick(rng, &[2 * KIB, 64 * KIB, MIB]),
+        send_timeout: pick(rng, &[1000, 4000, 10_000].map(Duration::from_millis)),
+        loss_ppm: pick(rng, &[0, 0, 100, 3_000, 30_000]),
+        refuse_ppm: pick(rng, &[0, 0, 10_000, 200_000]),
+    }
+}
+
+/// As measured, or much slower, with more or fewer stragglers.
+fn draw_disk(rng: &mut Rng) -> DiskTiming {
+    let slower = pick(rng, &[1, 1, 1, 5, 30]);
+    let stretch = |(low, high): (Duration, Duration)| (low, high * slower);
+    let measured = DiskTiming::MEASURED;
+    DiskTiming {
+        read: stretch(measured.read),
+        write: stretch(measured.write),
+        flush: stretch(measured.flush),
+        name: stretch(measured.name),
+        bytes_per_s: pick(rng, &[1_000_000_000, 20_000_000]),
+        stragglers: pick(rng, &[0, 10_000, 100_000]),
+    }
+}
+
+/// Each class is in about half of the worlds, and some worlds have none or all.
+fn draw_faults(rng: &mut Rng, limits: &Limits) -> FaultSet {
+    let mode = rng.below(12);
+    let mut drawn = FaultSet::NONE;
+    for hit in FaultSet::all().iter() {
+        let coin = rng.below(100);
+        let chance = match mode {
+            0 => 0,
+            1 => 100,
+            2..=4 => 20,
+            _ => 50,
+        };
+        if coin < chance && limits.faults.has(hit) {
+            drawn = drawn.with(hit);
+        }
+    }
+    drawn
+}

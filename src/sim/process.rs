@@ -1,0 +1,262 @@
+//! One node of the world: its data directory, its clock, and its process while it lives.
+//!
+//! The process is the production server on the simulated seam, opened by the production code from
+//! whatever the disk holds.
+
+use super::clock::NodeClock;
+use super::disk::{DiskOptions, DiskTiming, SimDisk};
+use super::host::{Chunk, Port, SimIo};
+use super::net::address_of;
+use super::plan::{Plan, Stream};
+use super::time::Time;
+use super::trace::HostId;
+use crate::base::rng::Rng;
+use crate::base::{BlockPool, NodeId};
+use crate::io::{Event, Net, Wait};
+use crate::log::{DataDir, FormatRequest, Identity as DiskIdentity, LogSync, Member};
+use crate::node::{Identity, Node, NodeFailure, NodeOptions};
+use crate::paxos::Role;
+use crate::server::{Server, Turn};
+use crate::wire::status::ResourceStatus;
+
+/// The cluster's name in every world.
+pub const CLUSTER: &str = "simulated";
+/// Returned buffers kept for reuse per node.
+const POOL_IDLE_BYTES_MAX: usize = 1 << 20;
+
+/// A process that lives.
+pub struct Live {
+    /// The production server.
+    pub server: Server,
+    /// Its seam.
+    pub io: SimIo,
+    /// The role last seen.
+    pub role: Role,
+    /// Segments last seen.
+    pub segments: u64,
+}
+
+/// Why a process is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Not started, or killed; may be started.
+    Stopped,
+    /// A write or flush failed: it stopped itself.
+    DiskFailed(String),
+    /// It refuses what it finds on its disk.
+    Refused(String),
+}
+
+/// One node.
+pub struct Process {
+    /// Its id.
+    pub id: NodeId,
+    /// Its host.
+    pub host: HostId,
+    /// Its clock.
+    pub clock: NodeClock,
+    /// While it lives.
+    pub live: Option<Live>,
+    /// Why it does not, if so.
+    pub absence: Absence,
+    /// What it lacks while it lives: disk and network end.
+    resting: Option<(SimDisk, Port)>,
+    /// Until when its process does not run.
+    pub frozen_until: Option<Time>,
+    /// The next turn and its number, so that one that was replaced is known.
+    pub next_turn: Option<(Time, u64)>,
+    /// Turns scheduled so far.
+    pub turns: u64,
+    /// Lives so far.
+    pub lives: u64,
+    events: Vec<Event<Chunk>>,
+}
+
+fn no_resources() -> ResourceStatus {
+    ResourceStatus::default()
+}
+
+impl Process {
+    /// A node with a freshly formatted directory, not started.
+    pub fn new(plan: &Plan, index: usize, rng: &mut Rng) -> Process {
+        let id = NodeId(index as u16 + 1);
+        let host = HostId(index as u16);
+        let timing = DiskTiming { ..plan.disk_timing };
+        let options = DiskOptions { timing, ..DiskOptions::default() };
+        let mut disk = SimDisk::new(Stream::Disk.seed(plan.seed, index), options);
+        DataDir::format(&mut disk, &format_request(plan, id))
+            .expect("an empty disk without faults is formatted");
+        Process {
+            id,
+            host,
+            clock: NodeClock::new(Time::default(), rng.below(1 << 40)),
+            live: None,
+            absence: Absence::Stopped,
+            resting: Some((disk, Port::new(host))),
+            frozen_until: None,
+            next_turn: None,
+            turns: 0,
+            lives: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// Starts the process from what the disk holds.
+    ///
+    /// # Errors
+    /// Why it refuses; it is absent then.
+    pub fn start(&mut self, plan: &Plan, now: Time, rng: &mut Rng) -> Result<(), String> {
+        let (disk, mut port) = self.resting.take().expect("only an absent process is started");
+        port.reset();
+        self.lives += 1;
+        let mut io = SimIo::new(disk, port, self.clock.read(now));
+        match open(&mut io, plan, self.lives) {
+            Ok((node, pool)) => {
+                let address = address_of(self.host);
+                let listening = Net::listen(&mut io, address);
+                listening.expect("the simulated network listens where it is told to");
+                let server = Server::new(node, pool, self.clock.read(now), no_resources);
+                let role = server.node().role();
+                let segments = server.node().log_stats().segments;
+                self.live = Some(Live { server, io, role, segments });
+                Ok(())
+            }
+            Err(why) => {
+                self.rest(io);
+                let (disk, _) = self.resting.as_mut().expect("it rests since the line above");
+                disk.kill(rng);
+                self.absence = Absence::Refused(why.clone());
+                Err(why)
+            }
+        }
+    }
+
+    fn rest(&mut self, io: SimIo) {
+        let SimIo { disk, port, .. } = io;
+        self.resting = Some((disk, port));
+    }
+
+    /// The process ends, whatever it was doing: with the power, or without. Returns whether there
+    /// was one.
+    pub fn end(&mut self, absence: Absence, power_lost: bool, rng: &mut Rng) -> bool {
+        let Some(Live { server, io, .. }) = self.live.take() else { return false };
+        drop(server);
+        self.rest(io);
+        let (disk, _) = self.resting.as_mut().expect("it rests since the line above");
+        match power_lost {
+            true => disk.power_loss(rng),
+            false => disk.kill(rng),
+        }
+        self.absence = absence;
+        self.frozen_until = None;
+        self.next_turn = None;
+        true
+    }
+
+    /// Its disk.
+    pub fn disk(&self) -> &SimDisk {
+        match (&self.live, &self.resting) {
+            (Some(live), _) => &live.io.disk,
+            (None, Some((disk, _))) => disk,
+            (None, None) => unreachable!("the disk is in the process or beside it"),
+        }
+    }
+
+    /// Its disk, to be changed.
+    pub fn disk_mut(&mut self) -> &mut SimDisk {
+        match (&mut self.live, &mut self.resting) {
+            (Some(live), _) => &mut live.io.disk,
+            (None, Some((disk, _))) => disk,
+            (None, None) => unreachable!("the disk is in the process or beside it"),
+        }
+    }
+
+    /// One turn of the process.
+    ///
+    /// # Errors
+    /// When it must end.
+    pub fn turn(&mut self, now: Time) -> Result<(), NodeFailure> {
+        let live = self.live.as_mut().expect("only a process that lives takes turns");
+        live.io.begin_turn(now, self.clock.read(now));
+        let turn = live.server.turn(&mut live.io, Wait::No, &mut self.events)?;
+        assert_eq!(turn, Turn::GoOn, "nobody asks a simulated server to stop");
+        live.io.end_turn(now);
+        Ok(())
+    }
+
+    /// When the process wants its next turn although nothing arrives.
+    pub fn wants_turn_at(&self, now: Time) -> Option<Time> {
+        let live = self.live.as_ref()?;
+        let disk = live.io.disk.next_completion_at().map(|at| Time(at.0));
+        let own = match live.server.wait(self.clock.read(now)) {
+            Wait::No => now,
+            Wait::AtMost(span) => now + self.clock.true_time(span),
+        };
+        Some(disk.map_or(own, |disk| disk.min(own)))
+    }
+}
+
+fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
+    let member = |index: usize| Member {
+        node: NodeId(index as u16 + 1),
+        address: address_of(HostId(index as u16)).to_string(),
+    };
+    FormatRequest {
+        cluster: CLUSTER.to_owned(),
+        node: id,
+        members: (0..plan.nodes).map(member).collect(),
+        group_count: 1,
+        segment_bytes: plan.log.segment_bytes,
+        entry_bytes_max: plan.log.entry_bytes_max,
+    }
+}
+
+/// As `loggos serve` does: the identity first, then the log.
+fn open(io: &mut SimIo, plan: &Plan, life: u64) -> Result<(Node, BlockPool), String> {
+    let identity = DataDir::load(io).map_err(|error| error.to_string())?;
+    let options = options(plan, identity, life)?;
+    let pool = options.pool.clone();
+    let node = Node::open(io, options).map_err(|failure| failure.to_string())?;
+    Ok((node, pool))
+}
+
+fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, String> {
+    let resolve = |member: &Member| match member.address.parse() {
+        Ok(address) => Ok((member.node, address)),
+        Err(error) => Err(format!("member {}: {error}", member.node)),
+    };
+    let addresses = disk.members.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+    let id = disk.node;
+    let identity = Identity {
+        cluster_name: disk.cluster,
+        cluster: disk.cluster_id,
+        node: disk.node,
+        members: disk.members.into_iter().map(|member| (member.node, member.address)).collect(),
+        group_count: disk.group_count,
+    };
+    let pool = BlockPool::new(POOL_IDLE_BYTES_MAX);
+    let seed = Stream::Node.seed(plan.seed, usize::from(id.0) + 100 * life as usize);
+    let mut options = NodeOptions::new(identity, addresses, pool, seed);
+    let (core, log) = (&plan.core, &plan.log);
+    options.paxos.window_slots_max = core.window_slots_max;
+    options.paxos.accept_ahead_slots_max = core.accept_ahead_slots_max;
+    options.paxos.fetch_slots_max = core.fetch_slots_max;
+    options.paxos.window_bytes_max = core.window_bytes_max;
+    options.paxos.retained_bytes_max = core.retained_bytes_max;
+    options.paxos.heartbeat_interval = core.heartbeat_interval;
+    options.paxos.election_timeout = core.election_timeout;
+    options.paxos.resend_timeout = core.resend_timeout;
+    options.paxos.disk_stall_timeout = core.disk_stall_timeout;
+    options.log.entry_bytes_max = log.entry_bytes_max;
+    options.log.segment_bytes = disk.segment_bytes;
+    options.log.spare_segments = log.spare_segments;
+    options.log.mark_idle_after = log.mark_idle_after;
+    if log.write_then_fsync {
+        options.log.log_sync = LogSync::WriteThenFsync;
+    }
+    options.cache_bytes_max = plan.cache_bytes_max;
+    // Two appends of the largest size always fit one batch.
+    options.append_bytes_max = log.entry_bytes_max / 2;
+    options.audit = true;
+    Ok(options)
+}

@@ -1,0 +1,423 @@
+//! The world of one seed: nodes, clients, network and faults on one queue of happenings.
+//!
+//! One thread, one seed. [`World::step`] takes the next happening and lets it happen; everything
+//! that follows is scheduled. The judge hears of everything that nodes apply, send and recover
+//! and that clients are answered, and the first violation ends the run.
+
+use std::time::Duration;
+
+use super::checks::bounds::Bounds;
+use super::checks::{Judge, Violation};
+use super::client::{Around, SimClient};
+use super::counters::{Counters, Hit};
+use super::history::History;
+use super::host::NetCommand;
+use super::nemesis::{Nemesis, Undo};
+use super::net::{Delivery, NetHappening, Network};
+use super::phases::Phase;
+use super::plan::{Plan, Stream};
+use super::process::{Absence, CLUSTER, Process};
+use super::time::{Schedule, Time};
+use super::trace::{HostId, Trace, digest};
+use crate::base::ClusterId;
+use crate::base::rng::Rng;
+use crate::io::{Event, SendPart};
+use crate::node::{AppliedSlot, NodeFailure};
+use crate::paxos::Role;
+
+/// What waits in the queue.
+#[derive(Debug)]
+pub enum Happening {
+    /// The turn of a node with this number, if it has not been replaced.
+    Turn(usize, u64),
+    /// A client looks around.
+    Client(usize, u64),
+    /// Something in the network.
+    Net(NetHappening),
+    /// A node is started, if it is not there.
+    Start(usize),
+    /// The nemesis strikes.
+    Strike,
+    /// A fault ends.
+    Undo(Undo),
+    /// A phase ends, or is looked at.
+    Phase,
+}
+
+/// One cluster with its clients and its faults.
+pub struct World {
+    /// What the seed drew.
+    pub plan: Plan,
+    pub(super) queue: Schedule<Happening>,
+    pub(super) processes: Vec<Process>,
+    pub(super) clients: Vec<SimClient>,
+    client_turns: Vec<u64>,
+    pub(super) net: Network,
+    pub(super) nemesis: Nemesis,
+    pub(super) phase: Phase,
+    /// What the clients saw.
+    pub history: History,
+    pub(super) judge: Judge,
+    bounds: Bounds,
+    /// What was hit.
+    pub hits: Counters,
+    /// The run's trace.
+    pub trace: Trace,
+    pub(super) rng: Rng,
+    /// How long after the healing progress was complete.
+    pub progress_after: Option<Duration>,
+    applied: Vec<AppliedSlot>,
+    scratch: Vec<u8>,
+}
+
+/// From an event's arrival to the turn that handles it: the time to wake a thread.
+const WAKE_MIN: Duration = Duration::from_micros(2);
+const WAKE_MAX: Duration = Duration::from_micros(60);
+
+impl World {
+    /// The world that the plan describes, before anything has happened.
+    pub fn new(plan: Plan) -> World {
+        let seed = plan.seed;
+        let mut rng = Stream::Hosts.rng(seed);
+        let hosts = plan.nodes + plan.clients;
+        let processes: Vec<Process> =
+            (0..plan.nodes).map(|index| Process::new(&plan, index, &mut rng)).collect();
+        let cluster = ClusterId::of_name(CLUSTER);
+        let clients: Vec<SimClient> = (0..plan.clients)
+            .map(|index| {
+                let host = HostId((plan.nodes + index) as u16);
+                let seed = Stream::Client.seed(seed, index);
+                let workload = plan.workload.clone();
+                let operations = plan.operations_max;
+                SimClient::new(index, host, cluster, plan.nodes, workload, operations, seed)
+            })
+            .collect();
+        let mut queue = Schedule::default();
+        for node in 0..plan.nodes {
+            let delay = rng.between(Duration::ZERO, Duration::from_millis(50));
+            queue.after(delay, Happening::Start(node));
+        }
+        for client in 0..plan.clients {
+            queue.after(Duration::from_millis(1), Happening::Client(client, 0));
+        }
+        queue.after(plan.strike_every, Happening::Strike);
+        queue.after(plan.safety, Happening::Phase);
+        World {
+            net: Network::new(plan.net.clone(), hosts, Stream::Net.seed(seed, 0)),
+            nemesis: Nemesis::new(&plan),
+            phase: Phase::Safety,
+            history: History::default(),
+            judge: Judge::new(plan.nodes),
+            bounds: Bounds::of(&plan),
+            hits: Counters::default(),
+            trace: Trace::new(hosts),
+            client_turns: vec![0; plan.clients],
+            queue,
+            processes,
+            clients,
+            rng,
+            progress_after: None,
+            applied: Vec::new(),
+            scratch: Vec::new(),
+            plan,
+        }
+    }
+
+    /// The world's time.
+    pub fn now(&self) -> Time {
+        self.queue.now()
+    }
+
+    /// Slots chosen so far.
+    pub fn slots(&self) -> usize {
+        self.judge.slots()
+    }
+
+    /// Adds what the disks have counted to the hits; once, at the end.
+    pub fn count_disks(&mut self) {
+        for process in &self.processes {
+            for (name, count) in process.disk().counters().iter() {
+                self.hits.add_disk(name, count);
+            }
+        }
+    }
+
+    /// Whether the run has reached its end.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Lets the next happening happen.
+    ///
+    /// # Errors
+    /// The first violation: the world is of no more use but to be looked at.
+    pub fn step(&mut self) -> Result<(), Violation> {
+        let _span = tracing::debug_span!("world", now = %self.now()).entered();
+        let Some(happening) = self.queue.pop() else {
+            return Err(Violation::new("liveness", "nothing will ever happen again"));
+        };
+        match happening {
+            Happening::Turn(node, number) => self.turn(node, number)?,
+            Happening::Client(client, number) => self.client_turn(client, number)?,
+            Happening::Net(happening) => {
+                self.net.happen(&mut self.queue, happening, &mut self.hits);
+            }
+            Happening::Start(node) => self.start(node)?,
+            Happening::Strike => self.strike()?,
+            Happening::Undo(undo) => self.undo(undo)?,
+            Happening::Phase => self.end_phase()?,
+        }
+        self.deliver()
+    }
+
+    // ---- nodes ------------------------------------------------------------------------------
+
+    /// Starts a node that is not there.
+    pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.now();
+        let process = &mut self.processes[node];
+        if process.live.is_some() {
+            return Ok(());
+        }
+        let (id, host) = (process.id, process.host);
+        self.net.light(&mut self.queue, host);
+        let result = process.start(&self.plan, now, &mut self.rng);
+        self.trace.note(now, host, "start", [process.lives, u64::from(result.is_ok()), 0]);
+        match result {
+            Err(why) => {
+                self.hits.hit(Hit::OpenRefused);
+                self.refused(node, &why)
+            }
+            Ok(()) => {
+                let life = process.lives;
+                let live = process.live.as_mut().expect("it has just started");
+                let found = live.server.node().recovered().clone();
+                self.judge.recovered(id, &found, &mut self.hits)?;
+                self.hits.add(Hit::Reopened, u64::from(life > 1));
+                self.hits.add(Hit::TornTailCut, u64::from(found.torn_bytes > 0));
+                self.hits.add(Hit::VoteMended, u64::from(found.vote_repaired));
+                self.hits.add(Hit::FooterDamaged, u64::from(found.footers_damaged));
+                self.hits.add(Hit::AcceptedRecovered, found.accepted.len() as u64);
+                self.net.set_listening(host, true);
+                self.collect(node)?;
+                self.schedule_turn(node, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// A node that refuses what it finds is right only if that has been damaged.
+    fn refused(&mut self, node: usize, why: &str) -> Result<(), Violation> {
+        let id = self.processes[node].id;
+        let text = format!("node {id} refuses an undamaged disk: {why}");
+        Err(Violation::new("recovery", text))
+    }
+
+    /// Lets a node take a turn at `at`, unless one comes earlier.
+    pub(super) fn schedule_turn(&mut self, node: usize, at: Time) {
+        let process = &mut self.processes[node];
+        if process.live.is_none() {
+            return;
+        }
+        let at = process.frozen_until.map_or(at, |until| at.max(until));
+        if process.next_turn.is_none_or(|(planned, _)| at < planned) {
+            process.turns += 1;
+            process.next_turn = Some((at, process.turns));
+            self.queue.at(at, Happening::Turn(node, process.turns));
+        }
+    }
+
+    fn turn(&mut self, node: usize, number: u64) -> Result<(), Violation> {
+        let now = self.now();
+        let process = &mut self.processes[node];
+        if process.next_turn.is_none_or(|(_, planned)| planned != number) {
+            return Ok(());
+        }
+        process.next_turn = None;
+        if let Some(until) = process.frozen_until.filter(|until| *until > now) {
+            self.schedule_turn(node, until);
+            return Ok(());
+        }
+        let host = process.host;
+        match process.turn(now) {
+            Ok(()) => {
+                self.collect(node)?;
+                self.carry_out(node)?;
+                let wanted = self.processes[node].wants_turn_at(now);
+                let wanted = wanted.expect("it lives").max(now + WAKE_MIN);
+                self.schedule_turn(node, wanted);
+                Ok(())
+            }
+            Err(failure) => {
+                self.trace.note(now, host, "failed", [0; 3]);
+                self.hits.hit(Hit::DiskFailed);
+                self.net.process_ended(&mut self.queue, host);
+                let absence = Absence::DiskFailed(failure.to_string());
+                self.processes[node].end(absence, false, &mut self.rng);
+                self.judge_failure(node, &failure)
+            }
+        }
+    }
+
+    fn judge_failure(&mut self, node: usize, failure: &NodeFailure) -> Result<(), Violation> {
+        let id = self.processes[node].id;
+        let text = format!("node {id} stops although its disk is sound: {failure}");
+        Err(Violation::new("recovery", text))
+    }
+
+    /// Hands what the node did to the judge.
+    fn collect(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.now();
+        let process = &mut self.processes[node];
+        let (id, host) = (process.id, process.host);
+        let live = process.live.as_mut().expect("only a node that lives is looked at");
+        live.server.node_mut().take_applied(&mut self.applied);
+        for applied in self.applied.drain(..) {
+            let numbers = [applied.slot.0, applied.ballot.round, u64::from(applied.records)];
+            self.trace.note(now, host, "applied", numbers);
+            self.judge.applied(id, &applied, &self.history, &mut self.hits)?;
+        }
+        let marks = live.server.node().watermarks();
+        self.judge.watermarks.check(id, marks)?;
+        let gauges = live.server.gauges();
+        self.bounds.check(id, &gauges)?;
+        self.hits.add(Hit::BackPressure, u64::from(gauges.stalled_clients > 0));
+        self.hits.add(Hit::ReadFromDisk, u64::from(gauges.disk_reads > 0));
+        let segments = live.server.node().log_stats().segments;
+        self.hits.add(Hit::SegmentRolled, segments.saturating_sub(live.segments));
+        live.segments = segments;
+        let role = live.server.node().role();
+        if role != live.role {
+            let before = std::mem::replace(&mut live.role, role);
+            let number = match role {
+                Role::Follower { leader } => leader.map_or(0, |id| u64::from(id.0)),
+                Role::Candidate => 100,
+                Role::Leader => 101,
+            };
+            self.trace.note(now, host, "role", [number, marks.promised.round, marks.chosen.0]);
+            self.hits.add(Hit::Elected, u64::from(role == Role::Leader));
+            self.hits.add(Hit::SteppedDown, u64::from(before == Role::Leader));
+            let failed = before == Role::Candidate && role != Role::Leader;
+            self.hits.add(Hit::CandidateFailed, u64::from(failed));
+        }
+        Ok(())
+    }
+
+    /// Carries out what the node asked of the network.
+    fn carry_out(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.now();
+        let process = &mut self.processes[node];
+        let (id, host) = (process.id, process.host);
+        let live = process.live.as_mut().expect("only a node that lives asks");
+        for command in live.io.port.take_commands() {
+            if let NetCommand::Send(conn, parts) = &command {
+                self.scratch.clear();
+                parts.iter().for_each(|part| self.scratch.extend_from_slice(part.bytes()));
+                let numbers = [conn.0, self.scratch.len() as u64, digest(&self.scratch)];
+                self.trace.note(now, host, "send", numbers);
+                if Network::is_dialled(*conn) {
+                    self.judge.promises.sent(id, *conn, &self.scratch, &mut self.hits)?;
+                }
+            }
+            self.net.command(&mut self.queue, host, command);
+        }
+        Ok(())
+    }
+
+    // ---- clients ----------------------------------------------------------------------------
+
+    fn client_turn(&mut self, client: usize, number: u64) -> Result<(), Violation> {
+        if self.client_turns[client] != number {
+            return Ok(());
+        }
+        let now = self.now();
+        let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
+        let next = self.clients[client].step(&mut around);
+        self.after_client(client, next)
+    }
+
+    fn after_client(&mut self, client: usize, next: Time) -> Result<(), Violation> {
+        let now = self.now();
+        let host = HostId((self.plan.nodes + client) as u16);
+        for command in self.clients[client].port.take_commands() {
+            if let NetCommand::Send(conn, parts) = &command {
+                let size: usize = parts.iter().map(|part| part.bytes().len()).sum();
+                let first = parts.first().map_or(0, |part| digest(SendPart::bytes(part)));
+                self.trace.note(now, host, "send", [conn.0, size as u64, first]);
+            }
+            self.net.command(&mut self.queue, host, command);
+        }
+        if let Some(complaint) = self.clients[client].complaint.take() {
+            let text = format!("client {}: {complaint}", client + 1);
+            return Err(Violation::new("client", text));
+        }
+        self.client_turns[client] += 1;
+        self.queue.at(next, Happening::Client(client, self.client_turns[client]));
+        Ok(())
+    }
+
+    /// A client loses its connection by its own doing. Returns whether it had one.
+    pub(super) fn drop_client(&mut self, client: usize) -> Result<bool, Violation> {
+        let now = self.now();
+        let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
+        let had = self.clients[client].drop_connection(&mut around);
+        let next = self.clients[client].step(&mut around);
+        self.after_client(client, next)?;
+        Ok(had)
+    }
+
+    // ---- deliveries -------------------------------------------------------------------------
+
+    fn deliver(&mut self) -> Result<(), Violation> {
+        loop {
+            let mut deliveries = self.net.take_deliveries();
+            if deliveries.is_empty() {
+                self.net.give_back(deliveries);
+                return Ok(());
+            }
+            for Delivery { host, event } in deliveries.drain(..) {
+                self.deliver_to(host, event)?;
+            }
+            self.net.give_back(deliveries);
+        }
+    }
+
+    fn deliver_to(&mut self, host: HostId, event: Event<Vec<u8>>) -> Result<(), Violation> {
+        let now = self.now();
+        let (what, numbers) = describe(&event);
+        self.trace.note(now, host, what, numbers);
+        tracing::debug!(host = host.0, what, ?numbers, "delivered");
+        let index = usize::from(host.0);
+        if index < self.plan.nodes {
+            if let Some(live) = &mut self.processes[index].live {
+                live.io.inbox.push(event);
+                let wake = self.rng.between(WAKE_MIN, WAKE_MAX);
+                self.schedule_turn(index, now + wake);
+            }
+            return Ok(());
+        }
+        let client = index - self.plan.nodes;
+        let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
+        self.clients[client].on_event(event, &mut around);
+        let next = self.clients[client].step(&mut around);
+        self.judge.answered(&self.history)?;
+        self.after_client(client, next)
+    }
+}
+
+fn describe(event: &Event<Vec<u8>>) -> (&'static str, [u64; 3]) {
+    match event {
+        Event::Disk(event) => ("disk", [event.token.0, u64::from(event.result.is_ok()), 0]),
+        Event::Accepted { conn, from } => ("accepted", [conn.0, u64::from(from.port()), 0]),
+        Event::Connected { conn } => ("connected", [conn.0, 0, 0]),
+        Event::Received { conn, chunk } => {
+            ("received", [conn.0, chunk.len() as u64, digest(chunk)])
+        }
+        Event::Sent { conn, .. } => ("sent", [conn.0, 0, 0]),
+        Event::Closed { conn, reason } => {
+            let failed = matches!(reason, crate::io::CloseReason::Failed(_));
+            ("closed", [conn.0, u64::from(failed), 0])
+        }
+        Event::Woken => ("woken", [0; 3]),
+    }
+}

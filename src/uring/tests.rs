@@ -1,1 +1,0 @@
-//! Tests of the seam on the real kernel.
