@@ -92,9 +92,10 @@ impl Node {
             tail: self.machine.tail().0,
             members: members.collect(),
             batching: self.batching(),
-            lease: self.core.lease_until().map(|until| LeaseStatus {
-                remaining_ms: until.since(now).as_millis() as u64,
-            }),
+            lease: self
+                .core
+                .lease_until()
+                .map(|until| LeaseStatus { remaining_ms: until.since(now).as_millis() as u64 }),
             ..NodeStatus::default()
         }
     }
