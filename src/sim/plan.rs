@@ -187,6 +187,10 @@ pub struct CorePlan {
     pub resend_timeout: Duration,
     /// See `paxos::Config`.
     pub disk_stall_timeout: Duration,
+    /// See `paxos::Config`.
+    pub lease: Duration,
+    /// See `paxos::Config`.
+    pub clock_drift_ppm_max: u32,
 }
 
 /// The log's part of a plan.
@@ -258,6 +262,8 @@ impl CorePlan {
             election_timeout,
             resend_timeout: election_timeout * pick(rng, &[1, 2]),
             disk_stall_timeout: election_timeout * pick(rng, &[1, 3, 5]),
+            lease: pick(rng, &[0, 60, 250, 1000].map(Duration::from_millis)),
+            clock_drift_ppm_max: pick(rng, &[0, 1000, 100_000]),
         }
     }
 }
