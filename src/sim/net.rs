@@ -687,11 +687,6 @@ impl Network {
         }
         true
     }
-
-    /// How many connections stand or are being made.
-    pub fn connections(&self) -> usize {
-        self.conns.len()
-    }
 }
 
 impl Flight {
