@@ -34,6 +34,11 @@ impl Node {
         }
     }
 
+    /// Whether it holds a lease as the leader, so that it answers such reads alone.
+    pub fn lease_is_held(&self) -> bool {
+        self.core.lease_until().is_some()
+    }
+
     /// What it is at the moment.
     pub fn role(&self) -> Role {
         self.role

@@ -38,14 +38,7 @@ impl Timeless for Fetching {
 impl<V: Value> Core<V> {
     /// Asks for missing chosen slots, of `prefer` if it has them, unless an answer is awaited.
     pub(super) fn catch_up(&mut self, prefer: Option<usize>, fx: &mut Effects<V>) {
-        // A leader has learnt everything that was chosen before it led.
-        if self.fetching.is_some() || matches!(self.state, State::Leading(_)) {
-            return;
-        }
-        // The disk takes no more for now; asked again when a write completes.
-        if self.persists.bytes() >= self.config.retained_bytes_max
-            || self.persists.count() as u64 >= self.config.accept_ahead_slots_max
-        {
+        if !self.may_fetch() {
             return;
         }
         let knows_more = |peer: &usize| self.peers[*peer].chosen > self.chosen;
@@ -54,9 +47,24 @@ impl<V: Value> Core<V> {
             peers.max_by_key(|peer| self.peers[*peer].chosen)
         };
         let Some(peer) = prefer.filter(knows_more).or_else(furthest) else { return };
+        let known = self.peers[peer].chosen;
+        self.fetch(peer, known, fx);
+    }
+
+    fn may_fetch(&self) -> bool {
+        // A leader has learnt everything that was chosen before it led.
+        let is_free = self.fetching.is_none() && !matches!(self.state, State::Leading(_));
+        // When the disk takes no more for now, it is asked again once a write completes.
+        is_free
+            && self.persists.bytes() < self.config.retained_bytes_max
+            && (self.persists.count() as u64) < self.config.accept_ahead_slots_max
+    }
+
+    /// Asks `peer` for the slots after the watermark, as far as somebody `known` to have them has.
+    fn fetch(&mut self, peer: usize, known: Slot, fx: &mut Effects<V>) {
         let first = self.chosen.next();
         let bound = Slot(self.chosen.0.saturating_add(self.config.fetch_slots_max));
-        let last = self.peers[peer].chosen.min(bound);
+        let last = known.min(bound);
         let deadline = self.now + self.config.resend_timeout;
         self.fetching = Some(Fetching { peer, last, deadline, progressed: false });
         self.send(peer, Message::Fetch { first, last }, fx);
@@ -127,13 +135,23 @@ impl<V: Value> Core<V> {
         let Some(fetching) = self.fetching.take_if(|fetching| self.now >= fetching.deadline) else {
             return;
         };
+        if fetching.progressed {
+            return self.catch_up(Some(fetching.peer), fx);
+        }
+        // Whoever was asked has nothing to say: it may not be able to read what it holds. Anybody
+        // else may have it, told of or not: a follower hears of its leader's watermark only.
         let count = self.peers.len();
-        let others = (1..count).map(|step| (fetching.peer + step) % count);
-        let next = others
+        let next = (1..count)
+            .map(|step| (fetching.peer + step) % count)
             .filter(|peer| *peer != self.me)
-            .find(|peer| self.peers[*peer].chosen > self.chosen)
-            .filter(|_| !fetching.progressed);
-        self.catch_up(next.or(Some(fetching.peer)), fx);
+            .find(|peer| self.peers[*peer].connected || self.peers[*peer].chosen > self.chosen);
+        let known = self.peer_indices().map(|peer| self.peers[peer].chosen).max();
+        match (next, known) {
+            (Some(peer), Some(known)) if self.may_fetch() && known > self.chosen => {
+                self.fetch(peer, known, fx);
+            }
+            _ => self.catch_up(Some(fetching.peer), fx),
+        }
     }
 
     /// The connection with the peer came or went: what was asked of it may be lost.

@@ -283,7 +283,7 @@ impl SimClient {
             self.next_value += records;
             Kind::Append { first, records, size, position: None }
         } else if rng.below(4) == 0 {
-            Kind::Tail { tail: Position(0) }
+            Kind::Tail { level: pick_level(rng), tail: Position(0) }
         } else {
             // Old records, recent ones, and ones that are not there yet.
             let tail = self.tail_seen;
@@ -293,8 +293,9 @@ impl SimClient {
                 _ => tail + rng.below(2),
             };
             let records_max = 1 + rng.below(READ_RECORDS_MAX) as u32;
-            let tail = Position(0);
-            Kind::Read { from: Position(from), records_max, values: Vec::new(), tail }
+            let (from, tail) = (Position(from), Position(0));
+            let level = pick_level(rng);
+            Kind::Read { from, records_max, level, values: Vec::new(), tail }
         };
         let process = u32::from(self.id) * 1000 + slot as u32;
         around.history.invoke(process, around.now, kind)
@@ -313,18 +314,18 @@ impl SimClient {
                     .collect();
                 link.protocol.append(slot, log, AppendName::default(), &records)
             }
-            Kind::Read { from, records_max, .. } => {
+            Kind::Read { from, records_max, level, .. } => {
                 let wait_ms = if self.rng.below(2) == 0 { 0 } else { self.rng.below(300) as u32 };
                 let bytes_max = if self.rng.below(3) == 0 { 500 } else { 0 };
                 let (from, records_max) = (*from, *records_max);
-                let level = ReadLevel::Local;
+                let level = *level;
                 let ask = ReadAsk { log, from, records_max, bytes_max, level, wait_ms };
                 if wait_ms > 0 {
                     around.hits.hit(Hit::LongPoll);
                 }
                 link.protocol.read(slot, &ask)
             }
-            Kind::Tail { .. } => link.protocol.tail(slot, log, ReadLevel::Local),
+            Kind::Tail { level, .. } => link.protocol.tail(slot, log, *level),
         };
         match sent {
             Ok(_) => self.slots[slot].deadline = Some(around.now + self.workload.timeout),
@@ -463,8 +464,8 @@ impl SimClient {
                 self.tail_seen = self.tail_seen.max(first.0 + u64::from(*records));
                 None
             }
-            (Kind::Read { from, values, tail, .. }, Reply::Records(first, read, told)) => {
-                around.hits.hit(Hit::ReadDone);
+            (Kind::Read { from, values, tail, level, .. }, Reply::Records(first, read, told)) => {
+                around.hits.hit(hit_of_level(*level));
                 if first != *from {
                     let text = format!("a read from {from} is answered from {first}");
                     self.complaint.get_or_insert(text);
@@ -478,8 +479,8 @@ impl SimClient {
                 *tail = told;
                 Some(told)
             }
-            (Kind::Tail { tail }, Reply::Tail(told)) => {
-                around.hits.hit(Hit::TailDone);
+            (Kind::Tail { tail, level }, Reply::Tail(told)) => {
+                around.hits.hit(hit_of_level(*level));
                 *tail = told;
                 Some(told)
             }
@@ -529,6 +530,18 @@ impl Reply {
             Response::StatusIs { .. } => Reply::Status,
             Response::Failed { error, leader, .. } => Reply::Failed(*error, *leader),
         }
+    }
+}
+
+fn pick_level(rng: &mut Rng) -> ReadLevel {
+    [ReadLevel::Local, ReadLevel::ReadIndex, ReadLevel::Lease][rng.below(3) as usize]
+}
+
+fn hit_of_level(level: ReadLevel) -> Hit {
+    match level {
+        ReadLevel::Local => Hit::ReadLocal,
+        ReadLevel::ReadIndex => Hit::ReadIndexed,
+        ReadLevel::Lease => Hit::ReadLeased,
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::time::Time;
 use crate::base::Position;
+use crate::wire::ReadLevel;
 
 /// A record's value: who made it and its number there. Unique in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +76,8 @@ pub enum Kind {
         from: Position,
         /// The most records asked for.
         records_max: u32,
+        /// How fresh.
+        level: ReadLevel,
         /// What came back.
         values: Vec<ValueId>,
         /// The tail that came with it.
@@ -82,6 +85,8 @@ pub enum Kind {
     },
     /// A question for the tail.
     Tail {
+        /// How fresh.
+        level: ReadLevel,
         /// The answer.
         tail: Position,
     },
@@ -161,17 +166,26 @@ impl Operation {
                     line("append", json!({ "value": value.to_string(), "offset": offset }))
                 })
                 .collect(),
-            Kind::Read { from, values, tail, .. } => {
+            Kind::Read { from, values, tail, level, .. } => {
                 let end = from.0 + values.len() as u64;
                 let values: Vec<String> = values.iter().map(ValueId::to_string).collect();
                 let more = json!({ "offset": from.0, "to": null, "values": values,
-                    "eof": end >= tail.0, "level": "local" });
+                    "eof": end >= tail.0, "level": level_name(*level) });
                 vec![line("read", more)]
             }
-            Kind::Tail { tail } => {
-                vec![line("tail", json!({ "offset": tail.0, "level": "local" }))]
+            Kind::Tail { tail, level } => {
+                let more = json!({ "offset": tail.0, "level": level_name(*level) });
+                vec![line("tail", more)]
             }
         }
+    }
+}
+
+fn level_name(level: ReadLevel) -> &'static str {
+    match level {
+        ReadLevel::Local => "local",
+        ReadLevel::ReadIndex => "read-index",
+        ReadLevel::Lease => "lease",
     }
 }
 

@@ -61,6 +61,7 @@ const STRIKES: &[Hit] = &[
     Hit::PowerCutAll,
     Hit::PowerCutMinority,
     Hit::Pause,
+    Hit::ClockDrift,
     Hit::ClockRate,
     Hit::ClockJump,
     Hit::ClientDies,
@@ -175,7 +176,16 @@ impl World {
                 struck.filter(|index| self.stop(*index, true, span)).count() > 0
             }
             Hit::Pause => self.pause(node, span),
+            Hit::ClockDrift => {
+                let now = self.now();
+                let bound = u64::from(self.plan.core.clock_drift_ppm_max);
+                let ppm = [0, bound / 2, bound, 3 * bound / 2, 2 * bound][(more % 5) as usize];
+                self.processes[node].clock.set_rate(now, RATE_TRUE - bound + ppm);
+                self.schedule_turn(node, now);
+                true
+            }
             Hit::ClockRate => {
+                self.clocks_broken_at.get_or_insert(self.queue.now());
                 let rate = [20, 300, 700, 990, 1010, 1500, 3000][(more % 7) as usize];
                 let now = self.now();
                 self.processes[node].clock.set_rate(now, rate * RATE_TRUE / 1000);
@@ -184,6 +194,7 @@ impl World {
                 true
             }
             Hit::ClockJump => {
+                self.clocks_broken_at.get_or_insert(self.queue.now());
                 let now = self.now();
                 let by = Duration::from_millis(1 + more % 5_000);
                 self.processes[node].clock.jump(now, by);

@@ -46,10 +46,11 @@ pub enum Phase {
     Over,
 }
 
-/// How long a healed quorum may take: twelve election timeouts with their back-off, what broken
-/// connections need to be noticed, and the catching up.
+/// How long a healed quorum may take: twelve election timeouts with their back-off, the leases that
+/// must run out, what broken connections need to be noticed, and the catching up.
 pub fn liveness_bound(plan: &Plan) -> Duration {
-    plan.core.election_timeout * 60 + plan.net.send_timeout * 3 + Duration::from_secs(40)
+    let elections = plan.core.election_timeout * 60 + plan.core.lease * 20;
+    elections + plan.net.send_timeout * 3 + Duration::from_secs(40)
 }
 
 impl World {
@@ -142,7 +143,7 @@ impl World {
             let left = self.liveness_deadline().since(now);
             self.progress_after = Some(bound.saturating_sub(left));
             self.phase = Phase::Over;
-            return self.judge.end(&self.history);
+            return self.judge.end(&self.history, self.clocks_broken_at, &mut self.hits);
         }
         if now > self.liveness_deadline() {
             return Err(self.no_progress(served));

@@ -187,6 +187,10 @@ pub struct CorePlan {
     pub resend_timeout: Duration,
     /// See `paxos::Config`.
     pub disk_stall_timeout: Duration,
+    /// See `paxos::Config`.
+    pub lease: Duration,
+    /// See `paxos::Config`.
+    pub clock_drift_ppm_max: u32,
 }
 
 /// The log's part of a plan.
@@ -224,6 +228,14 @@ impl Plan {
         let log = LogPlan::draw(rng);
         let operations = pick(rng, &[100, 500, 1500, 4000]);
         let workload = Workload::draw(rng, &log, safety, operations);
+        let mut net = draw_net(rng);
+        // What the clients keep under way must pass a connection in a part of an election timeout:
+        // heartbeats go behind it, and a slower network than that has no stable leader.
+        let appends = clients * workload.inflight * (log.entry_bytes_max / 2);
+        let under_way = appends.min(core.window_bytes_max + log.entry_bytes_max) as u128;
+        let share = (core.election_timeout / 8).as_nanos();
+        let needed = under_way * net.latency_max.as_nanos() / share;
+        net.capacity = net.capacity.max(needed as usize);
         Plan {
             seed,
             nodes: nodes.min(limits.nodes_max),
@@ -232,7 +244,7 @@ impl Plan {
             core,
             log,
             cache_bytes_max: pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]),
-            net: draw_net(rng),
+            net,
             disk_timing: draw_disk(rng),
             disk_slow_factor: pick(rng, &[20, 100, 1000, 20_000]),
             workload,
@@ -258,6 +270,8 @@ impl CorePlan {
             election_timeout,
             resend_timeout: election_timeout * pick(rng, &[1, 2]),
             disk_stall_timeout: election_timeout * pick(rng, &[1, 3, 5]),
+            lease: pick(rng, &[0, 60, 250, 1000].map(Duration::from_millis)),
+            clock_drift_ppm_max: pick(rng, &[0, 1000, 100_000]),
         }
     }
 }

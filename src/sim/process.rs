@@ -258,6 +258,8 @@ fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, St
     options.paxos.election_timeout = core.election_timeout;
     options.paxos.resend_timeout = core.resend_timeout;
     options.paxos.disk_stall_timeout = core.disk_stall_timeout;
+    options.paxos.lease = core.lease;
+    options.paxos.clock_drift_ppm_max = core.clock_drift_ppm_max;
     options.log.entry_bytes_max = log.entry_bytes_max;
     options.log.segment_bytes = disk.segment_bytes;
     options.log.spare_segments = log.spare_segments;

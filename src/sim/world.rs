@@ -67,6 +67,8 @@ pub struct World {
     pub trace: Trace,
     pub(super) rng: Rng,
     pub(super) damageable: Vec<bool>,
+    /// Since when some clock has not kept to what leases assume.
+    pub(super) clocks_broken_at: Option<Time>,
     /// How long after the healing progress was complete.
     pub progress_after: Option<Duration>,
     applied: Vec<AppliedSlot>,
@@ -122,6 +124,7 @@ impl World {
             processes,
             clients,
             damageable,
+            clocks_broken_at: None,
             rng,
             progress_after: None,
             applied: Vec::new(),
@@ -200,7 +203,7 @@ impl World {
                 let live = process.live.as_mut().expect("it has just started");
                 let found = live.server.node().recovered().clone();
                 let damaged = process.damaged;
-                if damaged && !self.judge.promises.holds(id, &found) {
+                if damaged && !self.judge.holds(id, &found) {
                     // Nothing on the disk tells that something is missing: see `disk_faults`.
                     self.hits.hit(Hit::DamageUnseen);
                     self.net.power_lost(&mut self.queue, host);
@@ -319,6 +322,7 @@ impl World {
         let segments = live.server.node().log_stats().segments;
         self.hits.add(Hit::SegmentRolled, segments.saturating_sub(live.segments));
         live.segments = segments;
+        self.hits.add(Hit::LeaseHeld, u64::from(live.server.node().lease_is_held()));
         let role = live.server.node().role();
         if role != live.role {
             let before = std::mem::replace(&mut live.role, role);

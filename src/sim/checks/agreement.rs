@@ -37,6 +37,12 @@ impl Agreement {
         self.applied[usize::from(node.0) - 1] = Slot::NONE;
     }
 
+    /// The checksum of a slot's value, once some replica has applied it.
+    pub fn checksum(&self, slot: Slot) -> Option<Checksum> {
+        let index = usize::try_from(slot.0).ok()?.checked_sub(1)?;
+        self.truth.get(index).map(|truth| truth.checksum)
+    }
+
     /// How many slots have been chosen.
     pub fn slots(&self) -> usize {
         self.truth.len()

@@ -2,8 +2,9 @@
 //!
 //! Property: appends take effect at one moment between their invocation and their return: an
 //! append that was invoked after another one had returned stands behind it, whether it was ever
-//! acknowledged or not. Reads and tails at level `local` see a prefix of the one log: exactly the
-//! records that stand there, none of them appended only after the read had returned.
+//! acknowledged or not. Reads and tails, at every level, see a prefix of the one log: exactly the
+//! records that stand there, none of them appended only after the read had returned. (How fresh
+//! that prefix must be is `freshness`.)
 
 use super::Violation;
 use super::values::Values;
@@ -82,8 +83,8 @@ fn check_reads(operation: &Operation, values: &Values, invoked: &[Time]) -> Resu
     };
     let tail = match &operation.kind {
         Kind::Append { .. } => return Ok(()),
-        Kind::Tail { tail } => *tail,
-        Kind::Read { from, records_max, values: read, tail } => {
+        Kind::Tail { tail, .. } => *tail,
+        Kind::Read { from, records_max, values: read, tail, .. } => {
             let end = from.0 as usize + read.len();
             if read.len() > *records_max as usize {
                 return bad(format!("{} records where {records_max} were asked", read.len()));

@@ -7,6 +7,7 @@
 pub mod agreement;
 pub mod bounds;
 pub mod durability;
+pub mod freshness;
 pub mod linearizability;
 pub mod promises;
 pub mod values;
@@ -16,6 +17,7 @@ use std::fmt;
 
 use super::counters::{Counters, Hit};
 use super::history::History;
+use super::time::Time;
 use crate::base::NodeId;
 use crate::node::{AppliedSlot, RecoveredState};
 
@@ -76,7 +78,13 @@ impl Judge {
     ) -> Result<(), Violation> {
         self.agreement.restarted(node);
         self.watermarks.restarted(node);
-        self.promises.recovered(node, found, hits)
+        let agreement = &self.agreement;
+        self.promises.recovered(node, found, &|slot| agreement.checksum(slot), hits)
+    }
+
+    /// Whether a damaged disk still holds everything that its node had told.
+    pub fn holds(&self, node: NodeId, found: &RecoveredState) -> bool {
+        self.promises.holds(node, found, &|slot| self.agreement.checksum(slot))
     }
 
     /// A node has applied a slot.
@@ -109,10 +117,16 @@ impl Judge {
     ///
     /// # Errors
     /// The first violation.
-    pub fn end(&mut self, history: &History) -> Result<(), Violation> {
+    pub fn end(
+        &mut self,
+        history: &History,
+        clocks_broken_at: Option<Time>,
+        hits: &mut Counters,
+    ) -> Result<(), Violation> {
         self.durability.check_all(history, &self.values)?;
         self.values.check_failed(history)?;
-        linearizability::check(history, &self.values)
+        linearizability::check(history, &self.values)?;
+        freshness::check(history, clocks_broken_at, hits)
     }
 
     /// Records chosen so far.

@@ -71,6 +71,7 @@ impl Promises {
         &mut self,
         node: NodeId,
         found: &RecoveredState,
+        chosen: &Chosen<'_>,
         hits: &mut Counters,
     ) -> Result<(), Violation> {
         self.streams.retain(|_, stream| stream.node != node);
@@ -81,7 +82,7 @@ impl Promises {
             return Err(Violation::new(NAME, text));
         }
         hits.add(Hit::PromiseChecked, u64::from(due > Ballot::NONE));
-        if let Some((slot, ballot)) = missing(&told.accepted, found) {
+        if let Some((slot, ballot)) = missing(&told.accepted, found, chosen) {
             let text = format!("node {node} had accepted slot {slot} at ballot {ballot}");
             return Err(Violation::new(NAME, format!("{text}, which it does not find")));
         }
@@ -92,11 +93,11 @@ impl Promises {
     }
 
     /// Whether a damaged disk still holds everything that the node had told or proposed.
-    pub fn holds(&self, node: NodeId, found: &RecoveredState) -> bool {
+    pub fn holds(&self, node: NodeId, found: &RecoveredState, chosen: &Chosen<'_>) -> bool {
         let told = &self.nodes[usize::from(node.0) - 1];
         found.promised >= told.due()
-            && missing(&told.accepted, found).is_none()
-            && missing(&told.proposed, found).is_none()
+            && missing(&told.accepted, found, chosen).is_none()
+            && missing(&told.proposed, found, chosen).is_none()
     }
 
     /// A node sends these bytes on a connection that it dialled.
@@ -154,12 +155,25 @@ fn check_one_value(
     Err(Violation::new(NAME, text))
 }
 
-/// The first of these slots that was not found at its ballot or above, nor as chosen.
-fn missing(due: &BTreeMap<Slot, Ballot>, found: &RecoveredState) -> Option<(Slot, Ballot)> {
-    let held: BTreeMap<Slot, Ballot> =
-        found.accepted.iter().map(|(slot, ballot, _)| (*slot, *ballot)).collect();
+/// The checksum of the value that was chosen for a slot, if any was.
+pub type Chosen<'a> = dyn Fn(Slot) -> Option<Checksum> + 'a;
+
+/// The first of these slots that was not found at its ballot or above, nor as chosen. A replica
+/// that knew a slot to be chosen may have accepted it again without writing it again: then its
+/// value is found, at the ballot that it was written at.
+fn missing(
+    due: &BTreeMap<Slot, Ballot>,
+    found: &RecoveredState,
+    chosen: &Chosen<'_>,
+) -> Option<(Slot, Ballot)> {
+    let held: BTreeMap<Slot, (Ballot, Checksum)> =
+        found.accepted.iter().map(|(slot, at, checksum)| (*slot, (*at, *checksum))).collect();
+    let is_held = |slot: &Slot, ballot: &Ballot| {
+        held.get(slot)
+            .is_some_and(|(at, checksum)| at >= ballot || chosen(*slot) == Some(*checksum))
+    };
     due.range(found.chosen.next()..)
-        .find(|(slot, ballot)| held.get(slot).is_none_or(|at| at < *ballot))
+        .find(|(slot, ballot)| !is_held(slot, ballot))
         .map(|(slot, ballot)| (*slot, *ballot))
 }
 
