@@ -340,6 +340,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 self.damage.push(Damage::new(&name, length, None, why));
             }
             self.report.file_bytes += length;
+            // A file that was cut anywhere is looked at as far as its blocks are whole.
+            let length = length - length % BLOCK_SIZE as u64;
             self.report.segments.push(SegmentReport {
                 segment: number,
                 file: name.clone(),
@@ -452,7 +454,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         first_sequence: u64,
     ) -> FooterReport {
         let segment = &self.files[index];
-        let (name, last) = (segment.name.clone(), segment.length - BLOCK_SIZE as u64);
+        let (name, last) = (segment.name.clone(), segment.length.saturating_sub(BLOCK_SIZE as u64));
         let (trailer, entries) = match footer {
             FoundFooter::None => return FooterReport::None,
             FoundFooter::Damaged(why) => {
@@ -576,7 +578,7 @@ fn vote_copy(copy: &Result<Vote, String>) -> VoteCopyReport {
 enum FooterProblem {
     /// It tells of fewer entries than stand there, or of others: made again at start.
     Outdated(String),
-    /// It tells something else of the very entries that stand there.
+    /// It tells of the very entries that stand there, but of positions that cannot be.
     Lies(String),
 }
 
@@ -603,7 +605,7 @@ fn check_footer(
                 "the index footer tells of slot {} at offset {}, where slot {slot} stands at {}",
                 entry.slot, entry.offset, header.offset
             );
-            return Err(FooterProblem::Lies(why));
+            return Err(FooterProblem::Outdated(why));
         }
     }
     let mut applied: Vec<_> =
