@@ -4,7 +4,7 @@
 //!
 //! A footer is derived from the entries: a damaged one is never believed and is built again.
 
-use crate::base::limits::{BLOCK_SIZE, block_align};
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX, block_align};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{Ballot, Checksum, NodeId, Position, Slot};
 
@@ -119,7 +119,19 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
     };
     check_place(&trailer.place, place)?;
     let rows = bytes.chunks_exact(ROW_SIZE).take(trailer.count as usize);
-    let entries = rows.map(|row| IndexEntry {
+    let entries: Vec<_> = rows.map(decode_row).collect();
+    let possible = |entry: &IndexEntry| {
+        entry.value_size as usize <= VALUE_BYTES_MAX
+            && entry.first.0.checked_add(u64::from(entry.records)).is_some()
+    };
+    match entries.iter().find(|entry| !possible(entry)) {
+        None => Ok((trailer, entries)),
+        Some(entry) => Err(format!("the index footer tells the impossible of slot {}", entry.slot)),
+    }
+}
+
+fn decode_row(row: &[u8]) -> IndexEntry {
+    IndexEntry {
         slot: Slot(get_u64(row, 0)),
         ballot: Ballot { round: get_u64(row, 8), node: NodeId(get_u16(row, 36)) },
         first: Position(get_u64(row, 16)),
@@ -130,14 +142,54 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
             STATE_APPLIED => EntryState::Applied,
             _ => EntryState::Replaced,
         },
-    });
-    Ok((trailer, entries.collect()))
+    }
+}
+
+/// Whether a footer's rows tell of these entries (slot, ballot, value size), in the order and at
+/// the offsets in which they stand in the segment.
+pub(super) fn tells_of(
+    entries: &[IndexEntry],
+    standing: impl ExactSizeIterator<Item = (Slot, Ballot, u32)>,
+) -> bool {
+    let mut offset = BLOCK_SIZE as u64;
+    let same = entries.len() == standing.len();
+    same && entries.iter().zip(standing).all(|(entry, (slot, ballot, value_size))| {
+        let told = (entry.slot, entry.ballot, entry.value_size, u64::from(entry.offset));
+        let fits = told == (slot, ballot, value_size, offset);
+        offset += block_align(ENTRY_HEADER_SIZE + value_size as usize) as u64;
+        fits
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::{ClusterId, GroupId};
+
+    #[test]
+    fn a_footer_that_tells_the_impossible_is_refused() {
+        let place = Place { cluster: ClusterId(9), group: GroupId(1), segment: 4, generation: 1 };
+        let sound = IndexEntry {
+            slot: Slot(10),
+            ballot: Ballot { round: 3, node: NodeId(2) },
+            first: Position(7),
+            offset: 4096,
+            value_size: 100,
+            records: 7,
+            state: EntryState::Applied,
+        };
+        let trailer =
+            Trailer { place, count: 1, first_sequence: 77, chosen: Slot(10), last: Checksum(8) };
+        let decoded = |entry: IndexEntry| {
+            let mut bytes = vec![0; trailer.size()];
+            encode(&trailer, &[entry], &mut bytes);
+            decode(&bytes, &place)
+        };
+        assert_eq!(decoded(sound), Ok((trailer, vec![sound])));
+        let size = VALUE_BYTES_MAX as u32 + 1;
+        assert!(decoded(IndexEntry { value_size: size, ..sound }).is_err());
+        assert!(decoded(IndexEntry { first: Position(u64::MAX - 6), ..sound }).is_err());
+    }
 
     #[test]
     fn a_footer_round_trips_and_every_byte_is_guarded() {
