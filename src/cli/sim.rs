@@ -23,6 +23,9 @@ const RUNS_ENOUGH: u64 = 1000;
 
 /// Runs the command.
 pub fn run(args: &SimArgs) -> Result<(), CliError> {
+    if args.explore {
+        return super::explore::run(args);
+    }
     let limits = limits(args)?;
     let first = args.seed.unwrap_or_else(seed_of_clock);
     let runs = args.runs.unwrap_or(if args.seed.is_some() { 1 } else { RUNS_DEFAULT });
