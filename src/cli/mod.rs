@@ -11,6 +11,7 @@ pub mod error;
 mod explore;
 mod format;
 mod inspect;
+mod lead;
 pub mod members;
 pub mod options;
 mod output;
@@ -84,6 +85,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Read(args) => read::run(&args),
         Command::Tail(args) => read::tail(&args),
         Command::Status(args) => status::run(&args),
+        Command::Lead(args) => lead::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),

@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::base::limits::RECORD_BYTES_MAX;
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
-use crate::base::{ClusterId, GroupId, LogId, Position};
+use crate::base::{ClusterId, GroupId, LogId, NodeId, Position};
 use crate::wire::client::{AppendHead, decode_response, encode_append, encode_request};
 use crate::wire::hello::{decode_hello_reply, encode_hello};
 use crate::wire::{
@@ -102,6 +102,7 @@ enum Expected {
     Read,
     Tail,
     Status,
+    Lead,
 }
 
 #[derive(Debug)]
@@ -385,6 +386,14 @@ impl<T> ClientConnection<T> {
         self.submit(tag, Expected::Status, |request| Request::Status { request })
     }
 
+    /// Submits a request to hand the leadership over to `node`.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn lead(&mut self, tag: T, node: NodeId) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Lead, |request| Request::Lead { request, node })
+    }
+
     /// Takes received bytes and hands out what they complete.
     ///
     /// # Errors
@@ -483,7 +492,8 @@ fn answer<T>(
         (Response::Failed { .. }, _)
         | (Response::Records { .. }, Expected::Read)
         | (Response::TailIs { .. }, Expected::Tail)
-        | (Response::StatusIs { .. }, Expected::Status) => {}
+        | (Response::StatusIs { .. }, Expected::Status)
+        | (Response::LedBy { .. }, Expected::Lead) => {}
         (Response::Appended { records, .. }, Expected::Append { records: asked }) => {
             if *records != asked {
                 let why = "another number of records than was appended";

@@ -35,6 +35,7 @@ pub(super) enum Operation {
     Read(ReadAsk),
     Tail { log: LogId, level: ReadLevel },
     Status,
+    Lead { node: NodeId },
 }
 
 /// What a call got.
@@ -46,6 +47,7 @@ pub(super) enum Answer {
     Records(RecordBatch),
     Tail(Position),
     Status(Box<NodeStatus>),
+    LedBy(NodeId),
     Failed {
         code: ErrorCode,
         leader: Option<NodeId>,
@@ -309,6 +311,7 @@ impl Task {
             Operation::Read(ask) => connection.read(reply, &ask),
             Operation::Tail { log, level } => connection.tail(reply, log, level),
             Operation::Status => connection.status(reply),
+            Operation::Lead { node } => connection.lead(reply, node),
         };
         if let Err((reply, error)) = submitted {
             // Whoever asked may have gone; then nobody needs the answer.
@@ -333,6 +336,7 @@ fn finish(incoming: Incoming<'_, oneshot::Sender<Answer>>) {
             Ok(status) => Answer::Status(Box::new(status)),
             Err(error) => Answer::Bad(format!("the status: {error}")),
         },
+        Response::LedBy { node, .. } => Answer::LedBy(node),
         Response::Failed { error, leader, text, .. } => {
             Answer::Failed { code: error, leader, text: text.to_owned() }
         }

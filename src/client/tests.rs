@@ -34,6 +34,7 @@ enum Got {
     Append { id: RequestId, name: AppendName, records: Vec<Vec<u8>> },
     Read { id: RequestId, from: Position },
     Tail { id: RequestId, level: ReadLevel },
+    Lead { id: RequestId, node: NodeId },
     Status { id: RequestId },
 }
 
@@ -43,6 +44,7 @@ impl Got {
             Got::Append { id, .. }
             | Got::Read { id, .. }
             | Got::Tail { id, .. }
+            | Got::Lead { id, .. }
             | Got::Status { id } => *id,
         }
     }
@@ -178,6 +180,7 @@ fn owned(request: Request<'_>) -> Got {
         }
         Request::Read { request, from, .. } => Got::Read { id: request, from },
         Request::Tail { request, level, .. } => Got::Tail { id: request, level },
+        Request::Lead { request, node } => Got::Lead { id: request, node },
         Request::Status { request } => Got::Status { id: request },
     }
 }

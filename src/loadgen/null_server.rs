@@ -180,6 +180,7 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
             let tail = Position(behaviour.tail.load(Ordering::Relaxed));
             Response::TailIs { request, tail }
         }
+        Request::Lead { request, node } => Response::LedBy { request, node },
         Request::Status { request } => Response::StatusIs { request, json: b"{}" },
     }
 }

@@ -513,6 +513,7 @@ enum Reply {
     Records(Position, Option<Vec<ValueId>>, Position),
     Tail(Position),
     Status,
+    LedBy,
     Failed(ErrorCode, Option<NodeId>),
 }
 
@@ -528,6 +529,7 @@ impl Reply {
             }
             Response::TailIs { tail, .. } => Reply::Tail(*tail),
             Response::StatusIs { .. } => Reply::Status,
+            Response::LedBy { .. } => Reply::LedBy,
             Response::Failed { error, leader, .. } => Reply::Failed(*error, *leader),
         }
     }

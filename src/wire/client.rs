@@ -81,6 +81,13 @@ pub enum Request<'a> {
         /// How fresh.
         level: ReadLevel,
     },
+    /// Hand the leadership over to a member.
+    Lead {
+        /// Comes back with the response.
+        request: RequestId,
+        /// The member that is to lead.
+        node: NodeId,
+    },
     /// Tell how the node is.
     Status {
         /// Comes back with the response.
@@ -126,6 +133,13 @@ pub enum Response<'a> {
         request: RequestId,
         /// JSON of a [`super::NodeStatus`].
         json: &'a [u8],
+    },
+    /// The leadership has been handed over: the member has begun to take over, or leads already.
+    LedBy {
+        /// The request.
+        request: RequestId,
+        /// The member.
+        node: NodeId,
     },
     /// The request has failed.
     Failed {
@@ -209,6 +223,7 @@ impl Request<'_> {
             Request::Append { request, .. }
             | Request::Read { request, .. }
             | Request::Tail { request, .. }
+            | Request::Lead { request, .. }
             | Request::Status { request } => request,
         }
     }
@@ -222,6 +237,7 @@ impl Response<'_> {
             | Response::Records { request, .. }
             | Response::TailIs { request, .. }
             | Response::StatusIs { request, .. }
+            | Response::LedBy { request, .. }
             | Response::Failed { request, .. } => request,
         }
     }
@@ -259,6 +275,10 @@ pub fn encode_request(
             out.put_u32(log.0);
             out.put_u8(level as u8);
             FrameKind::Tail
+        }
+        Request::Lead { request: _, node } => {
+            out.put_u16(node.0);
+            FrameKind::Lead
         }
         Request::Status { request: _ } => FrameKind::Status,
     };
@@ -340,6 +360,7 @@ pub fn decode_request<'f, B: PayloadBuffer>(
         FrameKind::Tail => {
             Request::Tail { request, log: LogId(fields.u32()?), level: level(&mut fields)? }
         }
+        FrameKind::Lead => Request::Lead { request, node: NodeId(fields.u16()?) },
         _ => Request::Status { request },
     };
     fields.end()?;
@@ -383,6 +404,10 @@ pub fn encode_response(
             (FrameKind::TailIs, &[])
         }
         Response::StatusIs { request: _, json } => (FrameKind::StatusIs, json),
+        Response::LedBy { request: _, node } => {
+            out.put_u16(node.0);
+            (FrameKind::LedBy, &[])
+        }
         Response::Failed { request: _, error, leader, text } => {
             out.put_u16(error.number());
             out.put_u16(leader.unwrap_or_default().0);
@@ -455,6 +480,7 @@ pub fn decode_response<'f, B: PayloadBuffer>(
         }
         FrameKind::TailIs => Response::TailIs { request, tail: Position(fields.u64()?) },
         FrameKind::StatusIs => Response::StatusIs { request, json: frame.payload() },
+        FrameKind::LedBy => Response::LedBy { request, node: NodeId(fields.u16()?) },
         _ => {
             let error = ErrorCode::from_number(fields.u16()?)
                 .ok_or_else(|| fields.malformed("an unknown error code"))?;

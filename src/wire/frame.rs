@@ -105,6 +105,8 @@ kinds! {
     ReadIndex = 29,
     /// [`crate::paxos::Message::ReadIndexReply`].
     ReadIndexReply = 30,
+    /// [`crate::paxos::Message::TakeOver`].
+    TakeOver = 31,
     /// [`super::Request::Append`].
     Append = 64,
     /// [`super::Request::Read`].
@@ -113,6 +115,8 @@ kinds! {
     Tail = 66,
     /// [`super::Request::Status`].
     Status = 67,
+    /// [`super::Request::Lead`].
+    Lead = 68,
     /// [`super::Response::Appended`].
     Appended = 80,
     /// [`super::Response::Records`].
@@ -123,6 +127,8 @@ kinds! {
     StatusIs = 83,
     /// [`super::Response::Failed`].
     Failed = 84,
+    /// [`super::Response::LedBy`].
+    LedBy = 85,
 }
 
 impl FrameKind {

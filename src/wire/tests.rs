@@ -19,7 +19,7 @@ use crate::base::records::push_record;
 use crate::base::{
     Ballot, Batch, BlockPool, Checksum, ClusterId, GroupId, LogId, NodeId, Position, Slot,
 };
-use crate::paxos::{AcceptedSlot, Message};
+use crate::paxos::{AcceptedSlot, Message, Release};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -29,6 +29,10 @@ fn ballot() -> impl Strategy<Value = Ballot> {
 
 fn slot() -> impl Strategy<Value = Slot> {
     any::<u64>().prop_map(Slot)
+}
+
+fn release() -> impl Strategy<Value = Release> {
+    (ballot(), any::<u64>()).prop_map(|(ballot, sequence)| Release { ballot, sequence })
 }
 
 fn accepted() -> impl Strategy<Value = Vec<AcceptedSlot>> {
@@ -67,7 +71,12 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
                 chosen
             }
         ),
-        (ballot(), slot()).prop_map(|(ballot, chosen)| Message::Prepare { ballot, chosen }),
+        (ballot(), slot(), release()).prop_map(|(ballot, chosen, release)| Message::Prepare {
+            ballot,
+            chosen,
+            release
+        }),
+        (release(), slot()).prop_map(|(release, chosen)| Message::TakeOver { release, chosen }),
         (ballot(), slot(), accepted()).prop_map(|(ballot, chosen, accepted)| Message::Promise {
             ballot,
             chosen,
@@ -86,12 +95,13 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
                 lease_ms
             }
         ),
-        (ballot(), slot(), any::<u64>(), any::<bool>()).prop_map(
-            |(ballot, chosen, sequence, granted)| Message::HeartbeatReply {
+        (ballot(), slot(), any::<u64>(), any::<bool>(), any::<u8>()).prop_map(
+            |(ballot, chosen, sequence, granted, priority)| Message::HeartbeatReply {
                 ballot,
                 chosen,
                 sequence,
-                granted
+                granted,
+                priority
             }
         ),
         (any::<u64>(), any::<bool>()).prop_map(|(id, lease)| Message::ReadIndex { id, lease }),
@@ -116,7 +126,10 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
         Message::PreVoteReply { ballot, granted, promised, chosen } => {
             Message::PreVoteReply { ballot, granted, promised, chosen }
         }
-        Message::Prepare { ballot, chosen } => Message::Prepare { ballot, chosen },
+        Message::Prepare { ballot, chosen, release } => {
+            Message::Prepare { ballot, chosen, release }
+        }
+        Message::TakeOver { release, chosen } => Message::TakeOver { release, chosen },
         Message::Promise { ballot, chosen, accepted } => {
             Message::Promise { ballot, chosen, accepted }
         }
@@ -128,8 +141,8 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
         Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
             Message::Heartbeat { ballot, chosen, sequence, lease_ms }
         }
-        Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
-            Message::HeartbeatReply { ballot, sequence, chosen, granted }
+        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority }
         }
         Message::ReadIndex { id, lease } => Message::ReadIndex { id, lease },
         Message::ReadIndexReply { id, index } => Message::ReadIndexReply { id, index },
@@ -288,6 +301,7 @@ proptest! {
                 bytes_max: numbers[2], level, wait_ms: numbers[3],
             },
             Request::Tail { request, log, level },
+            Request::Lead { request, node: NodeId(log.0 as u16) },
             Request::Status { request },
         ];
         let (mut encoder, mut out) = (FrameEncoder::new(), Vec::new());
@@ -321,6 +335,7 @@ proptest! {
             Response::Records { request, first, records, tail, run: &run },
             Response::TailIs { request, tail },
             Response::StatusIs { request, json: &run },
+            Response::LedBy { request, node: NodeId(records as u16) },
             Response::Failed { request, error, leader: leader.map(NodeId), text: &text },
         ];
         let (mut encoder, mut out) = (FrameEncoder::new(), Vec::new());
@@ -412,7 +427,7 @@ fn sample() -> Vec<Message<Vec<u8>>> {
     let ballot = Ballot { round: 7, node: NodeId(2) };
     let (slot, chosen) = (Slot(9), Slot(8));
     vec![
-        Message::Prepare { ballot, chosen },
+        Message::Prepare { ballot, chosen, release: Release { ballot, sequence: 5 } },
         Message::Accept { ballot, slot, chosen, value: b"some value".to_vec() },
         Message::Promise {
             ballot,

@@ -34,6 +34,7 @@ enum Kind {
     Read,
     Tail,
     Status,
+    Lead,
 }
 
 struct Drive<'a> {
@@ -119,7 +120,7 @@ impl Drive<'_> {
         let tag = self.run.submitted;
         self.run.submitted += 1;
         let log = LogId(u32::from(self.script.u8() % 2));
-        let (kind, result) = match self.script.u8() % 4 {
+        let (kind, result) = match self.script.u8() % 5 {
             0 => {
                 let record = self.script.take(9);
                 let records = vec![record; usize::from(self.script.u8() % 4)];
@@ -134,6 +135,7 @@ impl Drive<'_> {
                 (Kind::Read, self.connection.read(tag, &ask))
             }
             2 => (Kind::Tail, self.connection.tail(tag, log, ReadLevel::Lease)),
+            3 => (Kind::Lead, self.connection.lead(tag, NodeId(2))),
             _ => (Kind::Status, self.connection.status(tag)),
         };
         match result {
@@ -156,7 +158,7 @@ impl Drive<'_> {
         let (first, tail) =
             (Position(self.script.odd_number()), Position(self.script.odd_number()));
         let records = self.script.odd_number() as u32;
-        let kind = self.script.u8() % 5;
+        let kind = self.script.u8() % 6;
         let count = usize::from(self.script.u8() % 64);
         let payload = self.script.take(count);
         let response = match kind {
@@ -164,6 +166,7 @@ impl Drive<'_> {
             1 => Response::Records { request, first, records, tail, run: payload },
             2 => Response::TailIs { request, tail },
             3 => Response::StatusIs { request, json: payload },
+            4 => Response::LedBy { request, node: NodeId(records as u16) },
             _ => Response::Failed {
                 request,
                 error: ErrorCode::NotLeader,
@@ -203,6 +206,7 @@ impl Drive<'_> {
                 Response::Records { .. } => kind == Kind::Read,
                 Response::TailIs { .. } => kind == Kind::Tail,
                 Response::StatusIs { .. } => kind == Kind::Status,
+                Response::LedBy { .. } => kind == Kind::Lead,
                 Response::Failed { .. } => true,
             };
             assert!(fits, "a request of kind {kind:?} is answered by {response:?}");

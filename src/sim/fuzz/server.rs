@@ -240,7 +240,7 @@ impl Drive<'_> {
         let level = [ReadLevel::Local, ReadLevel::ReadIndex, ReadLevel::Lease];
         let level = level[usize::from(script.u8() % 3)];
         let group = GroupId(u16::from(script.u8() == 1));
-        let kind = script.u8() % 8;
+        let kind = script.u8() % 9;
         let mut run = Vec::new();
         let request = match kind {
             0..=2 => {
@@ -269,6 +269,7 @@ impl Drive<'_> {
                 wait_ms: script.odd_number() as u32,
             },
             6 => Request::Tail { request, log, level },
+            7 => Request::Lead { request, node: NodeId(u16::from(script.u8() % 3)) },
             _ => Request::Status { request },
         };
         let client = &mut self.clients[index];
