@@ -175,7 +175,7 @@ impl Drive<'_> {
             }
             _ => {}
         }
-        if kind % 2 == 0 {
+        if kind.is_multiple_of(2) {
             self.settle();
         }
     }
@@ -194,7 +194,7 @@ impl Drive<'_> {
             open: BTreeMap::new(),
             raw: false,
         });
-        if self.script.u8() % 4 != 0 {
+        if !self.script.u8().is_multiple_of(4) {
             self.greet(self.clients.len() - 1);
         }
     }
@@ -236,7 +236,7 @@ impl Drive<'_> {
         let script = &mut self.script;
         let id = script.odd_number();
         let request = RequestId(id);
-        let log = LogId(if script.u8() % 8 == 0 { script.odd_number() as u32 } else { 0 });
+        let log = LogId(if script.u8().is_multiple_of(8) { script.odd_number() as u32 } else { 0 });
         let level = [ReadLevel::Local, ReadLevel::ReadIndex, ReadLevel::Lease];
         let level = level[usize::from(script.u8() % 3)];
         let group = GroupId(u16::from(script.u8() == 1));
