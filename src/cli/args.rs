@@ -449,7 +449,7 @@ pub struct SimArgs {
     /// At most this many strikes of faults
     #[arg(long, value_name = "N")]
     pub strikes_max: Option<u64>,
-    /// Visit every reachable state of small worlds instead (about ten minutes, 1 GiB of memory); with --json one object per line
+    /// Visit every reachable state of small worlds instead (about half an hour, 2 GiB of memory); with --json one object per line
     #[arg(long, conflicts_with_all = ["seed", "runs"])]
     pub explore: bool,
 }

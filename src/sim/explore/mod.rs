@@ -135,7 +135,7 @@ impl Bounds {
         ]
     }
 
-    /// What `loggos sim --explore` explores, by name: minutes, and about a GiB of memory.
+    /// What `loggos sim --explore` explores, by name: about half an hour, and up to 2 GiB of memory.
     pub fn full() -> Vec<(&'static str, Bounds)> {
         let small = Bounds::small();
         let one = Bounds { heartbeats: false, ..small.clone() };
