@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+pub mod appends;
 pub mod blocking;
 pub mod connection;
 mod error;
