@@ -203,6 +203,18 @@ impl BatchBuilder {
     }
 }
 
+/// How many commands the placement of `value` may tell of: what its header says, as far as its
+/// size permits. A value that is no batch places nothing, whatever is said here.
+pub fn placement_commands(value: &[u8]) -> usize {
+    match value.first_chunk::<BATCH_HEADER_SIZE>() {
+        None => 0,
+        Some(header) => {
+            let commands_max = (value.len() - BATCH_HEADER_SIZE) / COMMAND_HEADER_SIZE;
+            (u32_at(header, 8) as usize).min(commands_max)
+        }
+    }
+}
+
 /// A checked view of a value.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchView<'a> {

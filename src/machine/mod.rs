@@ -9,6 +9,6 @@ mod state;
 
 pub use batch::{
     BATCH_HEADER_SIZE, BatchBuilder, BatchError, BatchView, COMMAND_HEADER_SIZE, Command,
-    CommandKind, command_size,
+    CommandKind, command_size, placement_commands,
 };
 pub use state::{Machine, Outcome};

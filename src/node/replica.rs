@@ -6,6 +6,7 @@
 //! that the turn produced is submitted together.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use tracing::{error, info};
 
@@ -17,14 +18,19 @@ use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
 use super::{Answer, AppendFailure, BARRIERS_MAX, NodeFailure, NodeOptions, Refusal, Ticket};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Batch, Checksum, Instant, NodeId, Position, Slot};
+use crate::base::{Ballot, Batch, Checksum, Instant, LogId, NodeId, Placement, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
-use crate::log::{AppendId, Entry, Log, LogEvent, LogRecovered, VoteId};
-use crate::machine::{Command, Machine, Outcome};
+use crate::log::{
+    AppendId, COMMAND_BYTES_MIN, Entry, Log, LogEvent, LogRecovered, VoteId, placement_bytes_max,
+};
+use crate::machine::{COMMAND_HEADER_SIZE, Command, Machine, Outcome, placement_commands};
 use crate::paxos::{
     Core, Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
 use crate::wire::{FrameDecoder, Hello, HelloReply, Limits};
+
+// The log's bound on placements counts on it.
+const _: () = assert!(COMMAND_HEADER_SIZE >= COMMAND_BYTES_MIN);
 
 /// A persist whose write is in the log's hands, with the replies it permits.
 #[derive(Debug)]
@@ -94,7 +100,7 @@ impl Node {
             }
             let records = records_between(first, machine.tail());
             audit.applied(|| AppliedSlot { slot, ballot, first, records, batch: batch.clone() });
-            Ok((first, records))
+            Ok(Rc::new(Placement::simple(first, records)))
         })?;
         info!(
             chosen = %recovered.chosen,
@@ -199,7 +205,7 @@ impl Node {
         position: Position,
     ) -> Result<(), Refusal> {
         let read = self.serving.client_read(ticket);
-        self.log.read_position(io, read, position).map_err(|error| {
+        self.log.read_position(io, read, LogId(0), position).map_err(|error| {
             self.serving.forget(read);
             Refusal::NotStored(error.to_string())
         })
@@ -383,7 +389,14 @@ impl Node {
                 } else {
                     then
                 };
-                let write = self.log.append(Entry { slot, ballot, chosen, batch: &value });
+                let commands = placement_commands(value.value());
+                let write = self.log.append(Entry {
+                    slot,
+                    ballot,
+                    chosen,
+                    batch: &value,
+                    placement_bytes_max: placement_bytes_max(commands, 0),
+                });
                 self.pending_entries.push_back(Pending { write, id, then });
             }
         }
@@ -398,7 +411,7 @@ impl Node {
         let records = records_between(first, self.machine.tail());
         self.applied_slots += 1;
         self.applied_records += u64::from(records);
-        self.log.set_position(slot, first, records);
+        self.log.set_placement(slot, Rc::new(Placement::simple(first, records)));
         self.appends.chosen(slot, &self.outcomes, &mut self.answers);
         let applied = AppliedSlot { slot, ballot, first, records, batch };
         self.audit.applied(|| applied.clone());

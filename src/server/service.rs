@@ -533,7 +533,8 @@ impl Server {
         match result {
             Ok(entry) => {
                 let before = read.next();
-                let first = entry.first_position.expect("found by position, so it is applied");
+                let placement = entry.placement.expect("found by position, so it is applied");
+                let first = placement.span(LogId(0)).expect("found by its position there").first;
                 let more = read.collect(first, entry.batch.value());
                 // The next record may be over the read's byte limit, but the first one always goes.
                 let went_on = read.next() > before;
