@@ -158,6 +158,13 @@ mutants! {
     /// A slot accepted in two segments, of which the first has lost its index footer, is found
     /// there with its older value after a restart.
     OlderValueAfterFooterLoss = 3 "older-value-after-footer-loss",
+    /// What an index footer says behind its rows is not read: records in other logs than 0, and
+    /// which commands were refused.
+    PlacementsDropped = 3 "placements-dropped",
+    /// After a restart a sealed segment is known to hold records of log 0 only.
+    OtherLogsNotSummarised = 3 "other-logs-not-summarised",
+    /// The room that a segment keeps for the placements of its entries is forgotten at a restart.
+    RoomForgottenAtRestart = 3 "room-forgotten-at-restart",
 }
 
 impl Mutant {

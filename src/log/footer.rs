@@ -1,6 +1,8 @@
 //! The index footer of a sealed segment: where each entry stands and which records it holds, so
 //! that memory keeps only a summary per segment. Written at the reserved end of the segment once
 //! everything in the segment is durable and applied (or replaced); read by recovery and reads.
+//! Rows of one size come first, then the placements that do not fit a row (`placements.rs`), zeros,
+//! and the trailer, which tells the sizes, as the last bytes.
 //!
 //! A footer is derived from the entries: a damaged one is never believed and is built again.
 
@@ -12,6 +14,7 @@ use super::format::{
     FORMAT_VERSION, Place, check_place, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64,
 };
 use super::index::{EntryState, IndexEntry};
+use super::placements;
 
 const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"LgF1");
 const ROW_SIZE: usize = 40;
@@ -20,11 +23,14 @@ const STATE_REPLACED: u16 = 0;
 const STATE_APPLIED: u16 = 1;
 
 /// The most entries of one segment: their footer fits one pooled buffer.
-pub(super) const SEGMENT_ENTRIES_MAX: usize = (BUFFER_BYTES_MAX - TRAILER_SIZE) / ROW_SIZE;
+const SEGMENT_ENTRIES_MAX: usize = (BUFFER_BYTES_MAX - TRAILER_SIZE) / ROW_SIZE;
 
-/// Bytes (whole blocks) of a footer of `count` entries.
-pub(super) const fn footer_size(count: usize) -> usize {
-    block_align(count * ROW_SIZE + TRAILER_SIZE)
+/// The largest footer in bytes: one pooled buffer.
+pub(super) const FOOTER_BYTES_MAX: usize = BUFFER_BYTES_MAX;
+
+/// Bytes (whole blocks) of a footer of `count` entries with `placements` bytes behind the rows.
+pub(super) const fn footer_size(count: usize, placements: usize) -> usize {
+    block_align(count * ROW_SIZE + placements + TRAILER_SIZE)
 }
 
 /// The footer's fixed part, its last bytes.
@@ -32,6 +38,8 @@ pub(super) const fn footer_size(count: usize) -> usize {
 pub(super) struct Trailer {
     pub place: Place,
     pub count: u32,
+    /// Bytes of the section of placements behind the rows.
+    pub placements: u32,
     /// Of the segment's first entry.
     pub first_sequence: u64,
     /// Every slot up to here was applied, and durable in this log, when the footer was written.
@@ -42,14 +50,15 @@ pub(super) struct Trailer {
 
 impl Trailer {
     pub fn size(&self) -> usize {
-        footer_size(self.count as usize)
+        footer_size(self.count as usize, self.placements as usize)
     }
 }
 
-/// Fills the first `footer_size` bytes of `out`.
+/// Fills the first [`Trailer::size`] bytes of `out`.
 ///
 /// # Panics
-/// When an entry is neither applied nor replaced: its row would lie.
+/// When an entry is neither applied nor replaced (its row would lie), or the trailer tells of
+/// another number of rows or of other placements.
 pub(super) fn encode(trailer: &Trailer, entries: &[IndexEntry], out: &mut [u8]) {
     assert_eq!(trailer.count as usize, entries.len(), "one row per entry");
     let size = trailer.size();
@@ -70,6 +79,9 @@ pub(super) fn encode(trailer: &Trailer, entries: &[IndexEntry], out: &mut [u8]) 
         put_u16(row, 36, entry.ballot.node.0);
         put_u16(row, 38, state);
     }
+    let rows = entries.len() * ROW_SIZE;
+    let section = &mut out[rows..rows + trailer.placements as usize];
+    placements::encode_section(entries, section);
     let at = size - TRAILER_SIZE;
     put_u32(out, at, FOOTER_MAGIC);
     put_u16(out, at + 4, FORMAT_VERSION);
@@ -78,6 +90,7 @@ pub(super) fn encode(trailer: &Trailer, entries: &[IndexEntry], out: &mut [u8]) 
     put_u32(out, at + 20, trailer.place.generation);
     put_u64(out, at + 24, trailer.place.segment);
     put_u32(out, at + 32, trailer.count);
+    put_u32(out, at + 36, trailer.placements);
     put_u64(out, at + 40, trailer.first_sequence);
     put_u64(out, at + 48, trailer.chosen.0);
     put_u32(out, at + 56, trailer.last.0);
@@ -89,9 +102,12 @@ pub(super) fn encode(trailer: &Trailer, entries: &[IndexEntry], out: &mut [u8]) 
 /// verified: [`decode`] does that.
 pub(super) fn stated_size(last_block: &[u8]) -> Option<usize> {
     let at = last_block.len().checked_sub(TRAILER_SIZE)?;
-    let count = get_u32(last_block, at + 32) as usize;
-    (get_u32(last_block, at) == FOOTER_MAGIC && (1..=SEGMENT_ENTRIES_MAX).contains(&count))
-        .then(|| footer_size(count))
+    let (count, placements) =
+        (get_u32(last_block, at + 32) as usize, get_u32(last_block, at + 36) as usize);
+    let known = get_u32(last_block, at) == FOOTER_MAGIC
+        && (1..=SEGMENT_ENTRIES_MAX).contains(&count)
+        && placements <= FOOTER_BYTES_MAX;
+    known.then(|| footer_size(count, placements)).filter(|size| *size <= FOOTER_BYTES_MAX)
 }
 
 /// Reads a whole footer that should stand at the end of `place`; `Err` says what is wrong.
@@ -113,13 +129,24 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
             segment: get_u64(bytes, at + 24),
         },
         count: get_u32(bytes, at + 32),
+        placements: get_u32(bytes, at + 36),
         first_sequence: get_u64(bytes, at + 40),
         chosen: Slot(get_u64(bytes, at + 48)),
         last: Checksum(get_u32(bytes, at + 56)),
     };
     check_place(&trailer.place, place)?;
-    let rows = bytes.chunks_exact(ROW_SIZE).take(trailer.count as usize);
-    let entries = rows.map(|row| IndexEntry {
+    if trailer.first_sequence.checked_add(trailer.count.into()).is_none() {
+        return Err("the index footer's sequences run out".into());
+    }
+    let (rows, rest) = bytes.split_at(trailer.count as usize * ROW_SIZE);
+    let rows = rows.chunks_exact(ROW_SIZE).map(decode_row);
+    let mut entries = rows.collect::<Result<Vec<_>, String>>()?;
+    placements::decode_section(&rest[..trailer.placements as usize], &mut entries)?;
+    Ok((trailer, entries))
+}
+
+fn decode_row(row: &[u8]) -> Result<IndexEntry, String> {
+    let entry = IndexEntry {
         slot: Slot(get_u64(row, 0)),
         ballot: Ballot { round: get_u64(row, 8), node: NodeId(get_u16(row, 36)) },
         first: Position(get_u64(row, 16)),
@@ -128,10 +155,22 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
         records: get_u32(row, 32),
         state: match get_u16(row, 38) {
             STATE_APPLIED => EntryState::Applied,
-            _ => EntryState::Replaced,
+            STATE_REPLACED => EntryState::Replaced,
+            other => return Err(format!("a row of the index footer has the state {other}")),
         },
-    });
-    Ok((trailer, entries.collect()))
+        // The room was kept until the footer was written.
+        placement_bytes_max: 0,
+        more: None,
+    };
+    let applied = entry.state == EntryState::Applied;
+    let sound = match applied {
+        true => (1..u64::MAX).contains(&entry.slot.0),
+        false => entry.records == 0,
+    };
+    if !sound || entry.first.0.checked_add(entry.records.into()).is_none() {
+        return Err(format!("a row of the index footer makes no sense (slot {})", entry.slot));
+    }
+    Ok(entry)
 }
 
 #[cfg(test)]

@@ -415,7 +415,7 @@ pub fn stated_counts(value: &[u8]) -> (usize, usize) {
     match value.split_first_chunk::<BATCH_HEADER_SIZE>() {
         Some((header, _)) if u32_at(header, 0) == MAGIC => {
             let commands = (u32_at(header, 8) as usize).min(value.len() / COMMAND_HEADER_SIZE);
-            (commands, (u32_at(header, 28) as usize).min(LOGS_PER_BATCH_MAX))
+            (commands, (u32_at(header, 28) as usize).min(LOGS_PER_BATCH_MAX).min(commands))
         }
         _ => (0, 0),
     }

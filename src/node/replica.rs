@@ -20,12 +20,17 @@ use super::{Answer, BARRIERS_MAX, CommandFailure, NodeFailure, NodeOptions, Refu
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, LogId, NodeId, Placement, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
-use crate::log::{AppendId, Entry, Log, LogEvent, LogRecovered, VoteId, placement_bytes_max};
-use crate::machine::{Command, Logs, Machine, Outcome, stated_counts};
+use crate::log::{
+    AppendId, COMMAND_BYTES_MIN, Entry, Log, LogEvent, LogRecovered, VoteId, placement_bytes_max,
+};
+use crate::machine::{COMMAND_HEADER_SIZE, Command, Logs, Machine, Outcome, stated_counts};
 use crate::paxos::{
     Core, Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
 use crate::wire::{FrameDecoder, Hello, HelloReply, Limits};
+
+// The log's bound on placements counts on it.
+const _: () = assert!(COMMAND_HEADER_SIZE >= COMMAND_BYTES_MIN);
 
 /// A persist whose write is in the log's hands, with the replies it permits.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use super::disk::DiskTiming;
 use super::net::NetOptions;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::rng::Rng;
+use crate::log::segment_bytes_min;
 
 /// The most replicas of a world.
 pub const NODES_MAX: usize = 7;
@@ -280,12 +281,11 @@ impl LogPlan {
     fn draw(rng: &mut Rng) -> LogPlan {
         let blocks = pick(rng, &[4, 8, 16, 64]);
         let entry_bytes_max = blocks * BLOCK_SIZE;
-        // The header, an entry and its footer at the least; mostly a few dozen entries.
+        // One entry at the least; mostly a few dozen.
         let extra = pick(rng, &[0, 10, 30, 60, 100, 400]);
-        let segment_blocks = 1 + blocks + 1 + extra;
         LogPlan {
             entry_bytes_max,
-            segment_bytes: (segment_blocks * BLOCK_SIZE) as u64,
+            segment_bytes: segment_bytes_min(entry_bytes_max) + (extra * BLOCK_SIZE) as u64,
             spare_segments: pick(rng, &[1, 1, 2, 3]),
             write_then_fsync: rng.below(4) == 0,
             mark_idle_after: match rng.below(4) {
