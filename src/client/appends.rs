@@ -17,9 +17,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::base::{
-    AppendTerms, FenceToken, LogId, Position, Sequence, SessionId, SessionTerms,
-};
+use crate::base::{AppendTerms, FenceToken, LogId, Position, Sequence, SessionId, SessionTerms};
 use crate::wire::{ErrorCode, Response};
 
 use super::error::AppendError;
@@ -55,6 +53,42 @@ pub enum ToSend {
         /// The records; shared, not copied.
         run: Bytes,
     },
+}
+
+/// What came back for an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendReply<'a> {
+    /// [`Response::Appended`].
+    Appended {
+        /// The position of its first record.
+        first: Position,
+        /// How many records.
+        records: u32,
+    },
+    /// [`Response::Failed`].
+    Failed {
+        /// Why, for programs.
+        code: ErrorCode,
+        /// What the code says that it is.
+        detail: u64,
+        /// Why, for people.
+        text: &'a str,
+    },
+}
+
+impl<'a> AppendReply<'a> {
+    /// `None`: the response is none to an append.
+    pub fn of(response: &Response<'a>) -> Option<AppendReply<'a>> {
+        match *response {
+            Response::Appended { first, records, .. } => {
+                Some(AppendReply::Appended { first, records })
+            }
+            Response::Failed { error, detail, text, .. } => {
+                Some(AppendReply::Failed { code: error, detail, text })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What an answer means.
@@ -193,8 +227,7 @@ impl<T> AppendQueue<T> {
         entry.sent = true;
         let unanswered = u16::try_from(entry.sequence.0 - oldest.0).expect("within the window");
         let AppendAsk { log, if_tail, fence, records, ref run } = entry.ask;
-        let terms =
-            AppendTerms { session, sequence: entry.sequence, unanswered, if_tail, fence };
+        let terms = AppendTerms { session, sequence: entry.sequence, unanswered, if_tail, fence };
         Some(ToSend::Append { log, terms, records, run: run.clone() })
     }
 
@@ -239,7 +272,7 @@ impl<T> AppendQueue<T> {
         &mut self,
         session: SessionId,
         sequence: Sequence,
-        response: &Response<'_>,
+        reply: AppendReply<'_>,
     ) -> Verdict<T> {
         if self.session() != Some(session) && !matches!(self.session, Session::Ended) {
             return Verdict::Ignored;
@@ -249,8 +282,8 @@ impl<T> AppendQueue<T> {
         };
         let entry = &mut self.entries[at];
         entry.inflight = entry.inflight.saturating_sub(1);
-        let (code, detail, text) = match *response {
-            Response::Appended { first, records, .. } => {
+        let (code, detail, text) = match reply {
+            AppendReply::Appended { first, records } => {
                 let result = match entry.void.take() {
                     // The void itself took the turn: the append never will.
                     Some(why) if records == 0 => Err(why),
@@ -260,8 +293,7 @@ impl<T> AppendQueue<T> {
                 self.leave_ended_session();
                 return verdict;
             }
-            Response::Failed { error, detail, text, .. } => (error, detail, text),
-            _ => return Verdict::Ignored,
+            AppendReply::Failed { code, detail, text } => (code, detail, text),
         };
         let verdict = self.on_failure(at, code, detail, text);
         self.leave_ended_session();
@@ -365,9 +397,8 @@ impl<T> AppendQueue<T> {
         if !matches!(self.session, Session::Ended) {
             return None;
         }
-        let doubtful = |entry: &Entry<T>| {
-            entry.open_tries > 0 && entry.inflight == 0 && !entry.answered
-        };
+        let doubtful =
+            |entry: &Entry<T>| entry.open_tries > 0 && entry.inflight == 0 && !entry.answered;
         let Some(at) = self.entries.iter().position(doubtful) else {
             self.leave_ended_session();
             return None;
@@ -424,7 +455,6 @@ impl<T> AppendQueue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::RequestId;
 
     const TERMS: SessionTerms = SessionTerms { timeout_ms: 10_000, window: 8 };
     const S: SessionId = SessionId(7);
@@ -446,20 +476,18 @@ mod tests {
     /// The numbers and first bytes of everything that is sent now.
     fn sent(queue: &mut AppendQueue<u8>) -> Vec<(u64, Option<u8>)> {
         std::iter::from_fn(|| match queue.next()? {
-            ToSend::Append { terms, run, .. } => {
-                Some((terms.sequence.0, run.first().copied()))
-            }
+            ToSend::Append { terms, run, .. } => Some((terms.sequence.0, run.first().copied())),
             other => panic!("{other:?}"),
         })
         .collect()
     }
 
-    fn appended(first: u64, records: u32) -> Response<'static> {
-        Response::Appended { request: RequestId(0), first: Position(first), records }
+    fn appended(first: u64, records: u32) -> AppendReply<'static> {
+        AppendReply::Appended { first: Position(first), records }
     }
 
-    fn failed(error: ErrorCode) -> Response<'static> {
-        Response::Failed { request: RequestId(0), error, leader: None, detail: 3, text: "why" }
+    fn failed(code: ErrorCode) -> AppendReply<'static> {
+        AppendReply::Failed { code, detail: 3, text: "why" }
     }
 
     fn done(tag: u8, first: u64) -> Verdict<u8> {
@@ -470,13 +498,13 @@ mod tests {
     fn answers_may_come_in_any_order_and_the_window_follows_the_oldest() {
         let mut queue = queue(3);
         assert_eq!(sent(&mut queue), [(1, Some(1)), (2, Some(2)), (3, Some(3))]);
-        assert_eq!(queue.on_answer(S, Sequence(2), &appended(5, 1)), done(2, 5));
-        assert_eq!(queue.on_answer(S, Sequence(2), &appended(5, 1)), Verdict::Ignored);
+        assert_eq!(queue.on_answer(S, Sequence(2), appended(5, 1)), done(2, 5));
+        assert_eq!(queue.on_answer(S, Sequence(2), appended(5, 1)), Verdict::Ignored);
         assert_eq!(queue.count(), 3, "the oldest is not answered");
         queue.push(4, ask(4));
         let Some(ToSend::Append { terms, .. }) = queue.next() else { panic!() };
         assert_eq!((terms.sequence, terms.unanswered), (Sequence(4), 3));
-        assert_eq!(queue.on_answer(S, Sequence(1), &appended(4, 1)), done(1, 4));
+        assert_eq!(queue.on_answer(S, Sequence(1), appended(4, 1)), done(1, 4));
         assert_eq!(queue.count(), 2);
         (0..6).for_each(|tag| queue.push(tag, ask(tag)));
         assert!(!queue.has_room());
@@ -487,18 +515,18 @@ mod tests {
         let mut queue = queue(3);
         sent(&mut queue);
         let again = Verdict::Again(ErrorCode::Overloaded);
-        assert_eq!(queue.on_answer(S, Sequence(1), &failed(ErrorCode::Overloaded)), again);
+        assert_eq!(queue.on_answer(S, Sequence(1), failed(ErrorCode::Overloaded)), again);
         assert_eq!(queue.next(), None, "not before a pause");
         let order = failed(ErrorCode::OutOfOrder);
         let again = Verdict::Again(ErrorCode::OutOfOrder);
-        assert_eq!(queue.on_answer(S, Sequence(2), &order), again);
+        assert_eq!(queue.on_answer(S, Sequence(2), order), again);
         queue.rewind();
         assert_eq!(sent(&mut queue), [(1, Some(1)), (2, Some(2)), (3, Some(3))]);
         // The last answer of the first round: a later try is under way.
-        assert_eq!(queue.on_answer(S, Sequence(3), &order), Verdict::Ignored);
+        assert_eq!(queue.on_answer(S, Sequence(3), order), Verdict::Ignored);
         for (tag, first) in [(1, 10), (2, 11), (3, 12)] {
             let answer = appended(first, 1);
-            assert_eq!(queue.on_answer(S, Sequence(u64::from(tag)), &answer), done(tag, first));
+            assert_eq!(queue.on_answer(S, Sequence(u64::from(tag)), answer), done(tag, first));
         }
         assert!(queue.is_empty());
     }
@@ -507,13 +535,13 @@ mod tests {
     fn a_lost_connection_repeats_what_is_open_under_the_same_numbers() {
         let mut queue = queue(3);
         sent(&mut queue);
-        assert_eq!(queue.on_answer(S, Sequence(2), &appended(5, 1)), done(2, 5));
+        assert_eq!(queue.on_answer(S, Sequence(2), appended(5, 1)), done(2, 5));
         queue.on_connection_lost();
         assert_eq!(queue.take_doubtful(), None, "the session makes it certain");
         assert_eq!(sent(&mut queue), [(1, Some(1)), (3, Some(3))]);
-        assert_eq!(queue.on_answer(S, Sequence(1), &appended(4, 1)), done(1, 4));
+        assert_eq!(queue.on_answer(S, Sequence(1), appended(4, 1)), done(1, 4));
         let unknown = Verdict::Again(ErrorCode::OutcomeUnknown);
-        assert_eq!(queue.on_answer(S, Sequence(3), &failed(ErrorCode::OutcomeUnknown)), unknown);
+        assert_eq!(queue.on_answer(S, Sequence(3), failed(ErrorCode::OutcomeUnknown)), unknown);
         queue.rewind();
         assert_eq!(sent(&mut queue), [(3, Some(3))]);
     }
@@ -526,13 +554,13 @@ mod tests {
         queue.on_connection_lost();
         assert_eq!(sent(&mut queue), [(1, None), (2, Some(2)), (3, Some(3))]);
         let late = Verdict::Done { tag: None, result: Ok(Position(4)) };
-        assert_eq!(queue.on_answer(S, Sequence(1), &appended(4, 1)), late);
+        assert_eq!(queue.on_answer(S, Sequence(1), appended(4, 1)), late);
         // Over a limit: the caller hears of it once the void has come to its turn.
         let again = Verdict::Again(ErrorCode::TooLarge);
-        assert_eq!(queue.on_answer(S, Sequence(2), &failed(ErrorCode::TooLarge)), again);
+        assert_eq!(queue.on_answer(S, Sequence(2), failed(ErrorCode::TooLarge)), again);
         assert_eq!(sent(&mut queue), [(2, None), (3, Some(3))]);
         let Verdict::Done { tag: Some(2), result: Err(AppendError::Rejected { code, .. }) } =
-            queue.on_answer(S, Sequence(2), &appended(9, 0))
+            queue.on_answer(S, Sequence(2), appended(9, 0))
         else {
             panic!("a void's answer ends its append");
         };
@@ -549,7 +577,7 @@ mod tests {
         queue.on_session(Some(S));
         assert_eq!(sent(&mut queue), [(1, Some(2)), (2, Some(3))]);
         // Refused without effect, but a later number has left: this one must be used up.
-        queue.on_answer(S, Sequence(1), &failed(ErrorCode::Overloaded));
+        queue.on_answer(S, Sequence(1), failed(ErrorCode::Overloaded));
         assert_eq!(queue.give_up_oldest(), Some((2, true)));
         queue.rewind();
         assert_eq!(sent(&mut queue), [(1, None), (2, Some(3))]);
@@ -565,18 +593,18 @@ mod tests {
         let expired = failed(ErrorCode::SessionExpired);
         for (sequence, tag) in [(1, 1), (2, 2)] {
             let Verdict::Done { tag: found, result: Err(error) } =
-                queue.on_answer(S, Sequence(sequence), &expired)
+                queue.on_answer(S, Sequence(sequence), expired)
             else {
                 panic!("it was sent before, and not answered")
             };
             assert_eq!((found, error.had_no_effect()), (Some(tag), false));
             assert_eq!(queue.next(), None, "until all is back");
         }
-        assert_eq!(queue.on_answer(S, Sequence(3), &expired), Verdict::Ignored);
+        assert_eq!(queue.on_answer(S, Sequence(3), expired), Verdict::Ignored);
         assert_eq!(queue.next(), Some(ToSend::OpenSession(TERMS)));
         queue.on_session(Some(SessionId(8)));
         assert_eq!(sent(&mut queue), [(1, Some(3))], "sent once, and certainly without effect");
-        assert_eq!(queue.on_answer(S, Sequence(1), &appended(1, 1)), Verdict::Ignored);
+        assert_eq!(queue.on_answer(S, Sequence(1), appended(1, 1)), Verdict::Ignored);
     }
 
     #[test]
@@ -584,7 +612,7 @@ mod tests {
         let mut queue = queue(3);
         sent(&mut queue);
         let expired = failed(ErrorCode::SessionExpired);
-        assert_eq!(queue.on_answer(S, Sequence(1), &expired), Verdict::Ignored);
+        assert_eq!(queue.on_answer(S, Sequence(1), expired), Verdict::Ignored);
         queue.on_connection_lost();
         let doubtful: Vec<_> = std::iter::from_fn(|| queue.take_doubtful())
             .map(|(tag, error)| (tag, error.had_no_effect()))

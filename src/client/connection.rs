@@ -98,7 +98,9 @@ pub enum Incoming<'a, T> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
-    Append { records: u32 },
+    Append {
+        records: u32,
+    },
     Read,
     Tail,
     Status,
@@ -123,6 +125,7 @@ struct Slab<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
     count_max: usize,
+    followers: usize,
 }
 
 impl<T> Slab<T> {
@@ -137,6 +140,7 @@ impl<T> Slab<T> {
         });
         let entry = &mut self.entries[index as usize];
         entry.generation = entry.generation.wrapping_add(1);
+        self.followers += usize::from(expected == Expected::Follow);
         entry.pending = Some((tag, expected));
         RequestId(u64::from(entry.generation) << 32 | u64::from(index))
     }
@@ -155,7 +159,8 @@ impl<T> Slab<T> {
     /// Ends the request in flight with this id.
     fn remove(&mut self, id: RequestId) -> Option<T> {
         let index = id.0 as u32;
-        let (tag, _) = self.entries.get_mut(index as usize)?.pending.take()?;
+        let (tag, expected) = self.entries.get_mut(index as usize)?.pending.take()?;
+        self.followers -= usize::from(expected == Expected::Follow);
         self.free.push(index);
         Some(tag)
     }
@@ -213,7 +218,12 @@ impl<T> ClientConnection<T> {
             encoder,
             decoder: FrameDecoder::plain(),
             output,
-            slab: Slab { entries: Vec::new(), free: Vec::new(), count_max: inflight_max },
+            slab: Slab {
+                entries: Vec::new(),
+                free: Vec::new(),
+                count_max: inflight_max,
+                followers: 0,
+            },
             state: State::Greeting,
             limits: Limits::default(),
             group: GroupId(0),
@@ -233,6 +243,11 @@ impl<T> ClientConnection<T> {
     /// Requests submitted and not yet answered.
     pub fn inflight_count(&self) -> usize {
         self.slab.count()
+    }
+
+    /// Of the requests submitted and not yet answered: followers.
+    pub fn followers_count(&self) -> usize {
+        self.slab.followers
     }
 
     /// The limits of the server, or those of this version before it has answered.
@@ -426,11 +441,7 @@ impl<T> ClientConnection<T> {
     ///
     /// # Errors
     /// [`SubmitError`]; nothing was submitted then.
-    pub fn create_log(
-        &mut self,
-        tag: T,
-        terms: &LogTerms,
-    ) -> Result<RequestId, (T, SubmitError)> {
+    pub fn create_log(&mut self, tag: T, terms: &LogTerms) -> Result<RequestId, (T, SubmitError)> {
         let LogTerms { name, record_bytes_max } = terms;
         let record_bytes_max = *record_bytes_max;
         self.submit(tag, Expected::Created, |request| Request::CreateLog {
@@ -551,6 +562,7 @@ impl<T> ClientConnection<T> {
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.state = State::Ended;
         self.slab.free.clear();
+        self.slab.followers = 0;
         self.slab.entries.drain(..).filter_map(|entry| entry.pending.map(|(tag, _)| tag))
     }
 }

@@ -309,7 +309,8 @@ impl World {
         let live = process.live.as_mut().expect("only a node that lives is looked at");
         live.server.node_mut().take_applied(&mut self.applied);
         for applied in self.applied.drain(..) {
-            let numbers = [applied.slot.0, applied.ballot.round, u64::from(applied.records)];
+            let records = u64::from(applied.placement.records());
+            let numbers = [applied.slot.0, applied.ballot.round, records];
             self.trace.note(now, host, "applied", numbers);
             self.judge.applied(id, &applied, &self.history, &mut self.hits)?;
         }
