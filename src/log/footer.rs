@@ -175,34 +175,124 @@ fn decode_row(row: &[u8]) -> Result<IndexEntry, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
-    use crate::base::{ClusterId, GroupId};
+    use crate::base::rng::Rng;
+    use crate::base::{ClusterId, GroupId, LogId, Placement, Span};
+
+    const PLACE: Place =
+        Place { cluster: ClusterId(9), group: GroupId(1), segment: 4, generation: 1 };
+
+    /// Some rows are all there is to say of their slot; others have spans of other logs, or
+    /// refusals, or both, with records in log 0 or without.
+    fn rows(count: u32) -> Vec<IndexEntry> {
+        let row = |i: u32| {
+            let applied = i % 5 > 0;
+            let first = Position(u64::from(i) * 7);
+            let mut whole = Placement::simple(first, if applied { i % 3 } else { 0 });
+            if applied && i % 4 == 1 {
+                let span = |log: u32| Span { log: LogId(log), first, records: log };
+                whole.spans.extend((1..=i % 11).map(span));
+            }
+            if applied && i % 4 < 2 {
+                whole.refuse(i as usize);
+            }
+            let own = whole.span(LogId(0)).copied();
+            let needs = whole.spans.len() > usize::from(own.is_some()) || !whole.refused.is_empty();
+            IndexEntry {
+                slot: Slot(u64::from(i) + 10),
+                ballot: Ballot { round: 3, node: NodeId(2) },
+                first: own.map_or(Position(0), |span| span.first),
+                offset: 4096 * (i + 1),
+                value_size: i,
+                records: own.map_or(0, |span| span.records),
+                state: if applied { EntryState::Applied } else { EntryState::Replaced },
+                placement_bytes_max: 0,
+                more: needs.then(|| Rc::new(whole)),
+            }
+        };
+        (0..count).map(row).collect()
+    }
+
+    fn encoded(entries: &[IndexEntry]) -> (Trailer, Vec<u8>) {
+        let trailer = Trailer {
+            place: PLACE,
+            count: entries.len() as u32,
+            placements: placements::section_bytes(entries) as u32,
+            first_sequence: 77,
+            chosen: Slot(159),
+            last: Checksum(8),
+        };
+        let mut bytes = vec![1; trailer.size()];
+        encode(&trailer, entries, &mut bytes);
+        (trailer, bytes)
+    }
 
     #[test]
     fn a_footer_round_trips_and_every_byte_is_guarded() {
-        let place = Place { cluster: ClusterId(9), group: GroupId(1), segment: 4, generation: 1 };
-        let entries: Vec<_> = (0..150u32)
-            .map(|i| IndexEntry {
-                slot: Slot(u64::from(i) + 10),
-                ballot: Ballot { round: 3, node: NodeId(2) },
-                first: Position(u64::from(i) * 7),
-                offset: 4096 * (i + 1),
-                value_size: i,
-                records: 7,
-                state: if i % 5 == 0 { EntryState::Replaced } else { EntryState::Applied },
-            })
-            .collect();
-        let trailer =
-            Trailer { place, count: 150, first_sequence: 77, chosen: Slot(159), last: Checksum(8) };
-        let mut bytes = vec![1; trailer.size()];
-        encode(&trailer, &entries, &mut bytes);
+        let entries = rows(150);
+        let (trailer, mut bytes) = encoded(&entries);
+        assert!(trailer.placements > 1000, "{trailer:?}");
         assert_eq!(stated_size(&bytes[bytes.len() - BLOCK_SIZE..]), Some(bytes.len()));
-        assert_eq!(decode(&bytes, &place), Ok((trailer, entries)));
-        assert!(decode(&bytes, &Place { segment: 5, ..place }).is_err());
+        assert_eq!(decode(&bytes, &PLACE), Ok((trailer, entries)));
+        assert!(decode(&bytes, &Place { segment: 5, ..PLACE }).is_err());
         for byte in 0..bytes.len() {
             bytes[byte] ^= 4;
-            assert!(decode(&bytes, &place).is_err(), "byte {byte}");
+            assert!(decode(&bytes, &PLACE).is_err(), "byte {byte}");
             bytes[byte] ^= 4;
         }
+        for cut in [0, 1, BLOCK_SIZE, bytes.len() - BLOCK_SIZE] {
+            assert!(decode(&bytes[bytes.len() - cut..], &PLACE).is_err(), "{cut} bytes");
+        }
+    }
+
+    #[test]
+    fn without_other_logs_and_refusals_the_rows_say_it_all() {
+        let mut entries = rows(100);
+        entries.retain(|entry| entry.more.is_none());
+        let (trailer, bytes) = encoded(&entries);
+        assert_eq!((trailer.placements, bytes.len()), (0, footer_size(entries.len(), 0)));
+        assert_eq!(decode(&bytes, &PLACE), Ok((trailer, entries)));
+    }
+
+    /// Bytes that nobody wrote, with a checksum that matches.
+    #[test]
+    fn whatever_stands_there_is_refused_or_makes_sense_and_never_panics() {
+        let (trailer, bytes) = encoded(&rows(60));
+        let used = 60 * ROW_SIZE + trailer.placements as usize;
+        let (mut refused, mut taken) = (0, 0);
+        for seed in 0..30_000 {
+            let mut rng = Rng::new(seed);
+            let mut bytes = bytes.clone();
+            for _ in 0..1 + rng.below(3) {
+                let end = bytes.len();
+                let at = match rng.below(4) {
+                    // The section, the rows, the trailer; whole numbers of them or single bits.
+                    0 => 60 * ROW_SIZE + rng.below(u64::from(trailer.placements)) as usize,
+                    1 => rng.below(used as u64) as usize,
+                    2 => end - TRAILER_SIZE + 32 + rng.below(8) as usize,
+                    _ => end - TRAILER_SIZE + rng.below(TRAILER_SIZE as u64 - 4) as usize,
+                };
+                match rng.below(3) {
+                    0 => bytes[at] ^= 1 << rng.below(8),
+                    1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][rng.below(5) as usize],
+                    _ => bytes[at..(at + 4).min(end)].fill([0, 0xff][rng.below(2) as usize]),
+                }
+            }
+            let end = bytes.len() - 4;
+            let checksum = Checksum::of(&bytes[..end]);
+            put_u32(&mut bytes, end, checksum.0);
+            let Ok((trailer, entries)) = decode(&bytes, &PLACE) else {
+                refused += 1;
+                continue;
+            };
+            taken += 1;
+            assert_eq!(trailer.placements as usize, placements::section_bytes(&entries));
+            let mut again = vec![0; trailer.size()];
+            encode(&trailer, &entries, &mut again);
+            assert_eq!(decode(&again, &PLACE), Ok((trailer, entries)), "seed {seed}");
+        }
+        assert!(refused > 5000 && taken > 5000, "{refused} refused, {taken} taken");
     }
 }
