@@ -406,7 +406,7 @@ async fn nobody_there_is_unavailable_and_without_effect() {
 async fn calls_share_the_connection_and_complete_in_the_servers_order() {
     let (address, server) = alone(|listener, welcome| {
         let mut served = Served::welcome(&listener, &welcome);
-        let mut waiting: Vec<_> = (0..3).map(|_| served.next()).collect();
+        let waiting: Vec<_> = (0..3).map(|_| served.next()).collect();
         // All three are in flight; they are answered last to first, each after the one before
         // has been taken note of (the tail question comes behind it).
         for (index, got) in waiting.iter().enumerate().rev() {
