@@ -244,6 +244,11 @@ pub struct ServeArgs {
     /// How often a leader shows that it lives, in ms
     #[arg(long, value_name = "MS", default_value = "50", value_parser = milliseconds)]
     pub heartbeat_interval: Duration,
+    /// The most by which this host's clock may run fast or slow, in parts per million: leases are
+    /// counted shorter by it. Reads at level lease depend on it, nothing else does
+    #[arg(long, value_name = "PPM", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub clock_drift_ppm: u32,
     /// Pin the node's thread to this core, from 0 [default: not pinned]
     #[arg(long, value_name = "CORE")]
     pub pin: Option<usize>,
@@ -264,6 +269,7 @@ impl ServeArgs {
             log_sync: self.log_sync,
             election_timeout: self.election_timeout,
             heartbeat_interval: self.heartbeat_interval,
+            clock_drift_ppm: self.clock_drift_ppm,
             pin: self.pin,
         };
         options.validate().map_err(CliError::usage)

@@ -44,6 +44,8 @@ pub struct ServeOptions {
     pub election_timeout: Duration,
     /// `Config::heartbeat_interval`.
     pub heartbeat_interval: Duration,
+    /// `Config::clock_drift_ppm_max`.
+    pub clock_drift_ppm: u32,
     /// The core that the group's thread is pinned to; none: any.
     pub pin: Option<usize>,
 }
@@ -165,6 +167,7 @@ mod tests {
             log_sync: LogSync::Dsync,
             election_timeout: Duration::from_millis(election_ms),
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
+            clock_drift_ppm: 1000,
             pin: None,
         };
         assert!(options(150, 50).validate().is_ok());

@@ -444,8 +444,9 @@ impl Node {
         }
         self.step(now, Input::EndOfTurn);
         self.serving.pump(io, &mut self.log, &self.cache, &mut self.peers);
-        self.log.submit(now, io);
+        // Peers first: their way to the disk is the longer one.
         self.peers.flush(io);
+        self.log.submit(now, io);
     }
 
     /// When the node has something to do although nothing happens.

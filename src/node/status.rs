@@ -5,7 +5,7 @@ use crate::base::{Ballot, Instant, NodeId, Position, Slot};
 use crate::log::LogStats;
 use crate::paxos::Role;
 use crate::wire::NodeStatus;
-use crate::wire::status::{BallotStatus, BatchingStatus, MemberStatus, RoleStatus};
+use crate::wire::status::{BallotStatus, BatchingStatus, LeaseStatus, MemberStatus, RoleStatus};
 
 /// How far a node is, at a glance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +97,10 @@ impl Node {
             tail: self.machine.tail().0,
             members: members.collect(),
             batching: self.batching(),
+            lease: self
+                .core
+                .lease_until()
+                .map(|until| LeaseStatus { remaining_ms: until.since(now).as_millis() as u64 }),
             ..NodeStatus::default()
         }
     }

@@ -1,6 +1,8 @@
 //! The messages between replicas. `wire/` turns them into bytes and back; the core alone gives
 //! them meaning.
 
+use std::fmt;
+
 use crate::base::{Ballot, Checksum, Slot};
 
 /// What a promise tells of one slot: the highest ballot at which the sender accepted, and the
@@ -151,4 +153,55 @@ pub enum Message<V> {
         /// The value.
         value: V,
     },
+}
+
+/// One short line; a value accepted for a slot at a ballot is written `slot@ballot value`.
+impl<V: fmt::Display> fmt::Display for Message<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Message::PreVote { ballot, chosen } => write!(f, "PreVote {ballot} chosen {chosen}"),
+            Message::PreVoteReply { ballot, granted, promised, chosen } => {
+                let word = if *granted { "granted" } else { "refused" };
+                write!(f, "PreVoteReply {ballot} {word}, promised {promised} chosen {chosen}")
+            }
+            Message::Prepare { ballot, chosen } => write!(f, "Prepare {ballot} chosen {chosen}"),
+            Message::Promise { ballot, chosen, accepted } => {
+                write!(f, "Promise {ballot} chosen {chosen} accepted")?;
+                if accepted.is_empty() {
+                    return write!(f, " none");
+                }
+                accepted.iter().try_for_each(|told| write!(f, " {}@{}", told.slot, told.ballot))
+            }
+            Message::Nack { ballot, promised } => write!(f, "Nack {ballot}, promised {promised}"),
+            Message::Accept { ballot, slot, chosen, value } => {
+                write!(f, "Accept {slot}@{ballot} {value} chosen {chosen}")
+            }
+            Message::Accepted { ballot, slot } => write!(f, "Accepted {slot}@{ballot}"),
+            Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
+                write!(f, "Heartbeat {ballot} chosen {chosen}")?;
+                if *sequence != 0 {
+                    write!(f, " #{sequence}")?;
+                }
+                if *lease_ms != 0 {
+                    write!(f, " asks {lease_ms} ms")?;
+                }
+                Ok(())
+            }
+            Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+                let granted = if *granted { " granted" } else { "" };
+                write!(f, "HeartbeatReply {ballot} #{sequence} chosen {chosen}{granted}")
+            }
+            Message::ReadIndex { id: _, lease: true } => write!(f, "ReadIndex by lease"),
+            Message::ReadIndex { id: _, lease: false } => write!(f, "ReadIndex"),
+            Message::ReadIndexReply { id: _, index } => write!(f, "ReadIndexReply {index}"),
+            Message::Fetch { first, last } => write!(f, "Fetch {first}..{last}"),
+            Message::Learn { slot, ballot, value } => write!(f, "Learn {slot}@{ballot} {value}"),
+            Message::FetchAccepted { ballot, slot } => {
+                write!(f, "FetchAccepted {ballot} slot {slot}")
+            }
+            Message::AcceptedValue { ballot, slot, accepted, value } => {
+                write!(f, "AcceptedValue {ballot} {slot}@{accepted} {value}")
+            }
+        }
+    }
 }

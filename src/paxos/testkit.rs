@@ -1,5 +1,7 @@
 //! The value type of the core's tests.
 
+use std::fmt;
+
 use super::Value;
 use crate::base::Checksum;
 
@@ -28,5 +30,11 @@ impl Value for Text {
 
     fn checksum(&self) -> Checksum {
         Checksum::of(self.text.as_bytes())
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Text::noop() { write!(f, "no-op") } else { write!(f, "{:?}", self.text) }
     }
 }

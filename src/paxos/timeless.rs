@@ -4,7 +4,8 @@
 //! Called by `sim/explore`. Guarantee: two cores of the same configuration that hash the same
 //! answer the same inputs with the same effects, as long as ticks come only when every timeout
 //! that is running has run out, connections neither come nor go, pre-votes are not asked for, no
-//! lease is granted and nothing read, and the sequence of heartbeats is left aside.
+//! lease is granted and nothing read, the sequence of heartbeats is left aside, and all slots fit
+//! into one window and one fetch.
 //!
 //! Each struct is taken apart by name, so that a new field does not go unnoticed.
 
@@ -50,12 +51,17 @@ impl<V: Value + Hash> Core<V> {
             reads: _,
             role_told: _,
         } = self;
-        (me, promised, promised_durable, chosen, told, seen, unused).hash(hasher);
+        (me, promised, promised_durable, chosen).hash(hasher);
+        // What is said of slots that are chosen here already decides nothing any more.
+        (told.1 > *chosen).then_some(told).hash(hasher);
+        // Nor does a ballot below the promise: campaigns go above both.
+        seen.max(promised).hash(hasher);
+        unused.filter(|ballot| ballot == promised).hash(hasher);
         window.hash_without_ids(persists.first(), hasher);
         persists.hash_timeless(hasher);
         state.hash_timeless(hasher);
         for Peer { chosen, connected: _, last_contact: _, answered_at: _ } in peers {
-            chosen.hash(hasher);
+            (*chosen).max(self.chosen).hash(hasher);
         }
         fetching.is_some().hash(hasher);
         if let Some(fetching) = fetching {

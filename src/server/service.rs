@@ -212,7 +212,14 @@ impl Server {
             let conn = self.stalled.pop_front().expect("counted above");
             self.resume(io, conn);
         }
+        // Clients first: they wait, while peers are only told what they need not know yet.
+        self.answer(io);
         self.node.end_turn(io);
+        self.answer(io);
+    }
+
+    /// Answers what has been decided, and starts the sends.
+    fn answer<I: Io>(&mut self, io: &mut I) {
         let mut answers = std::mem::take(&mut self.answers);
         self.node.take_answers(&mut answers);
         for answer in answers.drain(..) {

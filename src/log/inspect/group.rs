@@ -433,40 +433,54 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         let segment = &mut self.files[index];
         segment.walked = true;
         segment.tail = broken.offset;
-        let name = segment.name.clone();
         let footer = read_footer(reader, self.storage, place)?;
-        let mut unusable = |why: String| {
-            self.mended.push(Damage::new(&name, reader.length - BLOCK_SIZE as u64, None, why));
-            FooterReport::Damaged
-        };
-        let state = match footer {
-            FoundFooter::None => FooterReport::None,
-            FoundFooter::Damaged(why) => unusable(why),
-            // With a part of the entries lost there is nothing to hold it against.
-            FoundFooter::Valid(..) if resumed => FooterReport::None,
-            FoundFooter::Valid(trailer, _) if trailer.count as usize > rows.len() => {
-                // It proves that entries are missing: told by `judge`.
-                FooterReport::None
-            }
-            FoundFooter::Valid(trailer, entries) => {
-                match check_footer(&trailer, &entries, &rows, first_sequence, &self.chain) {
-                    Ok(()) => {
-                        self.applied = self.applied.max(trailer.chosen);
-                        self.files[index].closed = true;
-                        broken.empty = true;
-                        FooterReport::Valid
-                    }
-                    Err(FooterProblem::Outdated(why)) => unusable(why),
-                    Err(FooterProblem::Lies(why)) => {
-                        let offset = reader.length - trailer.size() as u64;
-                        self.damage.push(Damage::new(&name, offset, None, why));
-                        FooterReport::Damaged
-                    }
-                }
-            }
-        };
-        self.report.segments[index].footer = state;
+        // With a part of the entries lost there is nothing to hold a footer against.
+        if !resumed {
+            let state = self.judge_footer(index, footer, &rows, first_sequence);
+            broken.empty |= state == FooterReport::Valid;
+            self.report.segments[index].footer = state;
+        }
         Ok(broken)
+    }
+
+    /// Holds the footer of a segment that was walked from its start against its entries.
+    fn judge_footer(
+        &mut self,
+        index: usize,
+        footer: FoundFooter,
+        rows: &[EntryHeader],
+        first_sequence: u64,
+    ) -> FooterReport {
+        let segment = &self.files[index];
+        let (name, last) = (segment.name.clone(), segment.length - BLOCK_SIZE as u64);
+        let (trailer, entries) = match footer {
+            FoundFooter::None => return FooterReport::None,
+            FoundFooter::Damaged(why) => {
+                self.mended.push(Damage::new(&name, last, None, why));
+                return FooterReport::Damaged;
+            }
+            FoundFooter::Valid(trailer, entries) => (trailer, entries),
+        };
+        if trailer.count as usize > rows.len() {
+            // It proves that entries are missing: told by `judge`.
+            return FooterReport::None;
+        }
+        match check_footer(&trailer, &entries, rows, first_sequence, &self.chain) {
+            Ok(()) => {
+                self.applied = self.applied.max(trailer.chosen);
+                self.files[index].closed = true;
+                FooterReport::Valid
+            }
+            Err(FooterProblem::Outdated(why)) => {
+                self.mended.push(Damage::new(&name, last, None, why));
+                FooterReport::Damaged
+            }
+            Err(FooterProblem::Lies(why)) => {
+                let offset = last + BLOCK_SIZE as u64 - trailer.size() as u64;
+                self.damage.push(Damage::new(&name, offset, None, why));
+                FooterReport::Damaged
+            }
+        }
     }
 
     // ---- the end of the chain ---------------------------------------------------------------

@@ -227,9 +227,8 @@ impl World {
         let name = node + 1;
         match effect {
             Effect::Persist { id, write, then } => {
-                let shown = then.iter().map(|reply| {
-                    format!("{} -> {} {}", name, reply.to, show::message(&reply.message))
-                });
+                let shown =
+                    then.iter().map(|reply| format!("{name} -> {} {}", reply.to, reply.message));
                 let shown: Vec<String> = shown.collect();
                 let then_shown = match shown.len() {
                     0 => String::new(),
@@ -439,7 +438,7 @@ impl Node {
 
 impl Flying {
     fn show(&self) -> String {
-        format!("{} -> {} {}", self.from + 1, self.to + 1, show::message(&self.message))
+        format!("{} -> {} {}", self.from + 1, self.to + 1, self.message)
     }
 }
 

@@ -1,11 +1,16 @@
 //! Damage at rest, in a chosen region of the log's files.
 
+use std::ops::Range;
+
 use crate::base::limits::{BLOCK_SIZE, block_align};
 use crate::base::rng::Rng;
 use crate::log::layout::{BlockKind, FileKind, HEADER_BYTES, block_kind, file_kind, footer_bytes};
 
+use super::content::Content;
 use super::names::Inode;
 use super::{SimDisk, counts};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
 
 /// Where damage is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,76 +141,77 @@ impl SimDisk {
 
     /// Every region of every file, by name and offset.
     fn spans(&self) -> Vec<Span> {
-        let mut spans: Vec<Span> = Vec::new();
-        let mut last_entry = None;
+        let mut spans = Vec::new();
+        let mut last_entry = 0..0;
         for (name, inode) in self.names.files() {
             let content = &self.files[&inode];
-            let span = |region, start, length, structure| Span {
-                inode,
-                file: name.to_owned(),
-                region,
-                start,
-                length,
-                structure,
-            };
+            let mut found = Spans { inode, file: name, spans: &mut spans };
             match file_kind(name) {
-                FileKind::Identity => {
-                    spans.push(span(Region::Identity, 0, content.length(), 0));
-                }
+                FileKind::Identity => found.add(Region::Identity, 0, content.length(), 0),
                 FileKind::Vote => {
-                    for copy in 0..content.length() / BLOCK_SIZE as u64 {
-                        let start = copy * BLOCK_SIZE as u64;
-                        spans.push(span(Region::Vote, start, BLOCK_SIZE as u64, start));
+                    for start in (0..content.length()).step_by(BLOCK_SIZE) {
+                        found.add(Region::Vote, start, BLOCK, start);
                     }
                 }
                 FileKind::Segment(_) => {
-                    let blocks = content.length() / BLOCK_SIZE as u64;
-                    let footer = match blocks {
-                        0 => 0,
-                        _ => footer_bytes(content.current(blocks - 1)) as u64,
-                    };
-                    let mut offset = 0;
-                    let end = content.length().saturating_sub(footer);
-                    while offset < end {
-                        let kind = block_kind(content.current(offset / BLOCK_SIZE as u64));
-                        let (region, length) = match kind {
-                            BlockKind::SegmentHeader => (Region::SegmentHeader, BLOCK_SIZE as u64),
-                            BlockKind::Blank => (Region::Blank, BLOCK_SIZE as u64),
-                            BlockKind::Other => {
-                                offset += BLOCK_SIZE as u64;
-                                continue;
-                            }
-                            BlockKind::Entry { value_size, .. } => {
-                                let value = u64::from(value_size);
-                                let header = HEADER_BYTES as u64;
-                                let size = block_align(HEADER_BYTES + value_size as usize) as u64;
-                                let size = size.min(end - offset);
-                                let first = spans.len();
-                                spans.push(span(Region::Header, offset, header, offset));
-                                let at = offset + header;
-                                let value = value.min(size - header);
-                                spans.push(span(Region::Payload, at, value, offset));
-                                let at = at + value;
-                                let padding = offset + size - at;
-                                spans.push(span(Region::Padding, at, padding, offset));
-                                last_entry = Some(first..spans.len());
-                                offset += size;
-                                continue;
-                            }
-                        };
-                        spans.push(span(region, offset, length, offset));
-                        offset += length;
-                    }
-                    if footer > 0 {
-                        spans.push(span(Region::Footer, end, footer, end));
-                    }
+                    last_entry = found.add_segment(content).unwrap_or(last_entry);
                 }
                 FileKind::Other => {}
             }
         }
-        for index in last_entry.into_iter().flatten() {
-            spans[index].region = Region::Tail;
+        for span in &mut spans[last_entry] {
+            span.region = Region::Tail;
         }
         spans
+    }
+}
+
+/// The spans of one file, behind those of others.
+struct Spans<'a> {
+    inode: Inode,
+    file: &'a str,
+    spans: &'a mut Vec<Span>,
+}
+
+impl Spans<'_> {
+    fn add(&mut self, region: Region, start: u64, length: u64, structure: u64) {
+        let (inode, file) = (self.inode, self.file.to_owned());
+        self.spans.push(Span { inode, file, region, start, length, structure });
+    }
+
+    /// Adds a segment's regions; returns which spans its last entry has.
+    fn add_segment(&mut self, content: &Content) -> Option<Range<usize>> {
+        let blocks = content.length() / BLOCK;
+        let last_block = blocks.checked_sub(1)?;
+        let end = content.length().saturating_sub(footer_bytes(content.current(last_block)) as u64);
+        let mut last_entry = None;
+        let mut offset = 0;
+        while offset < end {
+            let mut size = BLOCK;
+            match block_kind(content.current(offset / BLOCK)) {
+                BlockKind::SegmentHeader => self.add(Region::SegmentHeader, offset, BLOCK, offset),
+                BlockKind::Blank => self.add(Region::Blank, offset, BLOCK, offset),
+                BlockKind::Other => {}
+                BlockKind::Entry { value_size, .. } => {
+                    size = block_align(HEADER_BYTES + value_size as usize) as u64;
+                    size = size.min(end - offset);
+                    let first = self.spans.len();
+                    self.add_entry(offset, u64::from(value_size), size);
+                    last_entry = Some(first..self.spans.len());
+                }
+            }
+            offset += size;
+        }
+        self.add(Region::Footer, end, content.length() - end, end);
+        last_entry
+    }
+
+    fn add_entry(&mut self, offset: u64, value_size: u64, size: u64) {
+        let header = HEADER_BYTES as u64;
+        let value = value_size.min(size - header);
+        let padding = size - header - value;
+        self.add(Region::Header, offset, header, offset);
+        self.add(Region::Payload, offset + header, value, offset);
+        self.add(Region::Padding, offset + header + value, padding, offset);
     }
 }

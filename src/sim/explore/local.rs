@@ -8,6 +8,7 @@
 //! - slots are chosen in order, and a slot keeps its chosen value over restarts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
@@ -36,6 +37,19 @@ impl Tag {
     pub(super) fn origin(self) -> Option<(usize, u8)> {
         let replica = (self.0 >> 8).checked_sub(1)?;
         Some((usize::from(replica), self.0 as u8))
+    }
+}
+
+/// `2a` is replica 2's first value.
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.origin() {
+            None => write!(f, "no-op"),
+            Some((replica, number)) => {
+                let letter = char::from(b'a' + number.saturating_sub(1).min(25));
+                write!(f, "{}{letter}", replica + 1)
+            }
+        }
     }
 }
 
@@ -336,7 +350,7 @@ impl Run<'_> {
         match local.told.get(slot.0 as usize - 1) {
             None => local.told.push(value),
             Some(told) if *told == value => {}
-            Some(told) => return Err(format!("slot {slot} was {told:?} and is {value:?}")),
+            Some(told) => return Err(format!("slot {slot} was {told} and is {value}")),
         }
         Ok(())
     }
@@ -353,6 +367,8 @@ impl Run<'_> {
             Message::Nack { .. } | Message::HeartbeatReply { .. } if !self.bounds.hints => {
                 return Ok(());
             }
+            Message::Heartbeat { .. } if !self.bounds.heartbeats => return Ok(()),
+            Message::Fetch { .. } if !self.bounds.catch_up => return Ok(()),
             // The count decides nothing but whether an answer is wished.
             Message::Heartbeat { sequence, .. } | Message::HeartbeatReply { sequence, .. } => {
                 *sequence = (*sequence).min(1);

@@ -77,6 +77,10 @@ pub struct Bounds {
     /// Whether refusals (Nack) and the answers to heartbeats are delivered. They carry hints only;
     /// without them more is reached with the same number of worlds.
     pub hints: bool,
+    /// Whether heartbeats are delivered. Without them a watermark is told by the next Accept only.
+    pub heartbeats: bool,
+    /// Whether replicas learn chosen slots from each other.
+    pub catch_up: bool,
     /// The exploration ends, incomplete, after so many worlds.
     pub worlds_max: usize,
     /// In which order.
@@ -86,26 +90,37 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// What the tests explore: seconds.
+    /// One slot, two campaigns.
     pub fn small() -> Bounds {
         Bounds {
             replicas: 3,
             proposers: 2,
-            slots: 2,
+            slots: 1,
             proposals: 2,
             campaigns: 2,
-            crashes: 1,
-            delays: 1,
+            crashes: 0,
+            delays: 0,
             hints: false,
-            worlds_max: 2_000_000,
+            heartbeats: true,
+            catch_up: true,
+            worlds_max: 20_000_000,
             order: Order::Depth,
             checks: Checks::All,
         }
     }
 
-    /// What `loggos sim --explore` explores: minutes.
-    pub fn full() -> Bounds {
-        Bounds { campaigns: 3, worlds_max: 100_000_000, ..Bounds::small() }
+    /// What the tests explore, by name: seconds.
+    pub fn quick() -> Vec<(&'static str, Bounds)> {
+        let small = Bounds::small();
+        let quiet = Bounds { heartbeats: false, ..small.clone() };
+        vec![
+            ("one slot, refusals and all hints", Bounds { hints: true, ..small.clone() }),
+            ("one slot, a crash", Bounds { crashes: 1, ..small.clone() }),
+            ("one slot, three proposers", Bounds { proposers: 3, ..small }),
+            ("one slot, three campaigns", Bounds { campaigns: 3, ..quiet.clone() }),
+            ("one slot, a crash, a late write", Bounds { crashes: 1, delays: 1, ..quiet.clone() }),
+            ("two slots", Bounds { slots: 2, ..quiet }),
+        ]
     }
 }
 

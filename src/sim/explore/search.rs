@@ -91,11 +91,16 @@ struct Envelope {
 /// A step that breaks a property, and how.
 type Broken = (Step, String);
 
+/// The last steps of a schedule that breaks a property, and how.
+type Schedule = (Vec<Step>, String);
+
 struct Search<'a> {
     bounds: &'a Bounds,
     locals: Vec<Local>,
     local_numbers: Map<Box<[u8]>, u32>,
     messages: Vec<Envelope>,
+    /// By replica: the messages that are addressed to it.
+    addressed: [Network; REPLICAS_MAX],
     message_numbers: HashMap<(usize, usize, Message<Tag>), u16>,
     outcomes: Map<(u32, Step), Result<Outcome, String>>,
     /// By the states of the replicas: the worlds that no other covers, and how many slots are
@@ -139,6 +144,7 @@ impl Search<'_> {
             locals: Vec::new(),
             local_numbers: Map::default(),
             messages: Vec::new(),
+            addressed: Default::default(),
             message_numbers: HashMap::new(),
             outcomes: Map::default(),
             known: Map::default(),
@@ -179,8 +185,8 @@ impl Search<'_> {
                 continue;
             }
             self.report.depth = self.report.depth.max(depth as usize);
-            if let Err((step, what)) = self.expand(&world, number, depth) {
-                let steps = self.shrink(self.steps_to(number, step), &what);
+            if let Err((last, what)) = self.expand(&world, number, depth) {
+                let steps = self.shrink(self.steps_to(number, last), &what);
                 let schedule = steps.iter().map(|step| self.show(*step)).collect();
                 self.report.violation = Some(Violation { what, schedule });
                 break;
@@ -216,10 +222,12 @@ impl Search<'_> {
     }
 
     fn number_message(&mut self, from: usize, to: usize, message: Message<Tag>) -> u16 {
-        let next = self.messages.len();
+        let next = u16::try_from(self.messages.len());
         *self.message_numbers.entry((from, to, message)).or_insert_with_key(|(_, _, message)| {
+            let number = next.expect("small worlds have few different messages");
             self.messages.push(Envelope { from, to, message: message.clone() });
-            u16::try_from(next).expect("small worlds have few different messages")
+            self.addressed[to].add(number);
+            number
         })
     }
 
@@ -275,7 +283,7 @@ impl Search<'_> {
     // ---- worlds ----
 
     /// Finds every world that is one step away.
-    fn expand(&mut self, world: &World, number: u32, depth: u32) -> Result<(), Broken> {
+    fn expand(&mut self, world: &World, number: u32, depth: u32) -> Result<(), Schedule> {
         for replica in 0..self.bounds.replicas {
             for action in self.actions(world, replica).into_iter().flatten() {
                 let step = Step { replica: replica as u8, delay: false, action };
@@ -304,10 +312,11 @@ impl Search<'_> {
     }
 
     /// Takes the step, once with its writes durable at once, and once with them waiting.
-    fn take(&mut self, world: &World, number: u32, depth: u32, step: Step) -> Result<(), Broken> {
+    fn take(&mut self, world: &World, number: u32, depth: u32, step: Step) -> Result<(), Schedule> {
         for delay in [false, true] {
             let step = Step { delay, ..step };
-            let Some(next) = self.step(world, step)? else { continue };
+            let next = self.step(world, step).map_err(|(step, what)| (vec![step], what))?;
+            let Some(next) = next else { continue };
             self.report.steps += 1;
             let covered = self
                 .known
@@ -316,8 +325,9 @@ impl Search<'_> {
             if covered {
                 continue;
             }
-            let next = self.close(next)?;
-            self.arrive(next, number, depth, step)?;
+            let next = self.close(next, world, step);
+            let next = next.map_err(|(answer, what)| (vec![step, answer], what))?;
+            self.arrive(next, number, depth, step).map_err(|what| (vec![step], what))?;
         }
         Ok(())
     }
@@ -364,9 +374,13 @@ impl Search<'_> {
         Ok(true)
     }
 
-    /// Delivers whatever changes no replica but makes it answer.
-    fn close(&mut self, mut world: World) -> Result<World, Broken> {
-        let mut open: Vec<u16> = world.rest.network.iter().collect();
+    /// Delivers whatever changes no replica but makes it answer. `before` is closed, and `step`
+    /// led from there to `world`.
+    fn close(&mut self, mut world: World, before: &World, step: Step) -> Result<World, Broken> {
+        let network = &world.rest.network;
+        let mut open: Vec<u16> =
+            network.iter_and(&self.addressed[usize::from(step.replica)]).collect();
+        open.extend(network.iter().filter(|message| !before.rest.network.has(*message)));
         while let Some(message) = open.pop() {
             let step = self.delivery(message);
             let number = world.replicas[usize::from(step.replica)];
@@ -385,7 +399,7 @@ impl Search<'_> {
     }
 
     /// Remembers a closed world, unless a known one covers it.
-    fn arrive(&mut self, world: World, from: u32, depth: u32, step: Step) -> Result<(), Broken> {
+    fn arrive(&mut self, world: World, from: u32, depth: u32, step: Step) -> Result<(), String> {
         let chosen = match self.known.entry(world.replicas) {
             Entry::Occupied(mut entry) => {
                 let (chosen, known) = entry.get_mut();
@@ -400,7 +414,7 @@ impl Search<'_> {
                 let numbers = &world.replicas[..self.bounds.replicas];
                 let local = |number: &u32| &self.locals[*number as usize];
                 let locals: Vec<&Local> = numbers.iter().map(local).collect();
-                let chosen = check(&locals, self.bounds.checks).map_err(|what| (step, what))?;
+                let chosen = check(&locals, self.bounds.checks)?;
                 entry.insert((chosen, vec![world.rest.clone()]));
                 chosen
             }
@@ -417,31 +431,36 @@ impl Search<'_> {
     // ---- the way to a violation ----
 
     /// The steps that were chosen on the way to the world, and `last`.
-    fn steps_to(&self, mut number: u32, last: Step) -> Vec<Step> {
-        let mut steps = vec![last];
+    fn steps_to(&self, mut number: u32, last: Vec<Step>) -> Vec<Step> {
+        let mut steps = Vec::new();
         while number != 0 {
             let (before, step) = self.origins[number as usize];
             steps.push(step);
             number = before;
         }
         steps.reverse();
+        steps.extend(last);
         steps
     }
 
-    /// A schedule without what it does not need. `steps` are those between closed worlds.
+    /// A schedule without what it does not need: what remains breaks the property at its last step,
+    /// and would not without any one of its steps. `steps` are those between closed worlds.
     fn shrink(&mut self, steps: Vec<Step>, what: &str) -> Vec<Step> {
         let mut schedule = self.with_answers(&steps);
-        let mut index = schedule.len();
-        // From the end, so that causes go after what they caused.
-        while index > 0 {
-            index -= 1;
-            let mut shorter = schedule.clone();
-            shorter.remove(index);
-            if self.breaks(&shorter, what) {
-                schedule = shorter;
+        loop {
+            let length = schedule.len();
+            // From the end, so that causes go after what they caused.
+            for index in (0..length).rev() {
+                let mut shorter = schedule.clone();
+                shorter.remove(index);
+                if self.breaks(&shorter, what) {
+                    schedule = shorter;
+                }
+            }
+            if schedule.len() == length {
+                return schedule;
             }
         }
-        schedule
     }
 
     /// The steps with the deliveries that were taken at once between them.
@@ -506,7 +525,7 @@ impl Search<'_> {
             Event::Propose => format!("{replica} proposes a client's value"),
             Event::Durable(file) => format!("{replica}'s oldest write is durable: {file:?}"),
             Event::Crash => format!("{replica} crashes and starts again"),
-            Event::Deliver(from, message) => format!("{} -> {replica} {message:?}", from + 1),
+            Event::Deliver(from, message) => format!("{} -> {replica} {message}", from + 1),
         };
         let waits = if step.delay { " (its writes wait)" } else { "" };
         format!("{what}{waits}")

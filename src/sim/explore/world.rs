@@ -81,14 +81,13 @@ impl Network {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = u16> {
-        self.0.iter().enumerate().flat_map(|(index, word)| {
-            let mut left = *word;
-            std::iter::from_fn(move || {
-                let bit = left.trailing_zeros();
-                left &= left.checked_sub(1)?;
-                Some((index * 64) as u16 + bit as u16)
-            })
-        })
+        self.0.iter().enumerate().flat_map(|(index, word)| numbers(index, *word))
+    }
+
+    /// The messages that are in both.
+    pub(super) fn iter_and(&self, mask: &Network) -> impl Iterator<Item = u16> {
+        let words = self.0.iter().zip(&mask.0).enumerate();
+        words.flat_map(|(index, (word, mask))| numbers(index, word & mask))
     }
 
     fn covers(&self, other: &Network) -> bool {
@@ -96,6 +95,15 @@ impl Network {
         let mut pairs = self.0.iter().zip(&other.0);
         pairs.all(|(own, less)| less & !own == 0) && beyond.iter().all(|word| *word == 0)
     }
+}
+
+/// The message numbers of one word of a set.
+fn numbers(index: usize, mut word: u64) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let bit = word.trailing_zeros();
+        word &= word.checked_sub(1)?;
+        Some((index * 64) as u16 + bit as u16)
+    })
 }
 
 /// Checks agreement, durability and validity. Returns how many slots are chosen.
@@ -115,7 +123,7 @@ pub(super) fn check(locals: &[&Local], checks: Checks) -> Result<usize, String> 
         let (first, known) = *chosen.entry(slot).or_insert((ballot, value));
         if known != value {
             return Err(format!(
-                "slot {slot} is {known:?} on a majority at {first} and {value:?} at {ballot}"
+                "slot {slot} is {known} on a majority at {first} and {value} at {ballot}"
             ));
         }
     }
@@ -126,15 +134,15 @@ pub(super) fn check(locals: &[&Local], checks: Checks) -> Result<usize, String> 
             let other = *told.entry(slot).or_insert(*value);
             let held = chosen.get(&slot).map(|(_, held)| *held);
             if other != *value || held.is_some_and(|held| held != *value) {
+                let other = held.map_or(other, |held| held);
                 return Err(format!(
-                    "slot {slot} is {value:?} to replica {}, {other:?} to another, and {held:?} \
-                     on a majority",
+                    "slot {slot} is chosen as {value} to replica {}, and as {other} elsewhere",
                     replica + 1
                 ));
             }
             if held.is_none() && checks == Checks::All {
                 return Err(format!(
-                    "slot {slot} is chosen as {value:?} to replica {}, and on no majority",
+                    "slot {slot} is chosen as {value} to replica {}, and on no majority",
                     replica + 1
                 ));
             }
@@ -150,7 +158,7 @@ fn check_proposed(value: Tag, locals: &[&Local]) -> Result<(), String> {
             number >= 1 && locals.get(replica).is_some_and(|local| number <= local.proposals)
         }
     };
-    if proposed { Ok(()) } else { Err(format!("{value:?} was proposed by nobody")) }
+    if proposed { Ok(()) } else { Err(format!("{value} was proposed by nobody")) }
 }
 
 /// Checks that a proposal is the only one for its slot and ballot.
@@ -164,7 +172,7 @@ pub(super) fn check_one_proposal<'a>(
             && (at, of) == (ballot, slot)
             && known != value
         {
-            return Err(format!("slot {slot} at {ballot} is proposed as {known:?} and {value:?}"));
+            return Err(format!("slot {slot} at {ballot} is proposed as {known} and {value}"));
         }
     }
     Ok(())
