@@ -59,6 +59,7 @@ hits! {
         ConnectLost = "connection attempt unanswered",
         SenderTimeout = "connection given up by the sender",
         HalfOpen = "connection half open after a power cut",
+        Succession = "leader dies while a follower catches up",
         Kill = "process killed",
         PowerCut = "power cut on one node",
         PowerCutAll = "power cut on all nodes at once",
@@ -69,6 +70,7 @@ hits! {
         ClockJump = "clock jumps forward",
         ClientDies = "client drops its connection",
         DiskSlow = "disk slow for a while",
+        DiskStall = "disk stands still for a while",
         DiskFull = "disk full for a while",
         DiskWriteFails = "disk fails a write",
         DiskWriteShort = "disk writes too little",
@@ -83,6 +85,11 @@ hits! {
         DamageZeroed = "damage at rest: zeroed block",
         DiskWiped = "disk wiped",
         DiskOldCopy = "disk's old copy put back",
+        LeftPoweredOff = "left for good: without power",
+        LeftPaused = "left for good: paused",
+        LeftIsolated = "left for good: cut off from all nodes",
+        LeftHanging = "left for good: connected to one node only",
+        LeftStalled = "left for good: disk stands still",
     }
     Branch {
         Elected = "leader elected",
@@ -123,7 +130,25 @@ hits! {
         PromiseChecked = "promise found kept after a restart",
         AcceptanceChecked = "acceptance found kept after a restart",
         MessageSeen = "message between replicas seen",
+        CampaignChecked = "campaign found backed by pre-votes",
+        Inspected = "log files read by inspect",
         LivenessReached = "progress after healing",
+    }
+}
+
+impl Hit {
+    /// What the healing leaves broken: see `phases`.
+    pub const FOR_GOOD: [Hit; 5] = [
+        Hit::LeftPoweredOff,
+        Hit::LeftPaused,
+        Hit::LeftIsolated,
+        Hit::LeftHanging,
+        Hit::LeftStalled,
+    ];
+
+    /// Whether the healing leaves nodes broken so.
+    pub fn is_for_good(self) -> bool {
+        Hit::FOR_GOOD.contains(&self)
     }
 }
 

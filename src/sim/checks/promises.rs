@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use super::Violation;
+use super::elections::Elections;
 use crate::base::{Ballot, Batch, BlockPool, Checksum, NodeId, Slot};
 use crate::io::ConnId;
 use crate::node::RecoveredState;
@@ -49,6 +50,7 @@ pub struct Promises {
     nodes: Vec<Told>,
     streams: BTreeMap<ConnId, Stream>,
     proposed: BTreeMap<(Ballot, Slot), Checksum>,
+    elections: Elections,
     pool: BlockPool,
 }
 
@@ -59,6 +61,7 @@ impl Promises {
             nodes: (0..nodes).map(|_| Told::default()).collect(),
             streams: BTreeMap::new(),
             proposed: BTreeMap::new(),
+            elections: Elections::new(nodes),
             pool: BlockPool::new(1 << 20),
         }
     }
@@ -132,6 +135,7 @@ impl Promises {
             })?;
             hits.hit(Hit::MessageSeen);
             tracing::debug!(%node, ?conn, ?message, "sends");
+            self.elections.sent(node, &message, hits)?;
             told.sent(node, &message, &mut stream.promised)?;
             if let Message::Accept { ballot, slot, value, .. } = message {
                 check_one_value(&mut self.proposed, ballot, slot, &value)?;
