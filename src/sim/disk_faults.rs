@@ -41,6 +41,8 @@ pub const STRIKES: &[Hit] = &[
     Hit::DamageFlip,
     Hit::DamageFlip,
     Hit::DamageFlip,
+    Hit::DamageFlip,
+    Hit::DamageFlip,
     Hit::DamageUnreadable,
     Hit::DamageZeroed,
     Hit::DiskWiped,
@@ -48,13 +50,17 @@ pub const STRIKES: &[Hit] = &[
 ];
 
 /// Where damage strikes; what is named more often is struck more often, for it is rarer.
-const REGIONS: [Region; 14] = [
+const REGIONS: [Region; 18] = [
+    Region::Padding,
     Region::Header,
     Region::Footer,
     Region::Payload,
+    Region::Tail,
     Region::Footer,
     Region::Padding,
     Region::Vote,
+    Region::Payload,
+    Region::SegmentHeader,
     Region::Footer,
     Region::SegmentHeader,
     Region::Header,
@@ -179,7 +185,7 @@ impl World {
         let first = rng.below(REGIONS.len() as u64) as usize;
         let regions = REGIONS.iter().cycle().skip(first).take(REGIONS.len()).copied();
         // Mostly one bit; several at once in different places.
-        let flips = [1, 1, 1, 2, 3][rng.below(5) as usize];
+        let flips = [1, 1, 2, 3, 6][rng.below(5) as usize];
         let skip = [0, 0, 1, 3][rng.below(4) as usize];
         let process = &mut self.processes[node];
         let disk = process.disk_mut();

@@ -121,16 +121,18 @@ impl World {
         Ok(())
     }
 
-    /// Breaks a node that is not healed for good, in one of several ways or not at all.
+    /// Breaks a node that is not healed for good, in one of several ways, or not if the plan has none.
     fn leave_broken(&mut self, node: usize, quorum: &[usize]) {
-        let classes = Hit::FOR_GOOD.iter().map(|hit| Some(*hit)).chain([None]);
-        let drawn = self.rng.below(Hit::FOR_GOOD.len() as u64 + 1) as usize;
-        let class = classes.into_iter().nth(drawn).flatten();
+        let classes = Hit::FOR_GOOD.iter().chain(&Hit::FOR_GOOD[1..]);
+        let drawn = self.rng.below(2 * Hit::FOR_GOOD.len() as u64 - 1) as usize;
+        let drawn = *classes.into_iter().nth(drawn).expect("drawn within both lists");
         let friend = quorum[self.rng.below(quorum.len() as u64) as usize];
         let is_there = self.processes[node].live.is_some();
-        let Some(class) = class.filter(|class| is_there && self.plan.faults.has(*class)) else {
+        // Whoever is not there can be kept from coming back.
+        let class = if is_there { drawn } else { Hit::LeftPoweredOff };
+        if !self.plan.faults.has(class) {
             return;
-        };
+        }
         self.hits.hit(class);
         let host = self.processes[node].host;
         let others: Vec<usize> = (0..self.plan.nodes).filter(|other| *other != node).collect();
@@ -138,6 +140,7 @@ impl World {
             Hit::LeftPoweredOff => {
                 self.net.power_lost(&mut self.queue, host);
                 self.processes[node].end(Absence::Condemned, true, &mut self.rng);
+                self.processes[node].absence = Absence::Condemned;
             }
             Hit::LeftPaused => {
                 self.processes[node].frozen_until = Some(Time(u64::MAX));

@@ -242,7 +242,7 @@ impl Plan {
         let safety = millis(rng, 2_000, 12_000);
         let core = CorePlan::draw(rng);
         let log = LogPlan::draw(rng);
-        let operations = pick(rng, &[100, 500, 1500, 4000]);
+        let operations = pick(rng, &[100, 300, 1000, 2500]);
         let workload = Workload::draw(rng, &log, safety, operations);
         let mut net = draw_net(rng);
         // What the clients keep under way must pass a connection in a part of an election timeout:
@@ -324,13 +324,13 @@ impl Workload {
         let records_max = pick(rng, &[1, 1, 3, 10]);
         // One append must fit an entry with room to spare.
         let room = log.entry_bytes_max / 2;
-        let inflight = pick(rng, &[1, 2, 8, 24, 60]);
+        let inflight = pick(rng, &[1, 2, 8, 8, 24, 60, 200]);
         // Spread over the safety phase, or all in bursts.
         let spread = safety * (2 * inflight as u32) / operations as u32;
         Workload {
             inflight,
             think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
-            append_percent: pick(rng, &[100, 80, 50]),
+            append_percent: pick(rng, &[100, 80, 50, 50, 10]),
             record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),
             records_max,
             timeout: pick(rng, &[300, 1000, 3000].map(Duration::from_millis)),

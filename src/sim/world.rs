@@ -354,6 +354,7 @@ impl World {
         let process = &mut self.processes[node];
         let (id, host) = (process.id, process.host);
         let live = process.live.as_mut().expect("only a node that lives asks");
+        let promised = live.server.node().watermarks().promised;
         for command in live.io.port.take_commands() {
             if let NetCommand::Send(conn, parts) = &command {
                 self.scratch.clear();
@@ -366,7 +367,7 @@ impl World {
             }
             self.net.command(&mut self.queue, host, command);
         }
-        Ok(())
+        self.judge.promises.quorums.promised(id, promised)
     }
 
     // ---- clients ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ pub mod freshness;
 pub mod inspected;
 pub mod linearizability;
 pub mod promises;
+pub mod quorums;
 pub mod values;
 pub mod watermarks;
 
@@ -103,7 +104,7 @@ impl Judge {
     ) -> Result<(), Violation> {
         hits.hit(Hit::SlotCompared);
         if self.agreement.applied(node, applied)? {
-            hits.add(Hit::HoleFilled, u64::from(applied.batch.value_size() == 0));
+            self.promises.quorums.chosen(applied.slot, hits)?;
             self.values.chosen(applied, history)?;
         }
         Ok(())
