@@ -495,6 +495,15 @@ pub struct SimArgs {
     /// Leave out these faults, by the names of the summary, with commas between
     #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
     pub without: Vec<String>,
+    /// Hunt the planted bugs instead: each must be caught (needs a build with the feature `mutants`)
+    #[arg(long)]
+    pub mutants: bool,
+    /// Hunt these planted bugs only, by name, with commas between
+    #[arg(long, value_name = "MUTANT,…", value_delimiter = ',', requires = "mutants")]
+    pub mutant: Vec<String>,
+    /// Seeds in which a planted bug must be caught
+    #[arg(long, value_name = "N", default_value_t = 500, requires = "mutants")]
+    pub budget: u64,
     /// At most this many nodes
     #[arg(long, value_name = "N")]
     pub nodes_max: Option<usize>,

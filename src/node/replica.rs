@@ -480,6 +480,7 @@ impl Node {
     /// write and send.
     pub fn end_turn<I: Io>(&mut self, io: &mut I) {
         let now = io.now();
+        self.core.note_room(now, self.log.has_room());
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.step(now, Input::Tick);
         }

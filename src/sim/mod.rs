@@ -14,6 +14,8 @@ mod disk_faults;
 pub mod explore;
 pub mod history;
 mod host;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod nemesis;
 mod net;
 mod phases;
