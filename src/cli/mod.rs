@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod doctor;
 pub mod error;
+mod explore;
 mod format;
 mod inspect;
 mod logs;

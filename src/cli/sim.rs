@@ -23,6 +23,9 @@ const RUNS_ENOUGH: u64 = 1000;
 
 /// Runs the command.
 pub fn run(args: &SimArgs) -> Result<(), CliError> {
+    if args.explore {
+        return super::explore::run(args);
+    }
     let limits = limits(args)?;
     if args.mutants {
         return hunt_mutants(args, &limits);

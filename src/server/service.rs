@@ -311,8 +311,12 @@ impl Server {
             }
             // Taken out while its frame borrows the decoder; the map keeps the rest in place.
             let Some(session) = self.sessions.get_mut(&conn) else { return };
-            let mut decoder = std::mem::take(&mut session.decoder);
             let phase = session.phase;
+            if phase == Phase::Closing {
+                // Refused already: whatever it goes on to say, nothing more is queued for it.
+                return;
+            }
+            let mut decoder = std::mem::take(&mut session.decoder);
             let result = match decoder.next(&mut rest, &self.pool) {
                 Ok(None) => {
                     session.decoder = decoder;
@@ -320,7 +324,7 @@ impl Server {
                 }
                 Ok(Some(frame)) => match phase {
                     Phase::Client => self.on_request(io, conn, &frame),
-                    Phase::Closing => Ok(()),
+                    Phase::Closing => unreachable!("looked at above"),
                     Phase::Greeting => match self.on_hello(io, conn, &frame) {
                         Some(peer) => {
                             self.sessions.remove(&conn);

@@ -12,6 +12,7 @@ pub mod counters;
 pub mod disk;
 mod disk_faults;
 pub mod explore;
+pub mod fuzz;
 pub mod history;
 mod host;
 #[cfg(feature = "mutants")]
