@@ -232,6 +232,7 @@ impl Client {
             Incoming::Welcome(_) => {}
             Incoming::Refused { text, .. } => panic!("refused: {text}"),
             Incoming::Answer { response, .. } => answered(response),
+            Incoming::Pushed { .. } => unreachable!("nothing is followed"),
         };
         self.connection.receive(&self.received[..size], incoming).expect("the protocol is kept");
     }
