@@ -125,6 +125,17 @@ hits! {
         AnswerOverloaded = "client answered: overloaded",
         AnswerUnavailable = "client answered: unavailable",
         AnswerCorrupted = "client answered: corrupted",
+        AnswerTailMoved = "client answered: the tail is elsewhere",
+        AnswerFenced = "client answered: fenced",
+        AnswerSessionExpired = "client answered: session expired",
+        AnswerOutOfOrder = "client answered: out of order",
+        SessionOpened = "session opened",
+        LogCreated = "log created",
+        RecordsPushed = "records pushed to a follower",
+        AppendSentAgain = "append of a session sent again",
+        AppendGivenUp = "append of a session given up",
+        AppendDoubtful = "append of an expired session left in doubt",
+        LateOutcome = "outcome of an append that was given up",
     }
     Check {
         AppendAcked = "append acknowledged",

@@ -132,6 +132,17 @@ pub struct Workload {
     pub inflight: usize,
     /// The longest pause between an answer and the next operation.
     pub think_max: Duration,
+    /// Appends are numbered in sessions that end after this long without one; without, they are
+    /// sent again only when they certainly had no effect.
+    pub session_timeout: Option<Duration>,
+    /// Logs besides `default`.
+    pub logs: usize,
+    /// Appends among 100 that want the tail to be where their client saw it.
+    pub if_tail_percent: u64,
+    /// Appends to one of the logs show tokens.
+    pub fenced_log: bool,
+    /// Each client follows a log.
+    pub follows: bool,
     /// Appends among 100 operations; the rest reads and asks for the tail.
     pub append_percent: u64,
     /// The largest record.
@@ -326,8 +337,14 @@ impl Workload {
         let inflight = pick(rng, &[1, 2, 8, 8, 24, 60, 200]);
         // Spread over the safety phase, or all in bursts.
         let spread = safety * (2 * inflight as u32) / operations as u32;
+        let session_timeout = pick(rng, &[1, 2, 5, 20].map(Duration::from_secs));
         Workload {
             inflight,
+            session_timeout: (rng.below(4) > 0).then_some(session_timeout),
+            logs: pick(rng, &[0, 0, 1, 2, 5]),
+            if_tail_percent: pick(rng, &[0, 0, 5, 30]),
+            fenced_log: rng.below(3) == 0,
+            follows: rng.below(2) == 0,
             think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
             append_percent: pick(rng, &[100, 80, 50, 50, 10]),
             record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),

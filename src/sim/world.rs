@@ -94,6 +94,7 @@ impl World {
         let processes: Vec<Process> =
             (0..plan.nodes).map(|index| Process::new(&plan, index, &mut rng)).collect();
         let cluster = ClusterId::of_name(CLUSTER);
+        let in_sessions = plan.workload.session_timeout.is_some();
         let clients: Vec<SimClient> = (0..plan.clients)
             .map(|index| {
                 let host = HostId((plan.nodes + index) as u16);
@@ -117,7 +118,7 @@ impl World {
             net: Network::new(plan.net.clone(), hosts, Stream::Net.seed(seed, 0)),
             nemesis: Nemesis::new(&plan),
             phase: Phase::Safety,
-            history: History::default(),
+            history: History { in_sessions, ..History::default() },
             judge: Judge::new(plan.nodes),
             bounds: Bounds::of(&plan),
             hits: Counters::default(),

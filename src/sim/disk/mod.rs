@@ -187,6 +187,12 @@ impl SimDisk {
         self.planned.push(Planned { kind, skip, fault });
     }
 
+    /// Takes back what [`SimDisk::inject`] has ordered and has not come to pass. A crash does not:
+    /// what is ordered may hit the start after it.
+    pub fn forget_ordered(&mut self) {
+        self.planned.clear();
+    }
+
     // ---- the loop ---------------------------------------------------------------------------
 
     /// Starts what has been asked for since the last call.
