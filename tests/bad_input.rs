@@ -264,7 +264,7 @@ fn a_segment_cut_at_any_byte_is_told_of_and_the_node_does_not_start() {
     cluster.client().append(&[b"one"]).expect("the node commits");
     cluster.kill_node(0);
     let data = cluster.nodes[0].data.clone();
-    let segment = data.join("group-0000").join("segment-1.log");
+    let segment = data.join("group-0000").join("segment-0000000000000001.log");
     let file = fs::File::options().write(true).open(&segment).expect("the first segment stands");
     for length in [10_001, 8192, 100, 0] {
         file.set_len(length).expect("it can be cut");

@@ -35,10 +35,10 @@ use super::args::InspectArgs;
 use super::error::{CliError, Exit};
 use super::output::Output;
 use crate::base::records::Records;
-use crate::base::{LogId, Placement, Position, Slot};
+use crate::base::{LogId, Placement, Position};
 use crate::log::Damage;
 use crate::log::inspect::{GroupReport, InspectReport, InspectedSlot, SegmentReport, inspect};
-use crate::machine::BatchView;
+use crate::machine::{BatchView, CommandKind, Machine};
 use crate::uring::{DirectStorage, lock_data_dir};
 
 /// Lines about single logs per segment, at most; JSON tells of all.
@@ -138,7 +138,7 @@ fn looks_like_data(data: &Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Records per group, and the positions as far as they follow.
+/// Records per group, and what the commands come to as far as slots follow from the first on.
 #[derive(Debug, Default)]
 struct RecordCount {
     groups: BTreeMap<u16, GroupCount>,
@@ -148,14 +148,13 @@ struct RecordCount {
 struct GroupCount {
     chosen: u64,
     accepted: u64,
-    next_slot: Slot,
-    next_position: Option<Position>,
+    /// `None` once a slot was missing: what comes behind it may depend on it.
+    machine: Option<Machine>,
 }
 
 impl Default for GroupCount {
     fn default() -> GroupCount {
-        let (next_slot, next_position) = (Slot(1), Some(Position(0)));
-        GroupCount { chosen: 0, accepted: 0, next_slot, next_position }
+        GroupCount { chosen: 0, accepted: 0, machine: Some(Machine::new()) }
     }
 }
 
@@ -163,34 +162,22 @@ impl RecordCount {
     /// Counts the records of a slot; returns where they stand, as far as it is known.
     fn count(&mut self, slot: &InspectedSlot<'_>) -> Option<Placement> {
         let group = self.groups.entry(slot.group.0).or_default();
-        let records = match slot.placement {
-            Some(placement) => placement.records(),
-            None => records_in_default(slot.value),
-        };
+        let carried = BatchView::parse(slot.value).map_or(0, |view| view.records());
         if !slot.chosen {
-            group.accepted += u64::from(records);
+            group.accepted += u64::from(carried);
             return None;
         }
-        group.chosen += u64::from(records);
-        if slot.slot != group.next_slot {
-            // A slot is missing: how many records it held is not known.
-            group.next_position = None;
-        }
-        group.next_slot = slot.slot.next();
-        let told = slot.placement.cloned();
-        let placement = told.or_else(|| Some(Placement::simple(group.next_position?, records)))?;
-        if let Some(span) = placement.span(LogId(0)) {
-            group.next_position = Some(span.end());
-        }
-        Some(placement)
+        group.machine.take_if(|machine| machine.applied().next() != slot.slot);
+        let placement = match &mut group.machine {
+            // A value that is no batch is a no-op on every replica.
+            Some(machine) => {
+                Some(machine.apply(slot.slot, slot.value, &mut Vec::new()).unwrap_or_default())
+            }
+            None => slot.placement.cloned(),
+        };
+        group.chosen += u64::from(placement.as_ref().map_or(carried, Placement::records));
+        placement
     }
-}
-
-/// The records that the value holds for log 0. A value that is no batch counts as a no-op on every
-/// replica alike.
-fn records_in_default(value: &[u8]) -> u32 {
-    let commands = BatchView::parse(value).into_iter().flat_map(|view| view.commands());
-    commands.filter(|command| command.log == LogId(0)).map(|command| command.records).sum()
 }
 
 fn print_records(
@@ -204,6 +191,9 @@ fn print_records(
         spans.iter().map(|span| (span.log, span.first)).collect();
     let commands = BatchView::parse(slot.value).into_iter().flat_map(|view| view.commands());
     for (index, command) in commands.enumerate() {
+        if command.kind != CommandKind::Append {
+            continue;
+        }
         let refused = placement.is_some_and(|placement| placement.is_refused(index));
         for record in Records::new(command.run) {
             let record = record.map_err(CliError::failed)?;
@@ -382,8 +372,9 @@ fn write_logs(out: &mut String, segment: &SegmentReport) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Slot;
     use crate::base::records::push_record;
-    use crate::base::{Ballot, Batch, BlockPool, GroupId, NodeId};
+    use crate::base::{AppendTerms, Ballot, Batch, BlockPool, GroupId, NodeId};
     use crate::log::inspect::LogReport;
     use crate::machine::{BatchBuilder, Command};
 
@@ -411,17 +402,23 @@ mod tests {
         assert_eq!(count.count(&slot(2, true, b"")), simple(2, 0));
         assert_eq!(count.count(&slot(3, true, b"no batch")), simple(2, 0));
         assert_eq!(count.count(&slot(4, true, value.value())), simple(2, 2));
-        assert_eq!(count.count(&slot(6, true, value.value())), None);
-        assert_eq!(count.count(&slot(7, false, value.value())), None);
+        let mut twice = BatchBuilder::new(BlockPool::new(0));
+        let terms = AppendTerms { if_tail: Some(Position(4)), ..Default::default() };
+        let run = b"\x01\0\0\0x";
+        (0..2).for_each(|_| twice.push(&Command { terms, ..Command::append(LogId(0), 1, run) }));
+        let mut once = Placement::simple(Position(4), 1);
+        once.refuse(1);
+        assert_eq!(count.count(&slot(5, true, twice.seal(0).value())), Some(once));
+        // Behind a missing slot only a footer knows.
+        assert_eq!(count.count(&slot(7, true, value.value())), None);
+        assert_eq!(count.count(&slot(9, false, value.value())), None);
         let group = &count.groups[&0];
-        assert_eq!((group.chosen, group.accepted), (6, 2));
-        // A footer knows better, and positions follow from there on.
+        assert_eq!((group.chosen, group.accepted), (7, 2));
         let mut told = Placement::simple(Position(40), 1);
         told.refuse(0);
         let told_slot = InspectedSlot { placement: Some(&told), ..slot(8, true, value.value()) };
         assert_eq!(count.count(&told_slot), Some(told.clone()));
-        assert_eq!(count.count(&slot(9, true, value.value())), simple(41, 2));
-        assert_eq!(count.groups[&0].chosen, 9);
+        assert_eq!(count.groups[&0].chosen, 8);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! are answered, and each of them in the log once.
 //!
 //! Pure: no socket, no clock. The async [`super::Client`] and the simulator's clients drive it:
-//! [`AppendQueue::next`] says what to send, [`AppendQueue::on_answer`] takes what came back. How
+//! [`AppendQueue::next_to_send`] says what to send, [`AppendQueue::on_answer`] takes what came back. How
 //! it keeps the promise:
 //! - An append keeps its (session, sequence) over every try, and the machine carries out each
 //!   number once; a try that went unanswered is made again, and gets the first one's answer.
@@ -204,7 +204,7 @@ impl<T> AppendQueue<T> {
     }
 
     /// What to send next, if anything. It counts as sent from here on.
-    pub fn next(&mut self) -> Option<ToSend> {
+    pub fn next_to_send(&mut self) -> Option<ToSend> {
         match self.session {
             Session::None if !self.entries.is_empty() && !self.halted => {
                 self.session = Session::Opening;
@@ -467,15 +467,15 @@ mod tests {
     fn queue(count: u8) -> AppendQueue<u8> {
         let mut queue = AppendQueue::new(TERMS);
         (1..=count).for_each(|tag| queue.push(tag, ask(tag)));
-        assert_eq!(queue.next(), Some(ToSend::OpenSession(TERMS)));
-        assert_eq!(queue.next(), None, "first the session");
+        assert_eq!(queue.next_to_send(), Some(ToSend::OpenSession(TERMS)));
+        assert_eq!(queue.next_to_send(), None, "first the session");
         queue.on_session(Some(S));
         queue
     }
 
     /// The numbers and first bytes of everything that is sent now.
     fn sent(queue: &mut AppendQueue<u8>) -> Vec<(u64, Option<u8>)> {
-        std::iter::from_fn(|| match queue.next()? {
+        std::iter::from_fn(|| match queue.next_to_send()? {
             ToSend::Append { terms, run, .. } => Some((terms.sequence.0, run.first().copied())),
             other => panic!("{other:?}"),
         })
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(queue.on_answer(S, Sequence(2), appended(5, 1)), Verdict::Ignored);
         assert_eq!(queue.count(), 3, "the oldest is not answered");
         queue.push(4, ask(4));
-        let Some(ToSend::Append { terms, .. }) = queue.next() else { panic!() };
+        let Some(ToSend::Append { terms, .. }) = queue.next_to_send() else { panic!() };
         assert_eq!((terms.sequence, terms.unanswered), (Sequence(4), 3));
         assert_eq!(queue.on_answer(S, Sequence(1), appended(4, 1)), done(1, 4));
         assert_eq!(queue.count(), 2);
@@ -516,7 +516,7 @@ mod tests {
         sent(&mut queue);
         let again = Verdict::Again(ErrorCode::Overloaded);
         assert_eq!(queue.on_answer(S, Sequence(1), failed(ErrorCode::Overloaded)), again);
-        assert_eq!(queue.next(), None, "not before a pause");
+        assert_eq!(queue.next_to_send(), None, "not before a pause");
         let order = failed(ErrorCode::OutOfOrder);
         let again = Verdict::Again(ErrorCode::OutOfOrder);
         assert_eq!(queue.on_answer(S, Sequence(2), order), again);
@@ -573,7 +573,7 @@ mod tests {
         (1..=3).for_each(|tag| queue.push(tag, ask(tag)));
         assert_eq!(queue.oldest(), Some(&1));
         assert_eq!(queue.give_up_oldest(), Some((1, true)));
-        assert!(queue.next().is_some());
+        assert!(queue.next_to_send().is_some());
         queue.on_session(Some(S));
         assert_eq!(sent(&mut queue), [(1, Some(2)), (2, Some(3))]);
         // Refused without effect, but a later number has left: this one must be used up.
@@ -598,10 +598,10 @@ mod tests {
                 panic!("it was sent before, and not answered")
             };
             assert_eq!((found, error.had_no_effect()), (Some(tag), false));
-            assert_eq!(queue.next(), None, "until all is back");
+            assert_eq!(queue.next_to_send(), None, "until all is back");
         }
         assert_eq!(queue.on_answer(S, Sequence(3), expired), Verdict::Ignored);
-        assert_eq!(queue.next(), Some(ToSend::OpenSession(TERMS)));
+        assert_eq!(queue.next_to_send(), Some(ToSend::OpenSession(TERMS)));
         queue.on_session(Some(SessionId(8)));
         assert_eq!(sent(&mut queue), [(1, Some(3))], "sent once, and certainly without effect");
         assert_eq!(queue.on_answer(S, Sequence(1), appended(1, 1)), Verdict::Ignored);
@@ -618,11 +618,11 @@ mod tests {
             .map(|(tag, error)| (tag, error.had_no_effect()))
             .collect();
         assert_eq!(doubtful, [(Some(2), false), (Some(3), false)]);
-        assert_eq!(queue.next(), Some(ToSend::OpenSession(TERMS)));
+        assert_eq!(queue.next_to_send(), Some(ToSend::OpenSession(TERMS)));
         queue.on_session(None);
-        assert_eq!(queue.next(), None, "not before a pause");
+        assert_eq!(queue.next_to_send(), None, "not before a pause");
         queue.rewind();
-        assert_eq!(queue.next(), Some(ToSend::OpenSession(TERMS)));
+        assert_eq!(queue.next_to_send(), Some(ToSend::OpenSession(TERMS)));
         queue.on_session(Some(SessionId(8)));
         assert_eq!(sent(&mut queue), [(1, Some(1))]);
     }

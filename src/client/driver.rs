@@ -197,7 +197,7 @@ impl Driver {
         session: &Session,
         to: &mpsc::UnboundedSender<Back>,
     ) -> Result<(), String> {
-        while let Some(next) = self.queue.next() {
+        while let Some(next) = self.queue.next_to_send() {
             let (operation, reply) = match next {
                 ToSend::OpenSession(terms) => {
                     (Operation::OpenSession(terms), Reply::Session(to.clone()))

@@ -78,7 +78,7 @@ impl SimClient {
         }
         let Some(link) = self.link.as_mut().filter(|_| !self.moving) else { return };
         while link.protocol.can_submit()
-            && let Some(next) = queue.next()
+            && let Some(next) = queue.next_to_send()
         {
             let sent = match next {
                 ToSend::OpenSession(terms) => link.protocol.open_session(Tag::Session, terms),

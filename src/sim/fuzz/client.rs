@@ -65,7 +65,7 @@ pub fn drive_client(data: &[u8]) -> ClientRun {
         open: BTreeMap::new(),
         run: ClientRun::default(),
     };
-    if drive.script.u8() % 8 != 0 {
+    if !drive.script.u8().is_multiple_of(8) {
         let reply = HelloReply::Welcome(welcome(Limits::default()));
         encode_hello_reply(&reply, &mut drive.encoder, &mut drive.wire);
     }
@@ -196,7 +196,7 @@ impl Drive<'_> {
     }
 
     fn greet_again(&mut self) {
-        let reply = if self.script.u8() % 2 == 0 {
+        let reply = if self.script.u8().is_multiple_of(2) {
             let mut number = || self.script.odd_number() as u32;
             HelloReply::Welcome(welcome(Limits {
                 record_bytes_max: number(),

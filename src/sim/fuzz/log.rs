@@ -243,7 +243,7 @@ impl Edits<'_, '_> {
         if let Some(place) = block.get_mut(at..at + 8) {
             place.copy_from_slice(&number);
         }
-        let whole = self.script.u8() % 2 == 0;
+        let whole = self.script.u8().is_multiple_of(2);
         self.stamp(block, if whole { BLOCK_SIZE } else { ENTRY_HEADER_SIZE });
     }
 

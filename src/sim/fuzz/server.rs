@@ -180,7 +180,7 @@ impl Drive<'_> {
             }
             _ => {}
         }
-        if kind % 2 == 0 {
+        if kind.is_multiple_of(2) {
             self.settle();
         }
     }
@@ -200,7 +200,7 @@ impl Drive<'_> {
             loose: BTreeSet::new(),
             raw: false,
         });
-        if self.script.u8() % 4 != 0 {
+        if !self.script.u8().is_multiple_of(4) {
             self.greet(self.clients.len() - 1);
         }
     }
@@ -242,7 +242,7 @@ impl Drive<'_> {
         let script = &mut self.script;
         let id = script.odd_number();
         let request = RequestId(id);
-        let log = LogId(if script.u8() % 8 == 0 { script.odd_number() as u32 } else { 0 });
+        let log = LogId(if script.u8().is_multiple_of(8) { script.odd_number() as u32 } else { 0 });
         let level = [ReadLevel::Local, ReadLevel::ReadIndex, ReadLevel::Lease];
         let level = level[usize::from(script.u8() % 3)];
         let group = GroupId(u16::from(script.u8() == 1));
@@ -265,12 +265,12 @@ impl Drive<'_> {
                     run.truncate(run.len() / 2);
                 }
                 let mut terms = AppendTerms::default();
-                if script.u8() % 4 == 0 {
+                if script.u8().is_multiple_of(4) {
                     terms.session = SessionId(script.odd_number());
                     terms.sequence = Sequence(script.odd_number());
                     terms.unanswered = script.u16();
                 }
-                if script.u8() % 8 == 0 {
+                if script.u8().is_multiple_of(8) {
                     terms.if_tail = Some(Position(script.odd_number()));
                     terms.fence = Some(FenceToken(script.odd_number()));
                 }
@@ -306,7 +306,9 @@ impl Drive<'_> {
                 let (from, credit_bytes) = (Position(script.odd_number()), script.u16().into());
                 Request::Follow { request, log, from, credit_bytes }
             }
-            _ if script.u8() % 2 == 0 => Request::Credit { request, bytes: script.u16().into() },
+            _ if script.u8().is_multiple_of(2) => {
+                Request::Credit { request, bytes: script.u16().into() }
+            }
             _ => Request::Unfollow { request },
         };
         if !unique {
