@@ -61,6 +61,8 @@ pub enum Command {
     Log(LogArgs),
     /// Shows the members of a cluster and how they are
     Status(StatusArgs),
+    /// Hands the leadership over to a node
+    Lead(LeadArgs),
     /// Reads a stopped node's log and verifies every checksum
     Inspect(InspectArgs),
     /// Shows what this host offers, what it costs, and what to change
@@ -260,6 +262,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PPM", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub clock_drift_ppm: u32,
+    /// How much this node is wanted as the leader: a leader of lower priority hands over to a connected node of higher priority that is up to date, when it has led for ten election timeouts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub priority: u8,
     /// Pin the node's thread to this core, from 0 [default: not pinned]
     #[arg(long, value_name = "CORE")]
     pub pin: Option<usize>,
@@ -281,6 +286,7 @@ impl ServeArgs {
             election_timeout: self.election_timeout,
             heartbeat_interval: self.heartbeat_interval,
             clock_drift_ppm: self.clock_drift_ppm,
+            priority: self.priority,
             pin: self.pin,
         };
         options.validate().map_err(CliError::usage)
@@ -453,6 +459,28 @@ pub struct StatusArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// Print one JSON object [default: a table]
+    #[arg(long)]
+    pub json: bool,
+}
+
+const LEAD_EXAMPLES: &str = "Example:
+  loggos lead --node 2 --target 127.0.0.1:7400
+
+The leader goes on until the node has everything, holds new appends back for a few round trips, and
+tells the node to take over; no append fails by it. It refuses when the node is not connected or too
+far behind. A leader hands over by itself, after a while, to a node with a higher --priority (serve).";
+
+/// `loggos lead`.
+#[derive(Debug, Args)]
+#[command(after_help = LEAD_EXAMPLES)]
+pub struct LeadArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The node that is to lead
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub node: u16,
+    /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
 }

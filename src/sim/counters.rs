@@ -129,6 +129,8 @@ hits! {
         AnswerFenced = "client answered: fenced",
         AnswerSessionExpired = "client answered: session expired",
         AnswerOutOfOrder = "client answered: out of order",
+        TransferAsked = "leadership asked to be handed over",
+        TransferDone = "leadership handed over",
         SessionOpened = "session opened",
         LogCreated = "log created",
         RecordsPushed = "records pushed to a follower",

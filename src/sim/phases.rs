@@ -110,6 +110,7 @@ impl World {
             think_max: Duration::from_millis(20),
             timeout: Duration::from_secs(3),
             append_percent: 70,
+            hands_over: false,
             ..self.plan.workload.clone()
         };
         for client in &mut self.clients {

@@ -143,6 +143,8 @@ pub struct Workload {
     pub fenced_log: bool,
     /// Each client follows a log.
     pub follows: bool,
+    /// Each client hands the leadership over now and then.
+    pub hands_over: bool,
     /// Appends among 100 operations; the rest reads and asks for the tail.
     pub append_percent: u64,
     /// The largest record.
@@ -345,6 +347,7 @@ impl Workload {
             if_tail_percent: pick(rng, &[0, 0, 5, 30]),
             fenced_log: rng.below(3) == 0,
             follows: rng.below(2) == 0,
+            hands_over: rng.below(4) == 0,
             think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
             append_percent: pick(rng, &[100, 80, 50, 50, 10]),
             record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),
