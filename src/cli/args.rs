@@ -503,7 +503,9 @@ pub struct InspectArgs {
 /// `loggos sim`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  loggos sim --runs 1000\n  loggos sim --seed 42\n  \
-    LOGGOS_LOG=debug loggos sim --seed 42 --shrink\n  loggos sim --explore\n\nExit 1 on a violation.")]
+    loggos sim --seed 42 --shrink\n  \
+    LOGGOS_LOG=debug loggos sim --seed 42 --nodes-max 3 --strikes-max 7\n  \
+    loggos sim --explore\n\nExit 1 on a violation.")]
 pub struct SimArgs {
     /// The first seed [default: drawn from the clock, and printed]
     #[arg(long, value_name = "SEED")]
@@ -523,11 +525,17 @@ pub struct SimArgs {
     /// Leave out these faults, by the names of the summary, with commas between
     #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
     pub without: Vec<String>,
+    /// Permit these faults only, by the names of the summary, with commas between; none: no fault
+    #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Shrink the failing --seed: print the smallest command that still fails in the same check
+    #[arg(long)]
+    pub shrink: bool,
     /// Hunt the planted bugs instead: each must be caught (needs a build with the feature `mutants`)
     #[arg(long)]
     pub mutants: bool,
-    /// Hunt these planted bugs only, by name, with commas between
-    #[arg(long, value_name = "MUTANT,…", value_delimiter = ',', requires = "mutants")]
+    /// Hunt these planted bugs only, with commas between; without --mutants: plant this one
+    #[arg(long, value_name = "MUTANT,…", value_delimiter = ',')]
     pub mutant: Vec<String>,
     /// Seeds in which a planted bug must be caught
     #[arg(long, value_name = "N", default_value_t = 500, requires = "mutants")]

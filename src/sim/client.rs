@@ -164,6 +164,13 @@ impl SimClient {
         seed: u64,
     ) -> SimClient {
         let mut rng = Rng::new(seed);
+        // Clients differ in patience, and some only read, from whomever they are connected to:
+        // they are who a stale answer would be given to.
+        let mut workload = workload;
+        workload.timeout = workload.timeout * [1, 1, 2, 6][rng.below(4) as usize] / 2;
+        if workload.append_percent < 100 && index > 0 && rng.below(3) == 0 {
+            workload.append_percent = 0;
+        }
         let free = || Slot { next_at: Time::default(), call: None, deadline: None };
         SimClient {
             id: index as u16 + 1,

@@ -64,6 +64,7 @@ hits! {
         SenderTimeout = "connection given up by the sender",
         HalfOpen = "connection half open after a power cut",
         Succession = "leader dies while a follower catches up",
+        LeftBehind = "leader cut off while paused or with a slow clock",
         Kill = "process killed",
         PowerCut = "power cut on one node",
         PowerCutAll = "power cut on all nodes at once",
