@@ -71,6 +71,13 @@ mutants! {
     GrantIgnored = 2 "grant-ignored",
     /// A replica that starts promises at once, whatever it granted before.
     GrantForgottenAtRestart = 2 "grant-forgotten-at-restart",
+    // ---- paxos: handing over ----
+    /// A leader that hands over keeps its lease, and goes on answering reads by it.
+    LeaseKeptOverTransfer = 2 "lease-kept-over-transfer",
+    /// The release of a leader's leases is taken for one of those that it asked for later, too.
+    ReleaseOfLaterLeases = 2 "release-of-later-leases",
+    /// A leader hands over to a replica that does not hold all that was proposed.
+    TransferToReplicaBehind = 8 "transfer-to-replica-behind",
     // ---- paxos: the values of earlier ballots ----
     /// A new leader leads without having learnt the prefix that its quorum knows to be chosen.
     RecoverySkipsPrefix = 7 "recovery-skips-prefix",

@@ -61,6 +61,8 @@ pub enum Command {
     Log(LogArgs),
     /// Shows the members of a cluster and how they are
     Status(StatusArgs),
+    /// Hands the leadership over to a node
+    Lead(LeadArgs),
     /// Reads a stopped node's log and verifies every checksum
     Inspect(InspectArgs),
     /// Shows what this host offers, what it costs, and what to change
@@ -260,6 +262,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PPM", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub clock_drift_ppm: u32,
+    /// How much this node is wanted as the leader: a leader of lower priority hands over to a connected node of higher priority that is up to date, when it has led for ten election timeouts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub priority: u8,
     /// Pin the node's thread to this core, from 0 [default: not pinned]
     #[arg(long, value_name = "CORE")]
     pub pin: Option<usize>,
@@ -281,6 +286,7 @@ impl ServeArgs {
             election_timeout: self.election_timeout,
             heartbeat_interval: self.heartbeat_interval,
             clock_drift_ppm: self.clock_drift_ppm,
+            priority: self.priority,
             pin: self.pin,
         };
         options.validate().map_err(CliError::usage)
@@ -457,6 +463,28 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+const LEAD_EXAMPLES: &str = "Example:
+  loggos lead --node 2 --target 127.0.0.1:7400
+
+The leader goes on until the node has everything, holds new appends back for a few round trips, and
+tells the node to take over; no append fails by it. It refuses when the node is not connected or too
+far behind. A leader hands over by itself, after a while, to a node with a higher --priority (serve).";
+
+/// `loggos lead`.
+#[derive(Debug, Args)]
+#[command(after_help = LEAD_EXAMPLES)]
+pub struct LeadArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The node that is to lead
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub node: u16,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `loggos inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  loggos inspect /var/lib/loggos --json\n\nExit 1 on damage.")]
@@ -475,7 +503,9 @@ pub struct InspectArgs {
 /// `loggos sim`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  loggos sim --runs 1000\n  loggos sim --seed 42\n  \
-    LOGGOS_LOG=debug loggos sim --seed 42 --shrink\n  loggos sim --explore\n\nExit 1 on a violation.")]
+    loggos sim --seed 42 --shrink\n  \
+    LOGGOS_LOG=debug loggos sim --seed 42 --nodes-max 3 --strikes-max 7\n  \
+    loggos sim --explore\n\nExit 1 on a violation.")]
 pub struct SimArgs {
     /// The first seed [default: drawn from the clock, and printed]
     #[arg(long, value_name = "SEED")]
@@ -495,11 +525,17 @@ pub struct SimArgs {
     /// Leave out these faults, by the names of the summary, with commas between
     #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
     pub without: Vec<String>,
+    /// Permit these faults only, by the names of the summary, with commas between; none: no fault
+    #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Shrink the failing --seed: print the smallest command that still fails in the same check
+    #[arg(long)]
+    pub shrink: bool,
     /// Hunt the planted bugs instead: each must be caught (needs a build with the feature `mutants`)
     #[arg(long)]
     pub mutants: bool,
-    /// Hunt these planted bugs only, by name, with commas between
-    #[arg(long, value_name = "MUTANT,…", value_delimiter = ',', requires = "mutants")]
+    /// Hunt these planted bugs only, with commas between; without --mutants: plant this one
+    #[arg(long, value_name = "MUTANT,…", value_delimiter = ',')]
     pub mutant: Vec<String>,
     /// Seeds in which a planted bug must be caught
     #[arg(long, value_name = "N", default_value_t = 500, requires = "mutants")]

@@ -11,6 +11,7 @@ pub mod error;
 mod explore;
 mod format;
 mod inspect;
+mod lead;
 mod logs;
 pub mod members;
 pub mod options;
@@ -86,6 +87,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Tail(args) => read::tail(&args),
         Command::Log(args) => logs::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Lead(args) => lead::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),

@@ -48,6 +48,8 @@ pub struct ServeOptions {
     pub heartbeat_interval: Duration,
     /// `Config::clock_drift_ppm_max`.
     pub clock_drift_ppm: u32,
+    /// `Config::priority`.
+    pub priority: u8,
     /// The core that the group's thread is pinned to; none: any.
     pub pin: Option<usize>,
 }
@@ -170,6 +172,7 @@ mod tests {
             election_timeout: Duration::from_millis(election_ms),
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             clock_drift_ppm: 1000,
+            priority: 0,
             pin: None,
         };
         assert!(options(150, 50).validate().is_ok());

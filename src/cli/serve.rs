@@ -168,6 +168,7 @@ fn node_options(
     node.paxos.election_timeout = options.election_timeout;
     node.paxos.heartbeat_interval = options.heartbeat_interval;
     node.paxos.clock_drift_ppm_max = options.clock_drift_ppm;
+    node.paxos.priority = options.priority;
     node.log.segment_bytes = disk.segment_bytes;
     node.log.log_sync = match options.log_sync {
         LogSync::Dsync => crate::log::LogSync::Dsync,

@@ -467,6 +467,27 @@ impl Client {
         }
     }
 
+    /// Hands the leadership over to the member `node`, which has begun to take over when this
+    /// returns (or leads already). Not tried again when the leader cannot: it goes on leading.
+    ///
+    /// # Errors
+    /// [`ClientError::Server`] when there is no such member, or when it has not taken over: it is
+    /// not connected, too far behind, or somebody else has.
+    ///
+    /// ```no_run
+    /// # use loggos::base::NodeId;
+    /// # async fn example(client: loggos::client::Client) -> Result<(), loggos::client::ClientError> {
+    /// client.lead(NodeId(2)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn lead(&self, node: NodeId) -> Result<(), ClientError> {
+        match self.ask(&Operation::Lead { node }).await? {
+            (Answer::LedBy(led), _) if led == node => Ok(()),
+            (other, target) => Err(bad_answer(target, &other)),
+        }
+    }
+
     /// How the node at `target` is, over a connection of its own; not retried.
     ///
     /// # Errors
@@ -572,6 +593,9 @@ impl Client {
 
 /// Whether sending `operation` again after this answer is safe and of use.
 fn may_retry(operation: &Operation, code: ErrorCode) -> bool {
+    if matches!(operation, Operation::Lead { .. }) {
+        return code == ErrorCode::NotLeader;
+    }
     let is_append = operation.is_append();
     let without_harm = matches!(code, ErrorCode::Corrupted | ErrorCode::OutcomeUnknown);
     code.is_retryable() || (!is_append && without_harm)

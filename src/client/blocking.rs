@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::base::{FenceToken, LogId, LogTerms, Position};
+use crate::base::{FenceToken, LogId, LogTerms, NodeId, Position};
 use crate::wire::status::LogStatus;
 use crate::wire::{NodeStatus, ReadLevel};
 
@@ -146,6 +146,14 @@ impl Client {
         self.runtime.block_on(self.client.status())
     }
 
+    /// As [`super::Client::lead`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn lead(&self, node: NodeId) -> Result<(), ClientError> {
+        self.runtime.block_on(self.client.lead(node))
+    }
+
     /// As [`super::Client::status_of`].
     ///
     /// # Errors
@@ -158,7 +166,7 @@ impl Client {
     ///
     /// # Errors
     /// As there.
-    pub fn members(&self) -> Result<Vec<(crate::base::NodeId, String)>, ClientError> {
+    pub fn members(&self) -> Result<Vec<(NodeId, String)>, ClientError> {
         self.runtime.block_on(self.client.members())
     }
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use crate::base::limits::RECORD_BYTES_MAX;
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
 use crate::base::{
-    AppendTerms, ClusterId, GroupId, LogId, LogTerms, Position, SessionId, SessionTerms,
+    AppendTerms, ClusterId, GroupId, LogId, LogTerms, NodeId, Position, SessionId, SessionTerms,
 };
 use crate::wire::client::{AppendHead, decode_response, encode_append, encode_request};
 use crate::wire::hello::{decode_hello_reply, encode_hello};
@@ -110,6 +110,7 @@ enum Expected {
     Done,
     /// Any number of records, then the end.
     Follow,
+    Lead,
 }
 
 #[derive(Debug)]
@@ -528,6 +529,14 @@ impl<T> ClientConnection<T> {
         }
     }
 
+    /// Submits a request to hand the leadership over to `node`.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn lead(&mut self, tag: T, node: NodeId) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Lead, |request| Request::Lead { request, node })
+    }
+
     /// Takes received bytes and hands out what they complete.
     ///
     /// # Errors
@@ -636,7 +645,8 @@ fn answer<T>(
         | (Response::SessionOpened { .. }, Expected::Session)
         | (Response::LogCreated { .. }, Expected::Created)
         | (Response::LogsAre { .. }, Expected::Logs)
-        | (Response::Done { .. }, Expected::Done | Expected::Follow) => {}
+        | (Response::Done { .. }, Expected::Done | Expected::Follow)
+        | (Response::LedBy { .. }, Expected::Lead) => {}
         (Response::Appended { records, .. }, Expected::Append { records: asked }) => {
             // A void that comes after its append gets the append's own answer.
             if *records != asked && asked > 0 {

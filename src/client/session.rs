@@ -72,6 +72,9 @@ pub(super) enum Operation {
     Unfollow {
         flow: Flow,
     },
+    Lead {
+        node: NodeId,
+    },
 }
 
 impl Operation {
@@ -98,6 +101,7 @@ pub(super) enum Answer {
     LogCreated(LogId),
     Logs(Vec<LogStatus>),
     Done,
+    LedBy(NodeId),
     Failed {
         code: ErrorCode,
         leader: Option<NodeId>,
@@ -446,6 +450,7 @@ impl Task {
                 flow.get().into_iter().for_each(|request| connection.unfollow(*request));
                 return;
             }
+            Operation::Lead { node } => connection.lead(reply, node),
         };
         if let Err((reply, error)) = submitted {
             reply.send(Answer::Invalid(error));
@@ -479,6 +484,7 @@ fn answer_of(response: &Response<'_>) -> Answer {
             Ok(status) => Answer::Status(Box::new(status)),
             Err(error) => Answer::Bad(format!("the status: {error}")),
         },
+        Response::LedBy { node, .. } => Answer::LedBy(node),
         Response::SessionOpened { session, .. } => Answer::SessionOpened(session),
         Response::LogCreated { log, .. } => Answer::LogCreated(log),
         Response::LogsAre { json, .. } => match serde_json::from_slice(json) {

@@ -195,6 +195,7 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
         | Request::Follow { request, .. }
         | Request::Credit { request, .. }
         | Request::Unfollow { request } => Response::Done { request },
+        Request::Lead { request, node } => Response::LedBy { request, node },
         Request::Status { request } => Response::StatusIs { request, json: b"{}" },
     }
 }

@@ -105,6 +105,17 @@ impl Appends {
     /// This replica leads no more: what was never proposed certainly had no effect (`failure`);
     /// what was proposed may yet be chosen under another leader.
     pub fn fail_all(&mut self, failure: CommandFailure, answers: &mut Vec<Answer>) {
+        self.fail_proposed(&failure, answers);
+        answers.extend(
+            self.tickets
+                .drain(..)
+                .map(|ticket| Answer::Command { ticket, result: Err(failure.clone()) }),
+        );
+        self.builder.clear();
+    }
+
+    /// As [`Appends::fail_all`], but the open batch is kept.
+    pub fn fail_proposed(&mut self, failure: &CommandFailure, answers: &mut Vec<Answer>) {
         for proposed in self.proposed.drain(..) {
             answers.extend(proposed.tickets.into_iter().map(|ticket| {
                 let unknown = !planted(Mutant::UnknownAnsweredAsFailed);
@@ -112,11 +123,5 @@ impl Appends {
                 Answer::Command { ticket, result: Err(why) }
             }));
         }
-        answers.extend(
-            self.tickets
-                .drain(..)
-                .map(|ticket| Answer::Command { ticket, result: Err(failure.clone()) }),
-        );
-        self.builder.clear();
     }
 }

@@ -105,6 +105,9 @@ impl NodeOptions {
     }
 }
 
+/// Requests to hand the leadership over that may wait at a time.
+const TRANSFERS_MAX: usize = 64;
+
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
@@ -130,6 +133,15 @@ pub enum Answer {
         ticket: Ticket,
         /// Whether it may be answered.
         confirmed: bool,
+    },
+    /// The leadership has been handed over, or not.
+    Transfer {
+        /// Who waits.
+        ticket: Ticket,
+        /// The member that was to lead.
+        to: NodeId,
+        /// Whether it has begun to.
+        taken_over: bool,
     },
     /// A read of the log has ended.
     Read {

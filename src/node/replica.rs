@@ -16,7 +16,9 @@ use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
-use super::{Answer, BARRIERS_MAX, CommandFailure, NodeFailure, NodeOptions, Refusal, Ticket};
+use super::{
+    Answer, BARRIERS_MAX, CommandFailure, NodeFailure, NodeOptions, Refusal, TRANSFERS_MAX, Ticket,
+};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, LogId, NodeId, Placement, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
@@ -81,6 +83,11 @@ pub struct Node {
     pub(super) role: Role,
     /// When this replica began to lead, and the log's time then, in milliseconds.
     leading_since: (Instant, u64),
+    /// Who waits for the leadership to be handed over, and to whom.
+    transfers: Vec<(NodeId, Ticket)>,
+    /// It has handed the leadership over and knows no leader yet: the open batch waits until it
+    /// does, so that whoever waits for it is sent to the right place at once.
+    handed_over: bool,
     /// Slots and records applied since the start, the replayed ones not included.
     pub(super) applied_slots: u64,
     pub(super) applied_records: u64,
@@ -145,6 +152,8 @@ impl Node {
             touched: Vec::new(),
             role,
             leading_since: (io.now(), 0),
+            transfers: Vec::new(),
+            handed_over: false,
             applied_slots: 0,
             applied_records: 0,
             options,
@@ -156,7 +165,8 @@ impl Node {
     /// Whether an append of any permitted size would be taken now (or refused for a reason that
     /// waiting does not mend). While it would not, client sockets are not read: back-pressure.
     pub fn has_append_room(&self) -> bool {
-        self.role != Role::Leader || self.appends.has_room() || self.core.can_propose()
+        let holds = self.role == Role::Leader || self.handed_over;
+        !holds || self.appends.has_room() || self.core.can_propose()
     }
 
     /// Takes a command into the open batch; an [`Answer`] with the ticket follows. The caller has
@@ -167,7 +177,7 @@ impl Node {
         ticket: Ticket,
         command: &Command<'_>,
     ) -> Result<(), Refusal> {
-        if self.role != Role::Leader {
+        if self.role != Role::Leader && !self.handed_over {
             return Err(Refusal::NotLeader { hint: self.core.leader() });
         }
         if !self.log.has_room() {
@@ -192,6 +202,24 @@ impl Node {
         let fenced = command.terms.fence.unwrap_or_default() < log.fence
             && planted(Mutant::FenceCheckedByLeaderOnly);
         if moved || fenced { Err(Refusal::Overloaded) } else { Ok(()) }
+    }
+
+    /// Hands the leadership over to the member `to`: [`Answer::Transfer`] with the ticket follows.
+    pub fn transfer(&mut self, now: Instant, ticket: Ticket, to: NodeId) -> Result<(), Refusal> {
+        if self.role != Role::Leader {
+            return Err(Refusal::NotLeader { hint: self.core.leader() });
+        }
+        if self.transfers.len() >= TRANSFERS_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        self.transfers.push((to, ticket));
+        self.step(now, Input::TransferTo(to));
+        Ok(())
+    }
+
+    /// Whether `node` is a member.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.core.config().members.contains(&node)
     }
 
     /// Whether a linearizable read that has arrived by `now` may be answered from here at once;
@@ -402,6 +430,7 @@ impl Node {
             Effect::ReadFailed { first, last } => {
                 self.barriers.end(first, last, false, &mut self.answers);
             }
+            Effect::TransferEnded { to, taken_over } => self.transfer_ended(to, taken_over),
             Effect::RoleChanged(role) => self.change_role(now, role),
         }
     }
@@ -446,18 +475,37 @@ impl Node {
 
     fn change_role(&mut self, now: Instant, role: Role) {
         info!(?role, ballot = %self.core.promised(), chosen = %self.core.chosen(), "role");
-        if self.role == Role::Leader && role != Role::Leader {
-            let hint = match role {
-                Role::Follower { leader } => leader,
-                _ => None,
-            };
-            let failure = CommandFailure::NotLeader { hint };
-            self.appends.fail_all(failure, &mut self.answers);
-        }
-        if role == Role::Leader && self.role != Role::Leader {
+        let hint = match role {
+            Role::Follower { leader } => leader,
+            Role::Candidate | Role::Leader => None,
+        };
+        let failure = CommandFailure::NotLeader { hint };
+        let led = self.role == Role::Leader;
+        self.role = role;
+        if role == Role::Leader && !led {
             self.leading_since = (now, self.machine.time_ms());
         }
-        self.role = role;
+        if led && self.handed_over && role == (Role::Follower { leader: None }) {
+            self.appends.fail_proposed(&failure, &mut self.answers);
+        } else if role != Role::Leader && (led || self.handed_over) {
+            self.handed_over = false;
+            self.appends.fail_all(failure, &mut self.answers);
+        }
+        // Leading again, it proposes itself what has waited.
+        self.handed_over &= role != Role::Leader;
+    }
+
+    fn transfer_ended(&mut self, to: NodeId, taken_over: bool) {
+        info!(%to, taken_over, ballot = %self.core.promised(), "handing over");
+        // The change of role follows.
+        self.handed_over = taken_over && to != self.core.id();
+        let answers = &mut self.answers;
+        self.transfers.retain(|(asked, ticket)| {
+            if *asked == to {
+                answers.push(Answer::Transfer { ticket: *ticket, to, taken_over });
+            }
+            *asked != to
+        });
     }
 
     /// The log's time goes on while somebody leads, from where the last leader left it, by the

@@ -91,6 +91,7 @@ impl Node {
             },
             leader: core.leader.map(|NodeId(id)| id),
             ballot: BallotStatus { round: core.promised.round, node: core.promised.node.0 },
+            priority: self.core.config().priority,
             chosen: core.chosen.0,
             applied: self.machine.applied().0,
             durable: self.log.stats().durable_slot.0,

@@ -7,7 +7,7 @@ use super::Value;
 use super::catchup::FETCH_ANSWER_SLOTS_MAX;
 use super::core::{Core, State};
 use super::effect::{Effect, Effects};
-use super::message::{AcceptedSlot, Message};
+use super::message::{AcceptedSlot, Message, Release};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, NodeId, Slot};
 
@@ -25,7 +25,7 @@ impl<V: Value> Core<V> {
         // A ballot that is promised already is the sender's own, of a campaign that it repeats.
         let granted = ballot >= self.promised
             && !self.hears_leader()
-            && !self.is_bound_against(Some(peer))
+            && !self.is_bound_against(Some(peer), Release::NONE)
             && !self.disk_stalled();
         let (promised, chosen) = (self.promised, self.chosen);
         self.send(peer, Message::PreVoteReply { ballot, granted, promised, chosen }, fx);
@@ -49,6 +49,7 @@ impl<V: Value> Core<V> {
         peer: usize,
         ballot: Ballot,
         chosen: Slot,
+        release: Release,
         fx: &mut Effects<V>,
     ) {
         self.note_chosen(peer, chosen);
@@ -56,8 +57,8 @@ impl<V: Value> Core<V> {
             return self.nack(peer, ballot, fx);
         }
         // The holder of a lease may answer reads until the grant has run out: nobody else may
-        // lead before. The candidate asks again.
-        if ballot > self.promised && self.is_bound_against(Some(peer)) {
+        // lead before, unless the holder has given it up. The candidate asks again.
+        if ballot > self.promised && self.is_bound_against(Some(peer), release) {
             return;
         }
         // The promise tells of values that are still on their way to the disk, too: their
@@ -80,6 +81,7 @@ impl<V: Value> Core<V> {
         if ballot > self.promised {
             let leads = !matches!(self.state, State::Following);
             if !(leads && planted(Mutant::StepDownDropped)) {
+                self.end_transfer(Some(ballot.node), fx);
                 self.follow(None, fx);
                 self.await_election();
             }
@@ -170,8 +172,10 @@ impl<V: Value> Core<V> {
         self.on_watermark(peer, ballot, told, fx);
         if sequence != 0 {
             let chosen = self.chosen;
-            let granted = self.grant_lease(peer, lease_ms);
-            self.send(peer, Message::HeartbeatReply { ballot, sequence, chosen, granted }, fx);
+            let granted = self.grant_lease(peer, Release { ballot, sequence }, lease_ms);
+            let priority = self.config.priority;
+            let reply = Message::HeartbeatReply { ballot, sequence, chosen, granted, priority };
+            self.send(peer, reply, fx);
         }
     }
 
@@ -224,6 +228,7 @@ impl<V: Value> Core<V> {
         self.deferred = false;
         self.pre_vote_retries = 0;
         if self.leader != Some(id) || !matches!(self.state, State::Following) {
+            self.end_transfer(Some(id), fx);
             self.follow(Some(id), fx);
             self.await_election();
         } else {

@@ -17,6 +17,7 @@ use crate::base::rng::Rng;
 const MS: u64 = 1_000_000;
 const RUNS: u64 = 5000;
 const LEASE_RUNS: u64 = 500;
+const TRANSFER_RUNS: u64 = 200;
 /// Virtual time within which a healed cluster must have chosen new values everywhere.
 const HEALED_WITHIN_MS: u64 = 20_000;
 /// So many values are proposed after the healing.
@@ -41,7 +42,7 @@ fn harm(cluster: &mut Cluster) {
         node = (0..cluster.count()).find(|node| cluster.can_propose(*node)).unwrap_or(node);
     }
     let peer = cluster.rng.below(count) as usize;
-    match cluster.rng.below(15) {
+    match cluster.rng.below(19) {
         0..=2 if cluster.is_up(node) => cluster.crash(node),
         0..=4 if !cluster.is_up(node) => cluster.start(node),
         5 => cluster.blocked[node][peer] = true,
@@ -87,6 +88,15 @@ fn harm(cluster: &mut Cluster) {
                     cluster.crash(other);
                 }
                 cluster.start(other);
+            }
+        }
+        // To itself: it keeps the leadership after all.
+        15..=18 => {
+            cluster.step(node, Input::TransferTo(NodeId(peer as u16 + 1)));
+            if cluster.rng.below(3) == 0 {
+                let soon = cluster.rng.below(60) * MS;
+                cluster.run_until(cluster.now + soon);
+                cluster.step(node, Input::TransferTo(NodeId(node as u16 + 1)));
             }
         }
         10 if node != peer => cluster.connect(node, peer),
@@ -220,6 +230,48 @@ fn run_leases(seed: u64, trace: bool) -> Hits {
     cluster.hits.clone()
 }
 
+/// Leases and handing over: the leadership goes round while reads by lease arrive everywhere; the
+/// word to take over comes in time, late, or never.
+fn run_transfers(seed: u64, trace: bool) -> Hits {
+    let mut rng = Rng::new(seed ^ 0x7a4e);
+    let count = [3, 3, 5][rng.below(3) as usize];
+    let mut cluster = Cluster::with(seed, count, trace, |config| {
+        config.heartbeat_interval = Duration::from_millis(5);
+        config.election_timeout = Duration::from_millis(30);
+        config.lease = Duration::from_millis(40);
+    });
+    let lease_ms = cluster.lease().as_millis() as u64;
+    cluster.faults.loss_percent = 0;
+    cluster.faults.disk_delay_max = Duration::from_millis(1);
+    let mut proposed = 0;
+    for _ in 0..30 {
+        // Late words to take over need a network that is slow and keeps no order.
+        let slow = rng.below(2) == 0;
+        cluster.faults.reorder = slow;
+        cluster.faults.delay_max = Duration::from_millis(if slow { lease_ms / 2 } else { 1 });
+        let leader = (0..count).find(|node| cluster.can_propose(*node)).unwrap_or(0);
+        let to = NodeId(rng.below(count as u64) as u16 + 1);
+        cluster.step(leader, Input::TransferTo(to));
+        let until = cluster.now + (1 + rng.below(lease_ms)) * MS;
+        while cluster.now < until {
+            cluster.run_until(cluster.now + MS);
+            for node in 0..count {
+                propose(&mut cluster, &mut proposed, node);
+                cluster.read(node, true);
+            }
+        }
+        if rng.below(2) == 0 {
+            cluster.step(leader, Input::TransferTo(NodeId(leader as u16 + 1)));
+        }
+        if rng.below(8) == 0 {
+            let node = rng.below(count as u64) as usize;
+            cluster.crash(node);
+            cluster.start(node);
+        }
+    }
+    cluster.hits.clone()
+}
+
 /// New values are chosen, and everybody in `all` gets to know them.
 fn require_progress(cluster: &mut Cluster, proposed: &mut u64, proposers: &[usize], all: &[usize]) {
     let until = cluster.now + HEALED_WITHIN_MS * MS;
@@ -284,16 +336,31 @@ fn leases_hold_at_the_edge_of_the_clocks_bound() {
     assert!(total.lease_reads > LEASE_RUNS * 10, "{} reads by lease", total.lease_reads);
 }
 
+#[test]
+fn leases_end_before_the_leadership_is_handed_over() {
+    let mut total = Hits::default();
+    for seed in 0..TRANSFER_RUNS {
+        let hits = std::panic::catch_unwind(|| run_transfers(seed, false));
+        total.add(&hits.unwrap_or_else(|_| panic!("seed {seed} failed")));
+    }
+    println!("{TRANSFER_RUNS} runs: {total:?}");
+    assert!(total.lease_reads > TRANSFER_RUNS * 10, "{} reads by lease", total.lease_reads);
+    assert!(total.taken_over > TRANSFER_RUNS && total.kept > TRANSFER_RUNS, "{total:?}");
+}
+
 #[cfg(feature = "mutants")]
 #[test]
-fn mistakes_in_reads_and_leases_are_caught() {
+fn mistakes_in_reads_leases_and_handing_over_are_caught() {
     use crate::base::mutants::{Mutant, plant};
-    for mutant in Mutant::ALL.iter().filter(|mutant| mutant.family() == 2) {
+    let handing_over = [Mutant::TransferToReplicaBehind];
+    let reads = Mutant::ALL.iter().filter(|mutant| mutant.family() == 2);
+    for mutant in reads.chain(&handing_over) {
         plant(Some(*mutant));
         let fails = |run: fn(u64, bool) -> Hits, seed| {
             std::panic::catch_unwind(|| run(seed, false)).is_err()
         };
-        let caught = (0..RUNS).find(|seed| fails(run, *seed) || fails(run_leases, *seed));
+        let runs = [run, run_leases, run_transfers];
+        let caught = (0..RUNS).find(|seed| runs.iter().any(|run| fails(*run, *seed)));
         plant(None);
         let caught = caught.unwrap_or_else(|| panic!("{} survives", mutant.name()));
         println!("{} is caught by seed {caught}", mutant.name());
@@ -308,7 +375,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 impl Hits {
-    fn all(&self) -> [(&'static str, u64); 14] {
+    fn all(&self) -> [(&'static str, u64); 16] {
         [
             ("crash", self.crashes),
             ("new leader", self.leaders),
@@ -324,6 +391,8 @@ impl Hits {
             ("read answered", self.reads_ready),
             ("read given up", self.reads_failed),
             ("read by lease", self.lease_reads),
+            ("leadership taken over", self.taken_over),
+            ("leadership kept", self.kept),
         ]
     }
 
@@ -342,6 +411,8 @@ impl Hits {
         self.reads_ready += other.reads_ready;
         self.reads_failed += other.reads_failed;
         self.lease_reads += other.lease_reads;
+        self.taken_over += other.taken_over;
+        self.kept += other.kept;
     }
 }
 

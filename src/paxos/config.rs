@@ -47,6 +47,9 @@ pub struct Config {
     /// A leader whose write has not completed for this long steps down, and a replica in that
     /// state does not campaign. A leader without room for new values steps down after it, too.
     pub disk_stall_timeout: Duration,
+    /// How much this replica is wanted as the leader: one of lower priority hands over to a
+    /// connected replica of higher priority that is up to date. Each replica's own.
+    pub priority: u8,
 }
 
 /// A configuration that cannot work.
@@ -85,6 +88,7 @@ impl Config {
             clock_slack: Duration::from_millis(1),
             resend_timeout: Duration::from_millis(500),
             disk_stall_timeout: Duration::from_millis(2000),
+            priority: 0,
         }
     }
 

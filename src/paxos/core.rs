@@ -2,7 +2,7 @@
 //!
 //! Called by `node/` through [`Core::step`]. The rules live beside: `acceptor` (what any replica
 //! answers), `election` (pre-vote and prepare), `recovery` (values of earlier ballots),
-//! `leader` (phase 2), `catchup` (chosen slots that are missing).
+//! `leader` (phase 2), `transfer` (handing over), `catchup` (chosen slots that are missing).
 //!
 //! Guarantee: what the state says is true of memory at once and of the disk only later, so no
 //! promise or acceptance leaves but in the `then` of its own write, or when it is durable already.
@@ -54,6 +54,8 @@ pub(super) struct Peer {
     pub(super) last_contact: Option<Instant>,
     /// The last answer to something sent at our current ballot, while recovering or leading.
     pub(super) answered_at: Instant,
+    /// How much it is wanted as the leader, as it told last.
+    pub(super) priority: u8,
 }
 
 /// One replica's Multi-Paxos state machine. See the module `paxos` for what it guarantees.
@@ -193,11 +195,13 @@ impl<V: Value> Core<V> {
             Input::Propose(value) => self.propose(value, effects),
             Input::Read { id, lease } => self.read(id, lease, effects),
             Input::Persisted(id) => self.persisted(id, effects),
+            Input::TransferTo(id) => self.transfer_to(id, effects),
             Input::PeerConnected(id) => self.peer_connected(id, effects),
             Input::PeerLost(id) => self.peer_lost(id, effects),
             Input::Tick => self.tick(effects),
             Input::EndOfTurn => {
                 self.pump_reads(effects);
+                self.pump_transfer(effects);
                 self.end_of_turn(effects);
             }
         }
@@ -281,8 +285,11 @@ impl<V: Value> Core<V> {
             Message::PreVote { ballot, chosen } if is_of(ballot, from) => {
                 self.on_pre_vote(peer, ballot, chosen, fx)
             }
-            Message::Prepare { ballot, chosen } if is_of(ballot, from) => {
-                self.on_prepare(peer, ballot, chosen, fx)
+            Message::Prepare { ballot, chosen, release } if is_of(ballot, from) => {
+                self.on_prepare(peer, ballot, chosen, release, fx)
+            }
+            Message::TakeOver { release, chosen } if is_of(release.ballot, from) => {
+                self.on_take_over(peer, release, chosen, fx)
             }
             Message::Accept { ballot, slot, chosen, value } if is_of(ballot, from) => {
                 self.on_accept(peer, ballot, slot, value, fx);
@@ -302,7 +309,8 @@ impl<V: Value> Core<V> {
             }
             Message::Nack { ballot, promised } => self.on_nack(ballot, promised, fx),
             Message::Accepted { ballot, slot } => self.on_accepted(peer, ballot, slot, fx),
-            Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
+                self.peers[peer].priority = priority;
                 if self.leads_at(ballot) {
                     if granted {
                         self.lease_granted(peer, sequence);
@@ -323,6 +331,7 @@ impl<V: Value> Core<V> {
             | Message::Prepare { .. }
             | Message::Accept { .. }
             | Message::Heartbeat { .. }
+            | Message::TakeOver { .. }
             | Message::FetchAccepted { .. } => {}
         }
     }
@@ -457,6 +466,7 @@ impl<V: Value> Core<V> {
 
     /// Back to following, from whatever role; the caller says when to campaign next.
     pub(super) fn follow(&mut self, leader: Option<NodeId>, fx: &mut Effects<V>) {
+        self.end_transfer(None, fx);
         let was = std::mem::replace(&mut self.state, State::Following);
         self.leader = leader;
         self.restart_reads();

@@ -32,6 +32,10 @@ pub enum Input<V> {
         /// Whether the leader's lease is good enough, or a round must be made.
         lease: bool,
     },
+    /// Hand the leadership over to this member; to this replica itself: keep it, and end a
+    /// handing over that is under way. Ends in an [`Effect::TransferEnded`]; those for the same
+    /// member that are under way at a time end together.
+    TransferTo(NodeId),
     /// The write of this persist is durable, and its replies have been handed to the network.
     Persisted(PersistId),
     /// A new connection to the member stands: what was sent before may be lost.
@@ -120,6 +124,15 @@ pub enum Effect<V> {
         first: ReadId,
         /// The last of them.
         last: ReadId,
+    },
+    /// A handing over has ended: one that was asked for, or one to a replica of higher priority.
+    /// Comes before the change of role that it brings.
+    TransferEnded {
+        /// The member that was to lead.
+        to: NodeId,
+        /// Whether it has begun to. Otherwise this replica goes on as it was, or did not lead at
+        /// all, or somebody else takes over.
+        taken_over: bool,
     },
     /// The replica's role or its known leader has changed. What it had proposed and not seen
     /// chosen when it stops leading has an unknown outcome.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Value;
 use super::core::{Core, ROUND_MAX, State};
 use super::effect::{Effect, Effects};
-use super::message::{AcceptedSlot, Message};
+use super::message::{AcceptedSlot, Message, Release};
 use super::quorum::Votes;
 use super::recovery::Reports;
 use super::timeless::Timeless;
@@ -47,12 +47,14 @@ pub(super) struct Preparing<V> {
     pub(super) reports: Reports<V>,
     /// The greatest watermark of those who promised.
     target: Slot,
+    /// What the leader that handed over has given up.
+    release: Release,
 }
 
 impl<V: Hash> Timeless for Preparing<V> {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
-        let Preparing { ballot, promises, reports, target } = self;
-        (ballot, promises, target).hash(hasher);
+        let Preparing { ballot, promises, reports, target, release } = self;
+        (ballot, promises, target, release).hash(hasher);
         reports.hash_timeless(hasher);
     }
 }
@@ -79,7 +81,7 @@ impl<V: Value> Core<V> {
             self.follow(None, fx);
             return self.await_election();
         }
-        if self.is_bound_against(None) {
+        if self.is_bound_against(None, Release::NONE) {
             self.election_at = self.bound_until();
             return;
         }
@@ -95,7 +97,7 @@ impl<V: Value> Core<V> {
         self.await_election();
         self.tell_role(fx);
         if self.quorum.is_prepare_quorum(grants) || planted(Mutant::PreVoteIgnored) {
-            return self.start_prepare(ballot, fx);
+            return self.start_prepare(ballot, Release::NONE, fx);
         }
         for peer in self.peer_indices() {
             self.send(peer, Message::PreVote { ballot, chosen: self.chosen }, fx);
@@ -105,7 +107,7 @@ impl<V: Value> Core<V> {
     /// The ballot to campaign with: a new one above all, unless the last campaign's ballot is
     /// still the highest. Nothing has been proposed under that one, so that promises of it may
     /// be collected once more; were it given up because disks are slow, rounds would run away.
-    fn campaign_ballot(&self) -> Ballot {
+    pub(super) fn campaign_ballot(&self) -> Ballot {
         match self.unused {
             Some(ballot) if ballot == self.promised && ballot >= self.seen => ballot,
             _ => self.seen.max(self.promised).next_for(self.config.id),
@@ -168,20 +170,21 @@ impl<V: Value> Core<V> {
             self.follow(None, fx);
             self.await_election();
         } else {
-            self.start_prepare(ballot, fx);
+            self.start_prepare(ballot, Release::NONE, fx);
         }
     }
 
-    fn start_prepare(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
+    pub(super) fn start_prepare(&mut self, ballot: Ballot, release: Release, fx: &mut Effects<V>) {
         self.state = State::Preparing(Preparing {
             ballot,
             promises: Votes::NONE,
             reports: Reports::new(),
             target: self.chosen,
+            release,
         });
         self.unused = Some(ballot);
         self.await_election();
-        let message = Message::Prepare { ballot, chosen: self.chosen };
+        let message = Message::Prepare { ballot, chosen: self.chosen, release };
         let asked = self.peer_indices().map(|peer| self.outgoing(peer, message.clone()));
         if ballot > self.promised {
             let then = asked.collect();
@@ -245,6 +248,7 @@ impl<V: Value> Core<V> {
     pub(super) fn on_nack(&mut self, ballot: Ballot, promised: Ballot, fx: &mut Effects<V>) {
         self.note_ballot(promised);
         if self.own_ballot() == Some(ballot) && promised > ballot {
+            self.end_transfer(Some(promised.node), fx);
             self.give_up(fx);
         }
     }
@@ -279,8 +283,8 @@ impl<V: Value> Core<V> {
             State::Preparing(preparing)
                 if !preparing.promises.has(peer) && self.promised_durable >= preparing.ballot =>
             {
-                let ballot = preparing.ballot;
-                self.send(peer, Message::Prepare { ballot, chosen }, fx);
+                let (ballot, release) = (preparing.ballot, preparing.release);
+                self.send(peer, Message::Prepare { ballot, chosen, release }, fx);
             }
             State::Recovering(recovering) => {
                 let ballot = recovering.ballot;

@@ -120,6 +120,7 @@ mod tests {
         late_answers,
         reads,
         leases,
+        transfer,
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::effect::Effects;
 use super::lease::Lease;
 use super::message::Message;
 use super::timeless::Timeless;
+use super::transfer::Transfer;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Instant, Slot};
 
@@ -61,9 +62,18 @@ pub(super) struct Leading {
     /// By member index: the last heartbeat answered.
     pub(super) confirmed: Vec<u64>,
     pub(super) lease: Lease,
+    /// The handing over that is under way.
+    pub(super) transfer: Option<Transfer>,
+    /// When it may hand over to a replica of higher priority.
+    pub(super) priority_at: Instant,
 }
 
 impl Leading {
+    /// Whether a peer that knows the slots up to `chosen` lacks nothing before the stream to it.
+    pub(super) fn joins(&self, peer: usize, chosen: Slot) -> bool {
+        chosen.next() >= self.progress[peer].stream_first
+    }
+
     /// The slot after the watermark is now chosen: its bytes wait for slow peers only.
     pub(super) fn slot_chosen(&mut self, size: usize) {
         self.inflight_bytes -= size;
@@ -83,8 +93,14 @@ impl Timeless for Leading {
             recovered_through: _,
             confirmed: _,
             lease: _,
+            transfer,
+            priority_at: _,
         } = self;
         (ballot, last, inflight_bytes, retained_bytes).hash(hasher);
+        transfer.is_some().hash(hasher);
+        if let Some(transfer) = transfer {
+            transfer.hash_timeless(hasher);
+        }
         for progress in progress {
             let Progress {
                 next,
@@ -102,10 +118,13 @@ impl Timeless for Leading {
 
 impl<V: Value> Core<V> {
     /// Whether a value may be proposed now: it leads, has proposed all values of earlier ballots,
-    /// and has room in its windows. The bytes in flight may exceed `window_bytes_max` by the one
+    /// is not about to hand over, and has room in its windows. The bytes in flight may exceed `window_bytes_max` by the one
     /// value that is let in last.
     pub fn can_propose(&self) -> bool {
         let State::Leading(leading) = &self.state else { return false };
+        if leading.holds_proposals() {
+            return false;
+        }
         let room = self.chosen.distance_to(leading.last) < self.config.window_slots_max
             && leading.inflight_bytes < self.config.window_bytes_max;
         // The own disk may lag behind the peers' votes, but not without a bound.
@@ -141,6 +160,13 @@ impl<V: Value> Core<V> {
         }
     }
 
+    /// Up to which slot the peer has answered, if nothing below is missing there that it would
+    /// have to fetch.
+    pub(super) fn answered_without_gap(&self, peer: usize) -> Option<Slot> {
+        let State::Leading(leading) = &self.state else { return None };
+        leading.joins(peer, self.peers[peer].chosen).then_some(leading.progress[peer].acked)
+    }
+
     pub(super) fn start_leading(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
         assert_eq!(ballot, self.promised, "a leader has promised nobody more");
         let start = self.chosen;
@@ -163,6 +189,8 @@ impl<V: Value> Core<V> {
             recovered_through: start,
             confirmed: vec![0; self.peers.len()],
             lease: Lease::new(self.peers.len()),
+            transfer: None,
+            priority_at: self.priority_patience(),
         });
         self.restart_reads();
         // When all disks are full, each leader has its time.
@@ -429,6 +457,7 @@ impl<V: Value> Core<V> {
         if lonely || stalled || self.is_long_roomless() {
             return self.give_up(fx);
         }
+        self.transfer_tick(fx);
         self.heartbeat_all(fx);
         for peer in self.peer_indices() {
             self.resend(peer);

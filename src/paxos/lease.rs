@@ -12,6 +12,17 @@
 //! may differ in rate over that time ([`super::Config::clock_drift_ppm_max`] each, and a floor).
 //! This is the only place where safety depends on time, and only that of reads at level `lease`.
 //!
+//! A leader that hands over (see `transfer`) gives its leases up first, and tells so in a
+//! [`Release`]: no lease that its heartbeats up to that sequence asked for is used again. The
+//! candidate shows the release to those it asks for promises, and whoever granted nothing later
+//! than that is free. Why this holds: a lease rests on the grants of a quorum for one heartbeat, so
+//! a later lease of the same leader (the candidate never came, the leader goes on, and only then
+//! does the candidate's message arrive) rests on a quorum of grants with a greater sequence, and
+//! every prepare quorum meets one that the release does not free. Nor is there a lease of an older
+//! ballot: the leader of the release was elected, so they had all run out or been released, and
+//! those who elected it answer no older heartbeat. A replica that does not know what it granted,
+//! because it has restarted, is freed by nothing but time.
+//!
 //! A restart forgets the grant, so a replica that starts waits as long as the longest lease it can
 //! have granted before it promises anything. Both clocks must count while the machine is suspended,
 //! and `now` must be read after the message or the read has arrived.
@@ -24,6 +35,7 @@ use std::time::Duration;
 
 use super::Value;
 use super::core::{Core, State};
+use super::message::Release;
 use super::quorum::Votes;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Instant, Slot};
@@ -38,15 +50,20 @@ const LEASE_WANTED_TIMEOUTS: u32 = 5;
 /// What this replica has granted: it helps nobody else until `until`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grant {
-    /// Whom it may help; none after a restart, when it does not know.
+    /// Whom it may help.
     to: Option<usize>,
+    /// The heartbeat that asked for it: the latest of the highest ballot.
+    asked: Release,
     until: Instant,
+    /// After a restart it does not know what it had granted, and helps nobody before this.
+    forgotten_until: Instant,
 }
 
 impl Grant {
     /// What a replica that starts must assume.
     pub(super) fn at_start(now: Instant, lease: Duration) -> Grant {
-        Grant { to: None, until: now + lease }
+        let (until, forgotten_until) = (now, now + lease);
+        Grant { to: None, asked: Release::NONE, until, forgotten_until }
     }
 }
 
@@ -78,25 +95,37 @@ impl<V: Value> Core<V> {
     // ---- the granting side ----
 
     /// Grants what a heartbeat asked for, if it is not more than a restart would wait out.
-    pub(super) fn grant_lease(&mut self, peer: usize, lease_ms: u32) -> bool {
+    pub(super) fn grant_lease(&mut self, peer: usize, asked: Release, lease_ms: u32) -> bool {
         let lease = Duration::from_millis(u64::from(lease_ms));
         if lease_ms == 0 || lease > self.config.lease {
             return false;
         }
-        self.grant = Grant { to: Some(peer), until: self.now + lease };
+        // A heartbeat that comes late must not make a later grant look older.
+        let asked = self.grant.asked.max(asked);
+        self.grant = Grant { to: Some(peer), asked, until: self.now + lease, ..self.grant };
         true
     }
 
-    /// Whether a grant forbids to help `candidate`; none: this replica itself.
-    pub(super) fn is_bound_against(&self, candidate: Option<usize>) -> bool {
-        let bound =
-            self.now < self.grant.until && (self.grant.to.is_none() || self.grant.to != candidate);
+    /// Whether a grant forbids to help `candidate` (none: this replica itself), who brings word
+    /// of what the leader has released.
+    pub(super) fn is_bound_against(&self, candidate: Option<usize>, release: Release) -> bool {
+        let Grant { to, asked, until, forgotten_until } = self.grant;
+        let granted = self.now < until && to != candidate;
+        let released = asked <= release
+            || (granted && asked.ballot == release.ballot && planted(Mutant::ReleaseOfLaterLeases));
+        let bound = self.now < forgotten_until || (granted && !released);
         bound && !planted(Mutant::GrantIgnored)
+    }
+
+    /// The grant was released: nothing binds this replica any more.
+    pub(super) fn end_grant(&mut self) {
+        self.grant.until = self.grant.until.min(self.now);
     }
 
     /// When the grant runs out, whomever it is for.
     pub(super) fn bound_until(&self) -> Instant {
-        if planted(Mutant::GrantIgnored) { self.now } else { self.grant.until }
+        let Grant { until, forgotten_until, .. } = self.grant;
+        if planted(Mutant::GrantIgnored) { self.now } else { until.max(forgotten_until) }
     }
 
     // ---- the holding side ----
@@ -105,7 +134,8 @@ impl<V: Value> Core<V> {
     pub(super) fn ask_lease(&mut self, sequence: u64) -> u32 {
         let (now, lease) = (self.now, self.config.lease);
         let State::Leading(leading) = &mut self.state else { return 0 };
-        if now >= leading.lease.wanted_until || self.config.lease_held().is_zero() {
+        let unwanted = now >= leading.lease.wanted_until || leading.has_handed_over();
+        if unwanted || self.config.lease_held().is_zero() {
             return 0;
         }
         let asked = &mut leading.lease.asked;
@@ -135,6 +165,19 @@ impl<V: Value> Core<V> {
             let from = if planted(Mutant::LeaseFromReceipt) { now } else { sent_at };
             lease.until = lease.until.max(from + held);
         }
+    }
+
+    /// Gives up the lease that is held and every one that was asked for: none of them is used from
+    /// here on. Whoever is shown the release is no longer bound by its grant.
+    pub(super) fn release_leases(&mut self) -> Release {
+        let sequence = self.sequence;
+        let State::Leading(leading) = &mut self.state else { return Release::NONE };
+        let kept = leading.lease.until > self.now;
+        if !(kept && planted(Mutant::LeaseKeptOverTransfer)) {
+            leading.lease.asked.clear();
+            leading.lease.until = Instant(0);
+        }
+        Release { ballot: leading.ballot, sequence }
     }
 
     /// The slot up to which a read at level `lease` that has arrived must be answered, if this

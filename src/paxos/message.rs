@@ -17,6 +17,22 @@ pub struct AcceptedSlot {
     pub checksum: Checksum,
 }
 
+/// What a leader has given up in order to hand over: every lease that its heartbeats of `ballot`,
+/// up to `sequence`, asked for; and with that any lease of an older ballot (see `lease`). The
+/// greater one releases more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Release {
+    /// The leader's ballot.
+    pub ballot: Ballot,
+    /// The last heartbeat whose lease it will not use.
+    pub sequence: u64,
+}
+
+impl Release {
+    /// Releases nothing.
+    pub const NONE: Release = Release { ballot: Ballot::NONE, sequence: 0 };
+}
+
 /// A message from one replica to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message<V> {
@@ -44,6 +60,8 @@ pub enum Message<V> {
         ballot: Ballot,
         /// The candidate's chosen watermark.
         chosen: Slot,
+        /// What the leader that handed over to the candidate has given up; or nothing.
+        release: Release,
     },
     /// Phase 1b. Sent only once the promise is durable.
     Promise {
@@ -102,6 +120,16 @@ pub enum Message<V> {
         chosen: Slot,
         /// Whether the lease that the heartbeat asked for is granted.
         granted: bool,
+        /// How much the sender is wanted as the leader; see `transfer`.
+        priority: u8,
+    },
+    /// The leader hands over: the receiver, which holds everything that was proposed, is to
+    /// campaign at once. See `transfer`.
+    TakeOver {
+        /// What the leader has given up, of its own ballot.
+        release: Release,
+        /// The leader's chosen watermark.
+        chosen: Slot,
     },
     /// A follower has reads that wait: "up to which slot must be applied for a read that begins
     /// now?"
@@ -164,7 +192,13 @@ impl<V: fmt::Display> fmt::Display for Message<V> {
                 let word = if *granted { "granted" } else { "refused" };
                 write!(f, "PreVoteReply {ballot} {word}, promised {promised} chosen {chosen}")
             }
-            Message::Prepare { ballot, chosen } => write!(f, "Prepare {ballot} chosen {chosen}"),
+            Message::Prepare { ballot, chosen, release } => {
+                write!(f, "Prepare {ballot} chosen {chosen}")?;
+                if *release == Release::NONE {
+                    return Ok(());
+                }
+                write!(f, ", released {} #{}", release.ballot, release.sequence)
+            }
             Message::Promise { ballot, chosen, accepted } => {
                 write!(f, "Promise {ballot} chosen {chosen} accepted")?;
                 if accepted.is_empty() {
@@ -187,9 +221,17 @@ impl<V: fmt::Display> fmt::Display for Message<V> {
                 }
                 Ok(())
             }
-            Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
                 let granted = if *granted { " granted" } else { "" };
-                write!(f, "HeartbeatReply {ballot} #{sequence} chosen {chosen}{granted}")
+                write!(f, "HeartbeatReply {ballot} #{sequence} chosen {chosen}{granted}")?;
+                if *priority != 0 {
+                    write!(f, " priority {priority}")?;
+                }
+                Ok(())
+            }
+            Message::TakeOver { release, chosen } => {
+                let Release { ballot, sequence } = release;
+                write!(f, "TakeOver released {ballot} #{sequence} chosen {chosen}")
             }
             Message::ReadIndex { id: _, lease: true } => write!(f, "ReadIndex by lease"),
             Message::ReadIndex { id: _, lease: false } => write!(f, "ReadIndex"),

@@ -32,12 +32,13 @@ mod status;
 #[cfg(test)]
 mod testkit;
 mod timeless;
+mod transfer;
 mod window;
 
 pub use self::core::Core;
 pub use config::{ACCEPT_AHEAD_SLOTS_LIMIT, Config, ConfigError};
 pub use effect::{Effect, Effects, Input, Outgoing, PersistId, ReadId, Recovered, Role, Write};
-pub use message::{AcceptedSlot, Message};
+pub use message::{AcceptedSlot, Message, Release};
 pub use status::{CoreStatus, PeerStatus};
 
 use crate::base::Checksum;

@@ -33,6 +33,8 @@ pub struct PeerStatus {
     pub connected: bool,
     /// The chosen watermark that it told of last.
     pub chosen: Slot,
+    /// How much it is wanted as the leader, as it told last.
+    pub priority: u8,
     /// While leading: every slot up to here is answered by the peer, or left to its fetches.
     pub acked: Option<Slot>,
 }
@@ -59,6 +61,7 @@ impl<V: Value> Core<V> {
             last_contact: peer.last_contact,
             connected: peer.connected,
             chosen: peer.chosen,
+            priority: peer.priority,
             acked: self.acked(index),
         }
     }

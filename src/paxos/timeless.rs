@@ -4,7 +4,7 @@
 //! Called by `sim/explore`. Guarantee: two cores of the same configuration that hash the same
 //! answer the same inputs with the same effects, as long as ticks come only when every timeout
 //! that is running has run out, connections neither come nor go, pre-votes are not asked for, no
-//! lease is granted and nothing read, the sequence of heartbeats is left aside, and all slots fit
+//! lease is granted and nothing read, no priorities are set, the sequence of heartbeats is left aside, and all slots fit
 //! into one window and one fetch.
 //!
 //! Each struct is taken apart by name, so that a new field does not go unnoticed.
@@ -61,8 +61,16 @@ impl<V: Value + Hash> Core<V> {
         window.hash_without_ids(persists.first(), hasher);
         persists.hash_timeless(hasher);
         state.hash_timeless(hasher);
-        for Peer { chosen, connected: _, last_contact: _, answered_at: _ } in peers {
+        for (index, peer) in peers.iter().enumerate() {
+            let Peer { chosen, connected: _, last_contact: _, answered_at: _, priority: _ } = peer;
             (*chosen).max(self.chosen).hash(hasher);
+            // Below the own watermark it only matters whether a leader's stream joins on to it, or
+            // will when this replica comes to lead.
+            let joins = match &self.state {
+                State::Leading(leading) => leading.joins(index, *chosen),
+                _ => *chosen >= self.chosen,
+            };
+            joins.hash(hasher);
         }
         fetching.is_some().hash(hasher);
         if let Some(fetching) = fetching {

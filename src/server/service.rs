@@ -435,6 +435,9 @@ impl Server {
             }
             Request::Credit { request, bytes } => self.on_credit(io, (conn, request), bytes),
             Request::Unfollow { request } => self.on_unfollow((conn, request)),
+            Request::Lead { request, node } => {
+                self.on_lead(io.now(), conn, request, node);
+            }
             Request::Status { request } => {
                 let status = self.status(io.now());
                 match serde_json::to_vec(&status) {
@@ -447,6 +450,17 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    fn on_lead(&mut self, now: Instant, conn: ConnId, request: RequestId, node: NodeId) {
+        if !self.node.is_member(node) {
+            let text = format!("there is no node {node}");
+            return self.fail(conn, request, ErrorCode::BadRequest, None, &text);
+        }
+        let ticket = Ticket { conn, request: request.0 };
+        if let Err(refusal) = self.node.transfer(now, ticket, node) {
+            self.refuse(conn, request, &refusal);
+        }
     }
 
     fn status(&self, now: Instant) -> NodeStatus {
@@ -674,6 +688,15 @@ impl Server {
                         self.fail(conn, request, ErrorCode::Unavailable, leader, text);
                     }
                 }
+            }
+            Answer::Transfer { ticket, to, taken_over } => {
+                let request = RequestId(ticket.request);
+                if taken_over {
+                    return self.respond(ticket.conn, &Response::LedBy { request, node: to });
+                }
+                let text = format!("node {to} has not taken over");
+                let leader = self.node.leader();
+                self.fail(ticket.conn, request, ErrorCode::Unavailable, leader, &text);
             }
             Answer::Read { ticket, result } => self.on_entry(io, ticket, result),
         }

@@ -34,6 +34,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// The pause before an operation is sent again that had no effect.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// The longest time between two wishes for another leader.
+const LEAD_PAUSE: Duration = Duration::from_secs(4);
 /// The most records asked for in one read.
 const READ_RECORDS_MAX: u64 = 40;
 
@@ -62,6 +64,8 @@ enum Tag {
     Create(usize),
     /// Records as they are applied.
     Follow,
+    /// The leadership for another node.
+    Lead,
 }
 
 /// A log, as the client knows it.
@@ -140,6 +144,8 @@ pub struct SimClient {
     rewind_at: Option<Time>,
     follow: Option<follow::Flow>,
     follow_at: Time,
+    /// When it next asks for another leader.
+    lead_at: Time,
     /// The first thing that no honest server does.
     pub complaint: Option<String>,
     /// Appends that have been acknowledged, for the liveness phase.
@@ -158,6 +164,13 @@ impl SimClient {
         seed: u64,
     ) -> SimClient {
         let mut rng = Rng::new(seed);
+        // Clients differ in patience, and some only read, from whomever they are connected to:
+        // they are who a stale answer would be given to.
+        let mut workload = workload;
+        workload.timeout = workload.timeout * [1, 1, 2, 6][rng.below(4) as usize] / 2;
+        if workload.append_percent < 100 && index > 0 && rng.below(3) == 0 {
+            workload.append_percent = 0;
+        }
         let free = || Slot { next_at: Time::default(), call: None, deadline: None };
         SimClient {
             id: index as u16 + 1,
@@ -179,6 +192,7 @@ impl SimClient {
             rewind_at: None,
             follow: None,
             follow_at: Time::default(),
+            lead_at: Time::default(),
             workload,
             complaint: None,
             acknowledged: 0,
@@ -222,6 +236,13 @@ impl SimClient {
         if let Some(index) = missing.filter(|_| !self.creating && self.create_at <= now) {
             let terms = LogTerms::named(&format!("log-{index}"));
             self.creating = link.protocol.create_log(Tag::Create(index), &terms).is_ok();
+        }
+        if self.workload.hands_over && self.lead_at <= now && link.protocol.can_submit() {
+            let node = NodeId(1 + self.rng.below(self.nodes as u64) as u16);
+            if link.protocol.lead(Tag::Lead, node).is_ok() {
+                around.hits.hit(Hit::TransferAsked);
+            }
+            self.lead_at = now + self.rng.between(RETRY_PAUSE, LEAD_PAUSE);
         }
         self.start_following(now);
     }
@@ -508,6 +529,9 @@ impl SimClient {
                 Answered::Call(Tag::Create(index), reply) => {
                     self.on_created(index, &reply, target, around);
                 }
+                Answered::Call(Tag::Lead, Reply::LedBy) => around.hits.hit(Hit::TransferDone),
+                // Nobody leads, or the node is behind or away: it stays as it is.
+                Answered::Call(Tag::Lead, _) => {}
                 Answered::Call(Tag::Follow, _) => {
                     // It has ended, for want of the log or of what the node still holds.
                     self.follow = None;
@@ -640,6 +664,7 @@ enum Reply {
     Tail(Position),
     Session(SessionId),
     Created(LogId),
+    LedBy,
     Other,
     /// With the code's detail.
     Failed(ErrorCode, Option<NodeId>, u64),
@@ -656,6 +681,7 @@ impl Reply {
                 Reply::Records(*first, values, *tail)
             }
             Response::TailIs { tail, .. } => Reply::Tail(*tail),
+            Response::LedBy { .. } => Reply::LedBy,
             Response::SessionOpened { session, .. } => Reply::Session(*session),
             Response::LogCreated { log, .. } => Reply::Created(*log),
             Response::StatusIs { .. } | Response::LogsAre { .. } | Response::Done { .. } => {

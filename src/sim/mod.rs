@@ -23,6 +23,7 @@ mod phases;
 pub mod plan;
 mod process;
 pub mod run;
+pub mod shrink;
 pub mod time;
 pub mod trace;
 mod world;

@@ -26,9 +26,9 @@ pub struct Hunt {
 /// Plants one mutant and runs seeds from `first` on until one is violated.
 pub fn hunt(mutant: Mutant, first: u64, budget: u64, limits: &Limits) -> Hunt {
     let mut hunt = Hunt { mutant, seeds: 0, decisions: 0, caught: None };
+    let limits = Limits { mutant: Some(mutant), ..limits.clone() };
     for seed in first..first.saturating_add(budget) {
-        plant(Some(mutant));
-        let report = run(seed, limits);
+        let report = run(seed, &limits);
         hunt.seeds += 1;
         hunt.decisions += hits();
         if let Some(finding) = report.violation {

@@ -67,7 +67,9 @@ const STRIKES: &[Hit] = &[
     Hit::ConnectionReset,
     Hit::ConnectionResetMidFrame,
     Hit::Succession,
-    Hit::Succession,
+    Hit::LeftBehind,
+    Hit::LeftBehind,
+    Hit::LeftBehind,
     Hit::Kill,
     Hit::Kill,
     Hit::PowerCut,
@@ -140,8 +142,15 @@ impl World {
         let next = self.nemesis.rng.between(mean / 4, mean * 7 / 4);
         self.queue.after(next, Happening::Strike);
         let Some(mut strike) = self.nemesis.draw(&self.plan) else { return Ok(()) };
-        if let Some(leader) = self.leader().filter(|_| strike.aimed) {
+        let pauses = strike.hit == Hit::Pause;
+        if let Some(leader) =
+            self.leader().filter(|_| strike.aimed || pauses && strike.more & 1 == 0)
+        {
             strike.node = leader;
+            if pauses {
+                // Long enough for another one to be elected, and for it to be asked meanwhile.
+                strike.span = self.plan.core.election_timeout * (1 + (strike.more >> 1) as u32 % 5);
+            }
             strike.other = match strike.other {
                 other if other == leader => (leader + 1) % self.plan.nodes,
                 other => other,
@@ -212,6 +221,7 @@ impl World {
                 false
             }
             Hit::Succession => self.begin_succession(other, span, more),
+            Hit::LeftBehind => self.leave_behind(more),
             Hit::Kill => self.stop(node, false, span),
             Hit::PowerCut => self.stop(node, true, span),
             Hit::PowerCutAll => {
@@ -270,6 +280,32 @@ impl World {
         let next = Undo::Succeed { leader, follower, span };
         self.queue.after(away, Happening::Undo(next));
         done
+    }
+
+    /// The others elect somebody else while the leader, whom clients still reach, cannot know: a
+    /// slow clock keeps it from noticing its silence; paused, it wakes up to reads that came in
+    /// meanwhile; and who granted it a lease may have been restarted.
+    fn leave_behind(&mut self, more: u64) -> bool {
+        let nodes = self.plan.nodes;
+        let Some(leader) = self.leader().filter(|_| nodes > 2) else { return false };
+        let span = self.plan.core.election_timeout * (4 + more as u32 % 12) / 2;
+        self.cut(pairs(nodes, |a, b| (a == leader) != (b == leader)), span);
+        match more >> 32 & 3 {
+            0 => {
+                let now = self.now();
+                self.clocks_broken_at.get_or_insert(now);
+                self.processes[leader].clock.set_rate(now, RATE_TRUE / 50);
+                self.queue.after(span, Happening::Undo(Undo::TrueClock(leader)));
+                self.schedule_turn(leader, now);
+            }
+            how => {
+                self.pause(leader, span * 3 / 4);
+                for other in (0..nodes).filter(|other| *other != leader && how == 1) {
+                    self.stop(other, false, Duration::from_millis(5));
+                }
+            }
+        }
+        true
     }
 
     fn succeed(&mut self, leader: usize, follower: usize, span: Duration) {

@@ -48,10 +48,11 @@ pub enum Phase {
 }
 
 /// How long a healed quorum may take: twelve election timeouts with their back-off, the leases that
-/// must run out, what broken connections need to be noticed, and the catching up.
+/// must run out, leaders whose disks stand still, what broken connections need to be noticed, and the catching up.
 pub fn liveness_bound(plan: &Plan) -> Duration {
     let elections = plan.core.election_timeout * 60 + plan.core.lease * 20;
-    elections + plan.net.send_timeout * 3 + Duration::from_secs(40)
+    let stalls = plan.core.disk_stall_timeout * 3;
+    elections + stalls + plan.net.send_timeout * 3 + Duration::from_secs(40)
 }
 
 impl World {
@@ -110,6 +111,7 @@ impl World {
             think_max: Duration::from_millis(20),
             timeout: Duration::from_secs(3),
             append_percent: 70,
+            hands_over: false,
             ..self.plan.workload.clone()
         };
         for client in &mut self.clients {

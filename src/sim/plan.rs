@@ -10,6 +10,7 @@ use super::counters::{Hit, HitKind};
 use super::disk::DiskTiming;
 use super::net::NetOptions;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
+use crate::base::mutants::Mutant;
 use crate::base::rng::Rng;
 use crate::log::{SECOND_WRITE_BYTES_MIN, segment_bytes_min};
 
@@ -17,6 +18,9 @@ use crate::log::{SECOND_WRITE_BYTES_MIN, segment_bytes_min};
 pub const NODES_MAX: usize = 7;
 /// The most clients of a world.
 pub const CLIENTS_MAX: usize = 5;
+
+/// Writes that a disk must get done within the time after which a leader takes it for stalled.
+const BURST_WRITES_MAX: u32 = 200;
 
 /// The random streams of a world, by what they decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +115,8 @@ pub struct Limits {
     pub operations_max: u64,
     /// The nemesis strikes at most this often.
     pub strikes_max: u64,
+    /// The bug that is planted; heeded by builds with the feature `mutants` only.
+    pub mutant: Option<Mutant>,
 }
 
 impl Default for Limits {
@@ -121,6 +127,7 @@ impl Default for Limits {
             clients_max: CLIENTS_MAX,
             operations_max: u64::MAX,
             strikes_max: u64::MAX,
+            mutant: None,
         }
     }
 }
@@ -143,6 +150,8 @@ pub struct Workload {
     pub fenced_log: bool,
     /// Each client follows a log.
     pub follows: bool,
+    /// Each client hands the leadership over now and then.
+    pub hands_over: bool,
     /// Appends among 100 operations; the rest reads and asks for the tail.
     pub append_percent: u64,
     /// The largest record.
@@ -267,6 +276,11 @@ impl Plan {
         let disk_timing = draw_disk(rng);
         let disk_slow_factor = pick(rng, &[20, 100, 1000, 20_000]);
         let drawn = draw_faults(rng);
+        // A leader gives way when its oldest write is late, and a new one starts by writing again
+        // all that was under way: no leader lasts whose disk needs longer for that.
+        let mut core = core;
+        let (write, flush) = (disk_timing.write.1, disk_timing.flush.1);
+        core.disk_stall_timeout = core.disk_stall_timeout.max((write + flush) * BURST_WRITES_MAX);
         Plan {
             seed,
             nodes: nodes.min(limits.nodes_max),
@@ -345,6 +359,7 @@ impl Workload {
             if_tail_percent: pick(rng, &[0, 0, 5, 30]),
             fenced_log: rng.below(3) == 0,
             follows: rng.below(2) == 0,
+            hands_over: rng.below(4) == 0,
             think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
             append_percent: pick(rng, &[100, 80, 50, 50, 10]),
             record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),

@@ -105,6 +105,8 @@ kinds! {
     ReadIndex = 29,
     /// [`crate::paxos::Message::ReadIndexReply`].
     ReadIndexReply = 30,
+    /// [`crate::paxos::Message::TakeOver`].
+    TakeOver = 31,
     /// [`super::Request::Append`].
     Append = 64,
     /// [`super::Request::Read`].
@@ -131,6 +133,8 @@ kinds! {
     Credit = 75,
     /// [`super::Request::Unfollow`].
     Unfollow = 76,
+    /// [`super::Request::Lead`].
+    Lead = 77,
     /// [`super::Response::Appended`].
     Appended = 80,
     /// [`super::Response::Records`].
@@ -149,6 +153,8 @@ kinds! {
     LogsAre = 87,
     /// [`super::Response::Done`].
     Done = 88,
+    /// [`super::Response::LedBy`].
+    LedBy = 89,
 }
 
 impl FrameKind {

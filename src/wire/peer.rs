@@ -11,7 +11,7 @@ use super::frame::{
 };
 use crate::base::limits::KIB;
 use crate::base::{Batch, BlockPool, Checksum, GroupId, Slot};
-use crate::paxos::{AcceptedSlot, Message};
+use crate::paxos::{AcceptedSlot, Message, Release};
 
 /// The most slots one promise can tell of. The core's window above the chosen watermark
 /// (`accept_ahead_slots_max`) must not be above it.
@@ -61,6 +61,15 @@ fn put_accepted_slot(entry: &AcceptedSlot, out: &mut Vec<u8>) {
     out.put_u32(entry.checksum.0);
 }
 
+fn put_release(release: &Release, out: &mut Vec<u8>) {
+    out.put_ballot(release.ballot);
+    out.put_u64(release.sequence);
+}
+
+fn release(fields: &mut Fields<'_>) -> Result<Release, WireError> {
+    Ok(Release { ballot: fields.ballot()?, sequence: fields.u64()? })
+}
+
 /// Writes the fields; returns the kind and the value, if the message has one.
 fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, Option<&'m Batch>) {
     match message {
@@ -76,9 +85,10 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
             out.put_u64(chosen.0);
             (FrameKind::PreVoteReply, None)
         }
-        Message::Prepare { ballot, chosen } => {
+        Message::Prepare { ballot, chosen, release } => {
             out.put_ballot(*ballot);
             out.put_u64(chosen.0);
+            put_release(release, out);
             (FrameKind::Prepare, None)
         }
         Message::Promise { ballot, chosen, accepted: _ } => {
@@ -109,12 +119,18 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
             out.put_u32(*lease_ms);
             (FrameKind::Heartbeat, None)
         }
-        Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
+        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
             out.put_ballot(*ballot);
             out.put_u64(*sequence);
             out.put_u64(chosen.0);
             out.put_u8(u8::from(*granted));
+            out.put_u8(*priority);
             (FrameKind::HeartbeatReply, None)
+        }
+        Message::TakeOver { release, chosen } => {
+            put_release(release, out);
+            out.put_u64(chosen.0);
+            (FrameKind::TakeOver, None)
         }
         Message::ReadIndex { id, lease } => {
             out.put_u64(*id);
@@ -174,7 +190,9 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
             promised: f.ballot()?,
             chosen: Slot(f.u64()?),
         },
-        FrameKind::Prepare => Message::Prepare { ballot: f.ballot()?, chosen: Slot(f.u64()?) },
+        FrameKind::Prepare => {
+            Message::Prepare { ballot: f.ballot()?, chosen: Slot(f.u64()?), release: release(f)? }
+        }
         FrameKind::Promise => Message::Promise {
             ballot: f.ballot()?,
             chosen: Slot(f.u64()?),
@@ -199,7 +217,9 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
             sequence: f.u64()?,
             chosen: Slot(f.u64()?),
             granted: f.flag()?,
+            priority: f.u8()?,
         },
+        FrameKind::TakeOver => Message::TakeOver { release: release(f)?, chosen: Slot(f.u64()?) },
         FrameKind::ReadIndex => Message::ReadIndex { id: f.u64()?, lease: f.flag()? },
         FrameKind::ReadIndexReply => {
             Message::ReadIndexReply { id: f.u64()?, index: Slot(f.u64()?) }

@@ -39,6 +39,8 @@ pub struct NodeStatus {
     pub leader: Option<u16>,
     /// The ballot it has promised.
     pub ballot: BallotStatus,
+    /// How much it is wanted as the leader.
+    pub priority: u8,
     /// The number of the configuration.
     pub epoch: u32,
     /// Every slot up to here is chosen and known here.

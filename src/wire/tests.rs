@@ -20,7 +20,7 @@ use crate::base::{
     AppendTerms, Ballot, Batch, BlockPool, Checksum, ClusterId, FenceToken, GroupId, LogId, NodeId,
     Position, Sequence, SessionId, SessionTerms, Slot,
 };
-use crate::paxos::{AcceptedSlot, Message};
+use crate::paxos::{AcceptedSlot, Message, Release};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -30,6 +30,10 @@ fn ballot() -> impl Strategy<Value = Ballot> {
 
 fn slot() -> impl Strategy<Value = Slot> {
     any::<u64>().prop_map(Slot)
+}
+
+fn release() -> impl Strategy<Value = Release> {
+    (ballot(), any::<u64>()).prop_map(|(ballot, sequence)| Release { ballot, sequence })
 }
 
 fn accepted() -> impl Strategy<Value = Vec<AcceptedSlot>> {
@@ -68,7 +72,12 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
                 chosen
             }
         ),
-        (ballot(), slot()).prop_map(|(ballot, chosen)| Message::Prepare { ballot, chosen }),
+        (ballot(), slot(), release()).prop_map(|(ballot, chosen, release)| Message::Prepare {
+            ballot,
+            chosen,
+            release
+        }),
+        (release(), slot()).prop_map(|(release, chosen)| Message::TakeOver { release, chosen }),
         (ballot(), slot(), accepted()).prop_map(|(ballot, chosen, accepted)| Message::Promise {
             ballot,
             chosen,
@@ -87,12 +96,13 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
                 lease_ms
             }
         ),
-        (ballot(), slot(), any::<u64>(), any::<bool>()).prop_map(
-            |(ballot, chosen, sequence, granted)| Message::HeartbeatReply {
+        (ballot(), slot(), any::<u64>(), any::<bool>(), any::<u8>()).prop_map(
+            |(ballot, chosen, sequence, granted, priority)| Message::HeartbeatReply {
                 ballot,
                 chosen,
                 sequence,
-                granted
+                granted,
+                priority
             }
         ),
         (any::<u64>(), any::<bool>()).prop_map(|(id, lease)| Message::ReadIndex { id, lease }),
@@ -117,7 +127,10 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
         Message::PreVoteReply { ballot, granted, promised, chosen } => {
             Message::PreVoteReply { ballot, granted, promised, chosen }
         }
-        Message::Prepare { ballot, chosen } => Message::Prepare { ballot, chosen },
+        Message::Prepare { ballot, chosen, release } => {
+            Message::Prepare { ballot, chosen, release }
+        }
+        Message::TakeOver { release, chosen } => Message::TakeOver { release, chosen },
         Message::Promise { ballot, chosen, accepted } => {
             Message::Promise { ballot, chosen, accepted }
         }
@@ -129,8 +142,8 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
         Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
             Message::Heartbeat { ballot, chosen, sequence, lease_ms }
         }
-        Message::HeartbeatReply { ballot, sequence, chosen, granted } => {
-            Message::HeartbeatReply { ballot, sequence, chosen, granted }
+        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority }
         }
         Message::ReadIndex { id, lease } => Message::ReadIndex { id, lease },
         Message::ReadIndexReply { id, index } => Message::ReadIndexReply { id, index },
@@ -302,6 +315,7 @@ proptest! {
                 bytes_max: numbers[2], level, wait_ms: numbers[3],
             },
             Request::Tail { request, log, level },
+            Request::Lead { request, node: NodeId(log.0 as u16) },
             Request::Status { request },
             Request::OpenSession { request, terms: session_terms },
             Request::CloseSession { request, session },
@@ -344,6 +358,7 @@ proptest! {
             Response::Records { request, first, records, tail, run: &run },
             Response::TailIs { request, tail },
             Response::StatusIs { request, json: &run },
+            Response::LedBy { request, node: NodeId(records as u16) },
             Response::SessionOpened { request, session: SessionId(id) },
             Response::LogCreated { request, log: LogId(records), created: records % 2 == 0 },
             Response::LogsAre { request, json: &run },
@@ -439,7 +454,7 @@ fn sample() -> Vec<Message<Vec<u8>>> {
     let ballot = Ballot { round: 7, node: NodeId(2) };
     let (slot, chosen) = (Slot(9), Slot(8));
     vec![
-        Message::Prepare { ballot, chosen },
+        Message::Prepare { ballot, chosen, release: Release { ballot, sequence: 5 } },
         Message::Accept { ballot, slot, chosen, value: b"some value".to_vec() },
         Message::Promise {
             ballot,

@@ -144,12 +144,18 @@ impl Cluster {
     }
 
     pub fn start_node(&mut self, index: usize) {
+        self.start_node_with(index, &[]);
+    }
+
+    /// As [`Cluster::start_node`], with these flags for `serve` besides.
+    pub fn start_node_with(&mut self, index: usize, flags: &[&str]) {
         let node = &mut self.nodes[index];
         assert!(node.child.is_none(), "node {} runs already", node.id);
         let stderr = File::options().create(true).append(true).open(&node.stderr);
         let child = loggos()
             .args(["serve", "--data"])
             .arg(&node.data)
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr.expect("the scratch folder can be written"))

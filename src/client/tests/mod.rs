@@ -36,6 +36,7 @@ enum Got {
     Append { id: RequestId, name: AppendTerms, records: Vec<Vec<u8>> },
     Read { id: RequestId, from: Position },
     Tail { id: RequestId, level: ReadLevel },
+    Lead { id: RequestId, node: NodeId },
     Status { id: RequestId },
     OpenSession { id: RequestId },
     CloseSession { id: RequestId },
@@ -50,6 +51,7 @@ impl Got {
             Got::Append { id, .. }
             | Got::Read { id, .. }
             | Got::Tail { id, .. }
+            | Got::Lead { id, .. }
             | Got::Status { id }
             | Got::OpenSession { id }
             | Got::CloseSession { id }
@@ -200,6 +202,7 @@ fn owned(request: Request<'_>) -> Got {
         }
         Request::Read { request, from, .. } => Got::Read { id: request, from },
         Request::Tail { request, level, .. } => Got::Tail { id: request, level },
+        Request::Lead { request, node } => Got::Lead { id: request, node },
         Request::Status { request } => Got::Status { id: request },
         Request::OpenSession { request, .. } => Got::OpenSession { id: request },
         Request::CloseSession { request, .. } => Got::CloseSession { id: request },

@@ -35,6 +35,8 @@ pub(super) struct Hits {
     pub(super) reads_ready: u64,
     pub(super) reads_failed: u64,
     pub(super) lease_reads: u64,
+    pub(super) taken_over: u64,
+    pub(super) kept: u64,
 }
 
 /// How the network and the disks behave; changed between phases.
@@ -92,6 +94,8 @@ pub(super) struct Node {
     /// The reads that wait, each with the greatest slot chosen when it began.
     reads: BTreeMap<ReadId, Slot>,
     reads_started: u64,
+    /// Whether a crash has lost entries of its log.
+    lost_writes: bool,
 }
 
 impl Node {
@@ -244,6 +248,7 @@ impl Cluster {
                 clock_ahead,
                 reads: BTreeMap::new(),
                 reads_started: 0,
+                lost_writes: false,
                 core: None,
                 disk: Disk::default(),
                 log_pending: VecDeque::new(),
@@ -291,6 +296,7 @@ impl Cluster {
         let votes_kept = self.rng.below(self.nodes[node].vote_pending.len() as u64 + 1);
         let state = &mut self.nodes[node];
         self.hits.lost_writes += state.log_pending.len() as u64 - kept;
+        state.lost_writes |= state.log_pending.len() as u64 > kept;
         for _ in 0..kept {
             let write = state.log_pending.pop_front().unwrap();
             state.disk.apply(write.write);
@@ -527,6 +533,11 @@ impl Cluster {
                     self.hits.reads_failed += 1;
                 }
             }
+            Effect::TransferEnded { to, taken_over } => {
+                let other = usize::from(to.0) != node + 1;
+                self.hits.taken_over += u64::from(taken_over && other);
+                self.hits.kept += u64::from(!taken_over);
+            }
             Effect::RoleChanged(role) => {
                 if role == Role::Leader {
                     self.hits.leaders += 1;
@@ -643,6 +654,17 @@ impl Cluster {
             Message::Accept { ballot, slot, value, .. } => {
                 let known = self.proposed.entry((*slot, *ballot)).or_insert_with(|| value.clone());
                 assert_eq!(known, value, "one value per slot and ballot");
+            }
+            Message::TakeOver { chosen, .. } => {
+                let core = state.core.as_ref().expect("it sends");
+                assert_eq!(core.next_slot(), chosen.next(), "all that was proposed is chosen");
+                // It holds all on its disk, or knows it to be chosen; unless a crash has taken away
+                // what it had only told of.
+                let target = &self.nodes[usize::from(outgoing.to.0) - 1];
+                for (slot, value) in self.oracle.range(..=*chosen) {
+                    let held = target.disk.holds(*slot, value) || target.chosen.contains_key(slot);
+                    assert!(held || target.lost_writes, "the target holds slot {slot}");
+                }
             }
             Message::Nack { .. } => self.hits.nacks += 1,
             Message::AcceptedValue { .. } => self.hits.values_fetched += 1,

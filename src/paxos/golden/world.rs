@@ -6,6 +6,7 @@
 //! | `timer N` | replica N's clock goes on to its next deadline, and the timer fires |
 //! | `wait N… MS` | the clocks go on by so many milliseconds; due timers fire |
 //! | `propose N V…` | proposes the values, one after the other |
+//! | `transfer N M` | replica N is told to hand the leadership over to M |
 //! | `read N K [lease]` | the Kth read arrives, at level `read-index` or `lease` |
 //! | `deliver [A>B] [COUNT]` | delivers what is under way (on one link; the first so many) |
 //! | `double A>B` | the first message on the link will arrive twice |
@@ -117,6 +118,10 @@ impl World {
                         out.push(format!("{} cannot propose {text:?}", words[1]));
                     }
                 }
+            }
+            "transfer" => {
+                let to = Input::TransferTo(id(node(words[2])));
+                self.step(node(words[1]), to, out);
             }
             "read" => {
                 let (index, id) = (node(words[1]), ReadId(number(words[2]) as u64));
@@ -262,6 +267,10 @@ impl World {
             }
             Effect::ReadFailed { first, last } => {
                 out.push(format!("{name} gives up the reads {}..{}", first.0, last.0));
+            }
+            Effect::TransferEnded { to, taken_over } => {
+                let word = if taken_over { "has handed over to" } else { "has not handed over to" };
+                out.push(format!("{name} {word} {to}"));
             }
             Effect::RoleChanged(role) => out.push(format!("{name} {}", show::role(role))),
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
 use crate::base::{Ballot, NodeId};
-use crate::paxos::Message;
+use crate::paxos::{Message, Release};
 use crate::sim::counters::{Counters, Hit};
 
 const NAME: &str = "elections";
@@ -39,6 +39,8 @@ impl Elections {
             Message::PreVoteReply { ballot, granted: true, .. } => {
                 self.grants.entry(*ballot).or_default().insert(node);
             }
+            // Whoever was handed the leadership campaigns at once.
+            Message::Prepare { release, .. } if *release != Release::NONE => {}
             Message::Prepare { ballot, .. } => {
                 let others = self.grants.get(ballot).map_or(0, BTreeSet::len);
                 if others + 1 < self.quorum {
@@ -62,7 +64,8 @@ mod tests {
     #[test]
     fn a_campaign_without_a_quorum_of_pre_votes_is_found() {
         let ballot = Ballot { round: 2, node: NodeId(1) };
-        let prepare: Message<()> = Message::Prepare { ballot, chosen: Slot::NONE };
+        let prepare: Message<()> =
+            Message::Prepare { ballot, chosen: Slot::NONE, release: Release::NONE };
         let reply = |granted| {
             let (promised, chosen) = (Ballot::NONE, Slot::NONE);
             Message::<()>::PreVoteReply { ballot, granted, promised, chosen }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::{Bounds, Checks};
 use crate::base::{Ballot, Checksum, Instant, NodeId, Slot};
 use crate::paxos::{
-    Config, Core, Effect, Input, Message, Outgoing, PersistId, Recovered, Value, Write,
+    Config, Core, Effect, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
 
 /// Longer than every timeout together.
@@ -76,6 +76,8 @@ pub(super) enum Event {
     Campaign,
     /// A client's value is proposed.
     Propose,
+    /// It is told to hand the leadership over; to itself: to keep it after all.
+    Transfer(usize),
     /// The oldest write of the vote file, or of the log, becomes durable.
     Durable(File),
     /// It loses its memory and what is not durable, and starts again.
@@ -140,8 +142,7 @@ pub(super) struct Next {
 
 impl Local {
     pub(super) fn new(me: usize, bounds: &Bounds) -> Local {
-        let recovered = Recovered::default();
-        let core = Core::new(config(me, bounds), recovered, Instant(0), 0);
+        let core = new_core(me, bounds, Recovered::default());
         Local {
             me,
             core: core.expect("the bounds make a configuration that works"),
@@ -174,6 +175,10 @@ impl Local {
 
     pub(super) fn can_propose(&self, bounds: &Bounds) -> bool {
         self.core.can_propose() && self.core.next_slot() <= Slot(bounds.slots)
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.core.role() == Role::Leader
     }
 
     pub(super) fn waits_for(&self, file: File) -> bool {
@@ -217,6 +222,7 @@ impl Local {
                 run.waiting = FILES.map(|file| run.local.waits_for(file));
                 run.complete(write)?;
             }
+            Event::Transfer(to) => run.step(Input::TransferTo(id(*to)))?,
             Event::Crash => run.crash()?,
         }
         if !delay {
@@ -237,6 +243,20 @@ fn config(me: usize, bounds: &Bounds) -> Config {
     // No disk counts as stalled, whatever time does.
     config.disk_stall_timeout = Duration::MAX;
     config
+}
+
+/// A replica that is connected to all others.
+fn new_core(me: usize, bounds: &Bounds, recovered: Recovered<Tag>) -> Result<Core<Tag>, String> {
+    let core = Core::new(config(me, bounds), recovered, Instant(0), 0);
+    let mut core = core.map_err(|error| error.to_string())?;
+    let mut effects = Vec::new();
+    for other in (0..bounds.replicas).filter(|other| *other != me) {
+        core.step(Instant(0), Input::PeerConnected(id(other)), &mut effects);
+    }
+    match effects.first() {
+        None => Ok(core),
+        Some(effect) => Err(format!("{effect:?} at the start")),
+    }
 }
 
 fn id(replica: usize) -> NodeId {
@@ -316,7 +336,7 @@ impl Run<'_> {
             Effect::ReadReady { .. } | Effect::ReadFailed { .. } => {
                 Err("an answer to a read that nobody made".to_owned())
             }
-            Effect::RoleChanged(_) => Ok(()),
+            Effect::RoleChanged(_) | Effect::TransferEnded { .. } => Ok(()),
         }
     }
 
@@ -373,7 +393,18 @@ impl Run<'_> {
             Message::Heartbeat { sequence, .. } | Message::HeartbeatReply { sequence, .. } => {
                 *sequence = (*sequence).min(1);
             }
-            Message::Prepare { ballot, .. } => self.check_promised(*ballot)?,
+            Message::Prepare { ballot, release, .. } => {
+                // There are no leases: which of them are released decides nothing.
+                release.sequence = 0;
+                self.check_promised(*ballot)?;
+            }
+            Message::TakeOver { release, chosen } => {
+                release.sequence = 0;
+                let proposed = Slot(self.local.core.next_slot().0 - 1);
+                self.check(*chosen == proposed, || {
+                    format!("hands over with {chosen} chosen of {proposed}")
+                })?;
+            }
             Message::Promise { ballot, .. } => {
                 self.check_promised(*ballot)?;
                 self.local.claimed = self.local.claimed.max(*ballot);
@@ -461,8 +492,7 @@ impl Run<'_> {
         let accepted = disk.log.range(disk.watermark.next()..);
         let accepted = accepted.map(|(slot, (ballot, value))| (*slot, *ballot, *value)).collect();
         let recovered = Recovered { promised, chosen: disk.watermark, accepted };
-        let core = Core::new(config(self.local.me, self.bounds), recovered, Instant(0), 0);
-        self.local.core = core.map_err(|error| error.to_string())?;
+        self.local.core = new_core(self.local.me, self.bounds, recovered)?;
         self.local.chosen = chosen;
         self.local.votes_pending.clear();
         self.local.log_pending.clear();

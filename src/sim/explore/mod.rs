@@ -72,6 +72,9 @@ pub struct Bounds {
     pub proposals: u8,
     /// Campaigns, in all.
     pub campaigns: u8,
+    /// How often a leader is told to hand over, or to keep its leadership after all; in all. The
+    /// campaigns of those who take over are not counted.
+    pub transfers: u8,
     /// Crashes, in all.
     pub crashes: u8,
     /// Steps, in all, whose writes become durable at some later moment; those of the other steps
@@ -102,6 +105,7 @@ impl Bounds {
             elected: false,
             proposals: 2,
             campaigns: 2,
+            transfers: 0,
             crashes: 0,
             delays: 0,
             hints: false,
@@ -123,7 +127,11 @@ impl Bounds {
             ("one slot, three proposers", Bounds { proposers: 3, ..small }),
             ("one slot, three campaigns", Bounds { campaigns: 3, ..quiet.clone() }),
             ("one slot, a crash, a late write", Bounds { crashes: 1, delays: 1, ..quiet.clone() }),
-            ("two slots", Bounds { slots: 2, ..quiet }),
+            ("two slots", Bounds { slots: 2, ..quiet.clone() }),
+            (
+                "one slot, handing over twice",
+                Bounds { elected: true, transfers: 2, campaigns: 1, ..quiet },
+            ),
         ]
     }
 
@@ -157,7 +165,16 @@ impl Bounds {
             ),
             (
                 "three slots after an election, one more campaign, four values",
-                Bounds { slots: 3, proposals: 4, campaigns: 1, ..after },
+                Bounds { slots: 3, proposals: 4, campaigns: 1, ..after.clone() },
+            ),
+            (
+                "one slot after an election, handing over three times, one campaign, a crash, a late \
+                 write",
+                Bounds { slots: 1, transfers: 3, campaigns: 1, ..late(&after) },
+            ),
+            (
+                "two slots after an election, handing over twice, one campaign, three values",
+                Bounds { proposals: 3, transfers: 2, campaigns: 1, ..after },
             ),
         ]
     }

@@ -68,6 +68,8 @@ struct Step {
 enum Action {
     Campaign,
     Propose,
+    /// To this replica.
+    Transfer(u8),
     Durable(File),
     Crash,
     /// Deliver the message of this number.
@@ -81,6 +83,9 @@ struct Outcome {
     sent: Rc<[u16]>,
     delayed: bool,
 }
+
+/// What may happen to one replica, deliveries left aside: five kinds, and handing over to each.
+const ACTIONS_MAX: usize = 5 + REPLICAS_MAX;
 
 struct Envelope {
     from: usize,
@@ -285,6 +290,7 @@ impl Search<'_> {
         match action {
             Action::Campaign => Event::Campaign,
             Action::Propose => Event::Propose,
+            Action::Transfer(to) => Event::Transfer(usize::from(to)),
             Action::Durable(file) => Event::Durable(file),
             Action::Crash => Event::Crash,
             Action::Deliver(number) => {
@@ -316,18 +322,25 @@ impl Search<'_> {
     }
 
     /// What may happen to the replica, deliveries left aside.
-    fn actions(&self, world: &World, replica: usize) -> [Option<Action>; 5] {
+    fn actions(&self, world: &World, replica: usize) -> [Option<Action>; ACTIONS_MAX] {
         let local = &self.locals[world.replicas[replica] as usize];
         let left = world.rest.left;
         let proposer = replica < self.bounds.proposers;
         let proposes = proposer && left.proposals > 0 && local.can_propose(self.bounds);
-        [
+        let mut actions = [None; ACTIONS_MAX];
+        actions[..5].copy_from_slice(&[
             (proposer && left.campaigns > 0).then_some(Action::Campaign),
             proposes.then_some(Action::Propose),
             local.waits_for(File::Vote).then_some(Action::Durable(File::Vote)),
             local.waits_for(File::Log).then_some(Action::Durable(File::Log)),
             (left.crashes > 0).then_some(Action::Crash),
-        ]
+        ]);
+        if left.transfers > 0 && local.leads() {
+            for (to, action) in actions[5..][..self.bounds.replicas].iter_mut().enumerate() {
+                *action = Some(Action::Transfer(to as u8));
+            }
+        }
+        actions
     }
 
     /// Takes the step, once with its writes durable at once, and once with them waiting.
@@ -360,6 +373,7 @@ impl Search<'_> {
             (step.action == Action::Campaign, &mut left.campaigns),
             (step.action == Action::Propose, &mut left.proposals),
             (step.action == Action::Crash, &mut left.crashes),
+            (matches!(step.action, Action::Transfer(_)), &mut left.transfers),
             (step.delay, &mut left.delays),
         ];
         for (_, count) in counts.into_iter().filter(|(counts, _)| *counts) {
@@ -377,9 +391,24 @@ impl Search<'_> {
         next.replicas[replica] = outcome.replica;
         next.rest.left = left;
         for message in &*outcome.sent {
+            self.check_take_over(&next, *message).map_err(|what| (step, what))?;
             self.send(&mut next.rest.network, *message).map_err(|what| (step, what))?;
         }
         Ok(Some(next))
+    }
+
+    /// Whoever is told to take over holds everything that was proposed.
+    fn check_take_over(&self, world: &World, message: u16) -> Result<(), String> {
+        let Envelope { to, message, .. } = &self.messages[usize::from(message)];
+        let Message::TakeOver { chosen, .. } = message else { return Ok(()) };
+        let target = &self.locals[world.replicas[*to] as usize];
+        let lacks = |slot: &u64| !target.accepted.iter().any(|(held, ..)| held.0 == *slot);
+        match (1..=chosen.0).find(lacks) {
+            Some(slot) if self.bounds.checks == Checks::All => {
+                Err(format!("replica {} is to take over without slot {slot}", to + 1))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Adds a message; false when it was there.
@@ -548,6 +577,7 @@ impl Search<'_> {
         let replica = step.replica + 1;
         let what = match self.event(step.action) {
             Event::Campaign => format!("{replica} campaigns"),
+            Event::Transfer(to) => format!("{replica} is to hand over to {}", to + 1),
             Event::Propose => format!("{replica} proposes a client's value"),
             Event::Durable(file) => format!("{replica}'s oldest write is durable: {file:?}"),
             Event::Crash => format!("{replica} crashes and starts again"),

@@ -34,6 +34,7 @@ pub(super) struct Rest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Left {
     pub(super) campaigns: u8,
+    pub(super) transfers: u8,
     pub(super) proposals: u8,
     pub(super) crashes: u8,
     pub(super) delays: u8,
@@ -41,8 +42,8 @@ pub(super) struct Left {
 
 impl Left {
     pub(super) fn new(bounds: &Bounds) -> Left {
-        let Bounds { campaigns, proposals, crashes, delays, .. } = *bounds;
-        Left { campaigns, proposals, crashes, delays }
+        let Bounds { campaigns, transfers, proposals, crashes, delays, .. } = *bounds;
+        Left { campaigns, transfers, proposals, crashes, delays }
     }
 }
 
@@ -52,6 +53,7 @@ impl Rest {
     pub(super) fn covers(&self, other: &Rest) -> bool {
         let (own, less) = (self.left, other.left);
         own.campaigns >= less.campaigns
+            && own.transfers >= less.transfers
             && own.proposals >= less.proposals
             && own.crashes >= less.crashes
             && own.delays >= less.delays

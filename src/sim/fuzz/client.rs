@@ -39,6 +39,7 @@ enum Kind {
     Logs,
     Done,
     Follow,
+    Lead,
 }
 
 struct Drive<'a> {
@@ -124,7 +125,7 @@ impl Drive<'_> {
         let tag = self.run.submitted;
         self.run.submitted += 1;
         let log = LogId(u32::from(self.script.u8() % 2));
-        let (kind, result) = match self.script.u8() % 10 {
+        let (kind, result) = match self.script.u8() % 11 {
             0 => {
                 let record = self.script.take(9);
                 let records = vec![record; usize::from(self.script.u8() % 4)];
@@ -147,6 +148,7 @@ impl Drive<'_> {
             5 => (Kind::Done, self.connection.close_session(tag, SessionId(3))),
             6 => (Kind::Created, self.connection.create_log(tag, &LogTerms::named("a"))),
             7 => (Kind::Logs, self.connection.list_logs(tag, "", 3, ReadLevel::Local)),
+            8 => (Kind::Lead, self.connection.lead(tag, NodeId(2))),
             _ => {
                 let from = Position(self.script.odd_number());
                 (Kind::Follow, self.connection.follow(tag, log, from, 100))
@@ -172,7 +174,7 @@ impl Drive<'_> {
         let (first, tail) =
             (Position(self.script.odd_number()), Position(self.script.odd_number()));
         let records = self.script.odd_number() as u32;
-        let kind = self.script.u8() % 9;
+        let kind = self.script.u8() % 10;
         let count = usize::from(self.script.u8() % 64);
         let payload = self.script.take(count);
         let response = match kind {
@@ -184,6 +186,7 @@ impl Drive<'_> {
             5 => Response::LogCreated { request, log: LogId(records), created: true },
             6 => Response::LogsAre { request, json: payload },
             7 => Response::Done { request },
+            8 => Response::LedBy { request, node: NodeId(records as u16) },
             _ => Response::Failed {
                 request,
                 error: ErrorCode::NotLeader,
@@ -231,6 +234,7 @@ impl Drive<'_> {
                 Response::LogCreated { .. } => kind == Kind::Created,
                 Response::LogsAre { .. } => kind == Kind::Logs,
                 Response::Done { .. } => matches!(kind, Kind::Done | Kind::Follow),
+                Response::LedBy { .. } => kind == Kind::Lead,
                 Response::Failed { .. } => true,
             };
             assert!(fits, "a request of kind {kind:?} is answered by {response:?}");

@@ -246,7 +246,7 @@ impl Drive<'_> {
         let level = [ReadLevel::Local, ReadLevel::ReadIndex, ReadLevel::Lease];
         let level = level[usize::from(script.u8() % 3)];
         let group = GroupId(u16::from(script.u8() == 1));
-        let kind = script.u8() % 16;
+        let kind = script.u8() % 17;
         let name = ["a", "orders", "no name", ""][usize::from(script.u8() % 4)];
         let (mut run, mut unique) = (Vec::new(), false);
         let request = match kind {
@@ -289,6 +289,7 @@ impl Drive<'_> {
             },
             6 => Request::Tail { request, log, level },
             7 => Request::Status { request },
+            16 => Request::Lead { request, node: NodeId(u16::from(script.u8() % 3)) },
             8 => {
                 let timeout_ms = 1000 + script.u16() as u32;
                 let terms = SessionTerms { timeout_ms, window: u32::from(script.u8()) };

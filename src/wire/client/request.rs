@@ -7,7 +7,7 @@ use super::super::frame::{FrameEncoder, FrameKind, PayloadStamp};
 use super::{ReadLevel, RequestId};
 use crate::base::limits::LOG_NAME_BYTES_MAX;
 use crate::base::{
-    AppendTerms, FenceToken, GroupId, LogId, Position, Sequence, SessionId, SessionTerms,
+    AppendTerms, FenceToken, GroupId, LogId, NodeId, Position, Sequence, SessionId, SessionTerms,
 };
 
 const FLAG_IF_TAIL: u8 = 1;
@@ -55,6 +55,13 @@ pub enum Request<'a> {
         log: LogId,
         /// How fresh.
         level: ReadLevel,
+    },
+    /// Hand the leadership over to a member.
+    Lead {
+        /// Comes back with the response.
+        request: RequestId,
+        /// The member that is to lead.
+        node: NodeId,
     },
     /// Tell how the node is.
     Status {
@@ -145,6 +152,7 @@ impl Request<'_> {
             Request::Append { request, .. }
             | Request::Read { request, .. }
             | Request::Tail { request, .. }
+            | Request::Lead { request, .. }
             | Request::Status { request }
             | Request::OpenSession { request, .. }
             | Request::CloseSession { request, .. }
@@ -192,6 +200,10 @@ pub fn encode_request(
             out.put_u32(log.0);
             out.put_u8(level as u8);
             FrameKind::Tail
+        }
+        Request::Lead { request: _, node } => {
+            out.put_u16(node.0);
+            FrameKind::Lead
         }
         Request::Status { request: _ } => FrameKind::Status,
         Request::OpenSession { request: _, terms } => {
@@ -314,6 +326,7 @@ pub fn decode_request<'f, B: PayloadBuffer>(
         FrameKind::Tail => {
             Request::Tail { request, log: LogId(fields.u32()?), level: level(&mut fields)? }
         }
+        FrameKind::Lead => Request::Lead { request, node: NodeId(fields.u16()?) },
         FrameKind::OpenSession => {
             let terms = SessionTerms { timeout_ms: fields.u32()?, window: fields.u32()? };
             Request::OpenSession { request, terms }

@@ -47,6 +47,13 @@ pub enum Response<'a> {
         /// JSON of a [`super::NodeStatus`].
         json: &'a [u8],
     },
+    /// The leadership has been handed over: the member has begun to take over, or leads already.
+    LedBy {
+        /// The request.
+        request: RequestId,
+        /// The member.
+        node: NodeId,
+    },
     /// The session is open.
     SessionOpened {
         /// The request.
@@ -98,6 +105,7 @@ impl Response<'_> {
             | Response::Records { request, .. }
             | Response::TailIs { request, .. }
             | Response::StatusIs { request, .. }
+            | Response::LedBy { request, .. }
             | Response::SessionOpened { request, .. }
             | Response::LogCreated { request, .. }
             | Response::LogsAre { request, .. }
@@ -136,6 +144,10 @@ pub fn encode_response(
             (FrameKind::TailIs, &[])
         }
         Response::StatusIs { request: _, json } => (FrameKind::StatusIs, json),
+        Response::LedBy { request: _, node } => {
+            out.put_u16(node.0);
+            (FrameKind::LedBy, &[])
+        }
         Response::SessionOpened { request: _, session } => {
             out.put_u64(session.0);
             (FrameKind::SessionOpened, &[])
@@ -220,6 +232,7 @@ pub fn decode_response<'f, B: PayloadBuffer>(
         }
         FrameKind::TailIs => Response::TailIs { request, tail: Position(fields.u64()?) },
         FrameKind::StatusIs => Response::StatusIs { request, json: frame.payload() },
+        FrameKind::LedBy => Response::LedBy { request, node: NodeId(fields.u16()?) },
         FrameKind::SessionOpened => {
             Response::SessionOpened { request, session: SessionId(fields.u64()?) }
         }
