@@ -4,15 +4,17 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::io;
+use std::rc::Rc;
 
 use criterion::{Criterion, Throughput};
 
 use loggos::base::rng::Rng;
 use loggos::base::{
-    Ballot, Batch, BlockBuf, BlockPool, ClusterId, GroupId, Instant, NodeId, Position, Slot,
+    Ballot, Batch, BlockBuf, BlockPool, ClusterId, GroupId, Instant, LogId, NodeId, Placement,
+    Position, Slot,
 };
 use loggos::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, Token, WritePart};
-use loggos::log::{Entry, Log, LogEvent, LogOptions, PositionLookup};
+use loggos::log::{Entry, Log, LogEvent, LogOptions, PositionLookup, placement_bytes_max};
 use loggos::uring::DirectStorage;
 
 /// Entries that the lookups search.
@@ -157,13 +159,17 @@ impl Appender {
             let chosen = self.slot;
             self.slot = self.slot.next();
             let batch = Batch::copy_of(&self.pool, value);
-            self.log.append(Entry { slot: self.slot, ballot, chosen, batch: &batch });
+            let placement_bytes_max = placement_bytes_max(RECORDS as usize, 0);
+            let entry =
+                Entry { slot: self.slot, ballot, chosen, batch: &batch, placement_bytes_max };
+            self.log.append(entry);
         }
         self.settle();
         assert!(matches!(self.events.pop(), Some(LogEvent::Durable(_))));
         self.events.clear();
         for slot in first.0..=self.slot.0 {
-            self.log.set_position(Slot(slot), self.next, RECORDS);
+            let placement = Rc::new(Placement::simple(self.next, RECORDS));
+            self.log.set_placement(Slot(slot), placement);
             self.next = self.next.plus(u64::from(RECORDS));
         }
     }
@@ -191,7 +197,7 @@ pub fn lookup(c: &mut Criterion) {
     let mut rng = Rng::new(1);
     c.bench_function("index/slot of a position", |b| {
         b.iter(|| {
-            let found = log.slot_at(Position(rng.below(tail)));
+            let found = log.slot_at(LogId(0), Position(rng.below(tail)));
             assert!(matches!(black_box(found), PositionLookup::Slot { .. }));
         });
     });

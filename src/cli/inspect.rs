@@ -12,12 +12,17 @@
 //!             "entry_bytes":0,"value_bytes":0,"file_bytes":0,"torn_bytes":0,
 //!             "segments":[{"segment":1,"file":"…","generation":1,"entries":0,"marks":0,
 //!                          "slot_first":null,"slot_last":null,"ballot_lowest":null,
-//!                          "ballot_highest":null,"entry_bytes":0,"value_bytes":0,"footer":"none"}]}],
+//!                          "ballot_highest":null,"entry_bytes":0,"value_bytes":0,"footer":"none",
+//!                          "logs":[{"log":0,"first":0,"end":0,"records":0},…],"refused":0}]}],
 //!  "damage":[{"file":"…","offset":0,"slot":null,"why":"…"}],"mended_at_start":[…]}
 //! ```
 //!
+//! `logs` and `refused` (commands that added no records) are what a segment's valid index footer
+//! tells; without one they are empty and 0.
+//!
 //! With `--records` a line comes first for each record: group, slot, ballot, whether it is known to
-//! be chosen, segment and offset of its entry, its position (null when that is not known), value.
+//! be chosen, segment and offset of its entry, its log, its position there (null when that is not
+//! known), whether its command is known to have been refused, value.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -30,11 +35,14 @@ use super::args::InspectArgs;
 use super::error::{CliError, Exit};
 use super::output::Output;
 use crate::base::records::Records;
-use crate::base::{LogId, Position, Slot};
+use crate::base::{LogId, Placement, Position};
 use crate::log::Damage;
-use crate::log::inspect::{GroupReport, InspectReport, InspectedSlot, inspect};
-use crate::machine::BatchView;
+use crate::log::inspect::{GroupReport, InspectReport, InspectedSlot, SegmentReport, inspect};
+use crate::machine::{BatchView, CommandKind, Machine};
 use crate::uring::{DirectStorage, lock_data_dir};
+
+/// Lines about single logs per segment, at most; JSON tells of all.
+const LOGS_SHOWN_MAX: usize = 16;
 
 /// What `loggos inspect --json` prints.
 #[derive(Debug, Serialize)]
@@ -67,8 +75,11 @@ struct PrintedRecord<'a> {
     chosen: bool,
     segment: u64,
     offset: u64,
-    /// Null when a slot before it is missing, or it is not known to be chosen.
+    log: u32,
+    /// Null when a slot before it is missing, or it is not known to be chosen, or it was refused.
     position: Option<u64>,
+    /// Known to have added nothing.
+    refused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,9 +104,9 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
     let mut records = RecordCount::default();
     let mut printing = Ok(());
     let report = inspect(&mut storage, &mut |slot| {
-        let first = records.count(slot);
+        let placement = records.count(slot);
         if args.records && printing.is_ok() {
-            printing = print_records(&mut output, slot, first, args.json);
+            printing = print_records(&mut output, slot, placement.as_ref(), args.json);
         }
     });
     let report = report.map_err(|error| cannot(&error))?;
@@ -127,7 +138,7 @@ fn looks_like_data(data: &Path) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Records per group, and the positions as far as they follow.
+/// Records per group, and what the commands come to as far as slots follow from the first on.
 #[derive(Debug, Default)]
 struct RecordCount {
     groups: BTreeMap<u16, GroupCount>,
@@ -137,52 +148,60 @@ struct RecordCount {
 struct GroupCount {
     chosen: u64,
     accepted: u64,
-    next_slot: Slot,
-    next_position: Option<Position>,
+    /// `None` once a slot was missing: what comes behind it may depend on it.
+    machine: Option<Machine>,
 }
 
 impl Default for GroupCount {
     fn default() -> GroupCount {
-        let (next_slot, next_position) = (Slot(1), Some(Position(0)));
-        GroupCount { chosen: 0, accepted: 0, next_slot, next_position }
+        GroupCount { chosen: 0, accepted: 0, machine: Some(Machine::new()) }
     }
 }
 
 impl RecordCount {
-    /// Counts the records of a slot; returns the position of the first one, when it is known.
-    fn count(&mut self, slot: &InspectedSlot<'_>) -> Option<Position> {
+    /// Counts the records of a slot; returns where they stand, as far as it is known.
+    fn count(&mut self, slot: &InspectedSlot<'_>) -> Option<Placement> {
         let group = self.groups.entry(slot.group.0).or_default();
-        // A value that is no batch counts as a no-op on every replica alike.
-        let commands = BatchView::parse(slot.value).into_iter().flat_map(|view| view.commands());
-        let in_log = commands.filter(|command| command.log == LogId(0));
-        let records = in_log.map(|command| u64::from(command.records)).sum::<u64>();
+        let carried = BatchView::parse(slot.value).map_or(0, |view| view.records());
         if !slot.chosen {
-            group.accepted += records;
+            group.accepted += u64::from(carried);
             return None;
         }
-        group.chosen += records;
-        if slot.slot != group.next_slot {
-            // A slot is missing: how many records it held is not known.
-            group.next_position = None;
-        }
-        group.next_slot = slot.slot.next();
-        let first = group.next_position?;
-        group.next_position = Some(first.plus(records));
-        Some(first)
+        group.machine.take_if(|machine| machine.applied().next() != slot.slot);
+        let placement = match &mut group.machine {
+            // A value that is no batch is a no-op on every replica.
+            Some(machine) => {
+                Some(machine.apply(slot.slot, slot.value, &mut Vec::new()).unwrap_or_default())
+            }
+            None => slot.placement.cloned(),
+        };
+        group.chosen += u64::from(placement.as_ref().map_or(carried, Placement::records));
+        placement
     }
 }
 
 fn print_records(
     output: &mut Output,
     slot: &InspectedSlot<'_>,
-    first: Option<Position>,
+    placement: Option<&Placement>,
     as_json: bool,
 ) -> Result<(), CliError> {
+    let spans = placement.map(|placement| &placement.spans[..]).unwrap_or_default();
+    let mut next: BTreeMap<LogId, Position> =
+        spans.iter().map(|span| (span.log, span.first)).collect();
     let commands = BatchView::parse(slot.value).into_iter().flat_map(|view| view.commands());
-    let mut position = first;
-    for command in commands.filter(|command| command.log == LogId(0)) {
+    for (index, command) in commands.enumerate() {
+        if command.kind != CommandKind::Append {
+            continue;
+        }
+        let refused = placement.is_some_and(|placement| placement.is_refused(index));
         for record in Records::new(command.run) {
             let record = record.map_err(CliError::failed)?;
+            let position = next.get_mut(&command.log).filter(|_| !refused).map(|next| {
+                let position = *next;
+                *next = next.plus(1);
+                position
+            });
             let text = std::str::from_utf8(record).ok();
             let line = PrintedRecord {
                 group: slot.group.0,
@@ -191,7 +210,9 @@ fn print_records(
                 chosen: slot.chosen,
                 segment: slot.segment,
                 offset: slot.offset,
+                log: command.log.0,
                 position: position.map(|position| position.0),
+                refused,
                 value: text,
                 value_hex: text.is_none().then(|| hex(record)),
             };
@@ -199,7 +220,6 @@ fn print_records(
                 true => output.json(&line)?,
                 false => output.line(&record_line(&line))?,
             }
-            position = position.map(|position| position.plus(1));
         }
     }
     Ok(())
@@ -215,17 +235,19 @@ fn hex(bytes: &[u8]) -> String {
 
 fn record_line(record: &PrintedRecord<'_>) -> String {
     let position = record.position.map_or("-".to_owned(), |position| position.to_string());
+    let log = if record.log == 0 { String::new() } else { format!("\tlog {}", record.log) };
     let value = match (record.value, &record.value_hex) {
         (Some(text), _) => format!("{text:?}"),
         (None, hex) => format!("0x{}", hex.as_deref().unwrap_or_default()),
     };
     format!(
-        "{position}\tslot {}\tballot {}\tsegment {:x} at {}\t{}\t{value}",
+        "{position}{log}\tslot {}\tballot {}\tsegment {:x} at {}\t{}{}\t{value}",
         record.slot,
         record.ballot,
         record.segment,
         record.offset,
         if record.chosen { "chosen" } else { "accepted" },
+        if record.refused { ", refused" } else { "" },
     )
 }
 
@@ -326,44 +348,90 @@ fn write_group(out: &mut String, group: &PrintedGroup<'_>) -> std::fmt::Result {
             bytes(segment.entry_bytes as f64),
             format!("{:?}", segment.footer).to_lowercase(),
         )?;
+        write_logs(out, segment)?;
     }
     Ok(())
+}
+
+/// Where the records of other logs than 0 stand, and what was refused, if there is any such.
+fn write_logs(out: &mut String, segment: &SegmentReport) -> std::fmt::Result {
+    let others = segment.logs.iter().filter(|log| log.log != 0);
+    for log in others.clone().take(LOGS_SHOWN_MAX) {
+        let (records, first, last) = (log.records, log.first, log.end - 1);
+        writeln!(out, "    log {}: {records} records, positions {first}-{last}", log.log)?;
+    }
+    if let Some(more) = others.count().checked_sub(LOGS_SHOWN_MAX).filter(|more| *more > 0) {
+        writeln!(out, "    and {more} more logs")?;
+    }
+    match segment.refused {
+        0 => Ok(()),
+        refused => writeln!(out, "    {refused} commands refused"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Slot;
     use crate::base::records::push_record;
-    use crate::base::{Ballot, Batch, BlockPool, GroupId, NodeId};
-    use crate::machine::{BatchBuilder, Command, CommandKind};
+    use crate::base::{AppendTerms, Ballot, Batch, BlockPool, GroupId, NodeId};
+    use crate::log::inspect::LogReport;
+    use crate::machine::{BatchBuilder, Command};
 
     fn batch(records: &[&[u8]]) -> Batch {
         let mut builder = BatchBuilder::new(BlockPool::new(0));
         let mut run = Vec::new();
         records.iter().for_each(|record| push_record(&mut run, record));
-        let (kind, log, records) = (CommandKind::Append, LogId(0), records.len() as u32);
-        builder.push(&Command { kind, log, session: 0, sequence: 0, records, run: &run });
-        builder.seal()
+        builder.push(&Command::append(LogId(0), records.len() as u32, &run));
+        builder.seal(0)
     }
 
     fn slot(slot: u64, chosen: bool, value: &[u8]) -> InspectedSlot<'_> {
         let ballot = Ballot { round: 2, node: NodeId(1) };
         let (group, slot) = (GroupId(0), Slot(slot));
-        InspectedSlot { group, slot, ballot, chosen, segment: 1, offset: 4096, value }
+        let placement = None;
+        InspectedSlot { group, slot, ballot, chosen, segment: 1, offset: 4096, value, placement }
     }
 
     #[test]
     fn positions_follow_until_a_slot_is_missing() {
         let mut count = RecordCount::default();
         let value = batch(&[b"a", b"b"]);
-        assert_eq!(count.count(&slot(1, true, value.value())), Some(Position(0)));
-        assert_eq!(count.count(&slot(2, true, b"")), Some(Position(2)));
-        assert_eq!(count.count(&slot(3, true, b"no batch")), Some(Position(2)));
-        assert_eq!(count.count(&slot(4, true, value.value())), Some(Position(2)));
-        assert_eq!(count.count(&slot(6, true, value.value())), None);
-        assert_eq!(count.count(&slot(7, false, value.value())), None);
+        let simple = |first, records| Some(Placement::simple(Position(first), records));
+        assert_eq!(count.count(&slot(1, true, value.value())), simple(0, 2));
+        assert_eq!(count.count(&slot(2, true, b"")), simple(2, 0));
+        assert_eq!(count.count(&slot(3, true, b"no batch")), simple(2, 0));
+        assert_eq!(count.count(&slot(4, true, value.value())), simple(2, 2));
+        let mut twice = BatchBuilder::new(BlockPool::new(0));
+        let terms = AppendTerms { if_tail: Some(Position(4)), ..Default::default() };
+        let run = b"\x01\0\0\0x";
+        (0..2).for_each(|_| twice.push(&Command { terms, ..Command::append(LogId(0), 1, run) }));
+        let mut once = Placement::simple(Position(4), 1);
+        once.refuse(1);
+        assert_eq!(count.count(&slot(5, true, twice.seal(0).value())), Some(once));
+        // Behind a missing slot only a footer knows.
+        assert_eq!(count.count(&slot(7, true, value.value())), None);
+        assert_eq!(count.count(&slot(9, false, value.value())), None);
         let group = &count.groups[&0];
-        assert_eq!((group.chosen, group.accepted), (6, 2));
+        assert_eq!((group.chosen, group.accepted), (7, 2));
+        let mut told = Placement::simple(Position(40), 1);
+        told.refuse(0);
+        let told_slot = InspectedSlot { placement: Some(&told), ..slot(8, true, value.value()) };
+        assert_eq!(count.count(&told_slot), Some(told.clone()));
+        assert_eq!(count.groups[&0].chosen, 8);
+    }
+
+    #[test]
+    fn other_logs_and_refusals_of_a_segment_are_shown_where_there_are_any() {
+        let log = |log| LogReport { log, first: 5, end: 9, records: 3 };
+        let plain = SegmentReport { logs: vec![log(0)], ..SegmentReport::default() };
+        let mut text = String::new();
+        write_logs(&mut text, &plain).unwrap();
+        assert_eq!(text, "");
+        let logs = (0..20).map(log).collect();
+        write_logs(&mut text, &SegmentReport { logs, refused: 2, ..plain }).unwrap();
+        assert!(text.contains("log 16: 3 records, positions 5-8\n    and 3 more logs"), "{text}");
+        assert!(!text.contains("log 17") && text.ends_with("2 commands refused\n"), "{text}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod explore;
 mod format;
 mod inspect;
 mod lead;
+mod logs;
 pub mod members;
 pub mod options;
 mod output;
@@ -84,6 +85,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Append(args) => append::run(&args),
         Command::Read(args) => read::run(&args),
         Command::Tail(args) => read::tail(&args),
+        Command::Log(args) => logs::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Lead(args) => lead::run(&args),
         Command::Inspect(args) => inspect::run(&args),

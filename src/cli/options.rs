@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::members::{HostPort, MemberList};
 use crate::base::NodeId;
-use crate::base::limits::{BLOCK_SIZE, MIB, VALUE_BYTES_MAX};
+use crate::base::limits::{BLOCK_SIZE, MIB};
+use crate::base::memory::BUFFER_BYTES_MAX;
+use crate::log::segment_bytes_min;
 
 /// How a batch becomes durable (IO.md).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -21,12 +23,12 @@ pub enum LogSync {
 
 /// The default size of a log segment in bytes.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * MIB as u64;
-/// The smallest segment in bytes: some of the largest batches fit it.
+/// The smallest segment in bytes: the largest batch fits it.
 pub const SEGMENT_BYTES_MIN: u64 = 4 * MIB as u64;
 /// The largest segment in bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
 
-const _: () = assert!(SEGMENT_BYTES_MIN as usize >= VALUE_BYTES_MAX + 2 * BLOCK_SIZE);
+const _: () = assert!(SEGMENT_BYTES_MIN >= segment_bytes_min(BUFFER_BYTES_MAX));
 
 /// Longest name of a cluster in bytes.
 pub const CLUSTER_NAME_BYTES_MAX: usize = 64;

@@ -14,12 +14,19 @@ use super::args::SimArgs;
 use super::error::{CliError, Exit};
 use super::output::Output;
 use crate::sim::counters::{Hit, HitKind};
+use crate::sim::plan::FaultSet;
 use crate::sim::{Finding, Limits, Report, Summary, campaign};
+
+mod hunt;
+mod shrink;
 
 /// Seeds of a campaign when nothing else is said.
 const RUNS_DEFAULT: u64 = 100;
 /// From so many runs on, what was never hit is worth a report.
 const RUNS_ENOUGH: u64 = 1000;
+
+/// What `--only` takes for no fault at all.
+const NO_FAULT: &str = "none";
 
 /// Runs the command.
 pub fn run(args: &SimArgs) -> Result<(), CliError> {
@@ -27,6 +34,13 @@ pub fn run(args: &SimArgs) -> Result<(), CliError> {
         return super::explore::run(args);
     }
     let limits = limits(args)?;
+    if args.mutants {
+        return hunt::hunt_mutants(args, &limits);
+    }
+    if args.shrink {
+        let seed = args.seed.ok_or_else(|| CliError::usage("--shrink needs the --seed"))?;
+        return shrink::shrink_seed(seed, args, &limits);
+    }
     let first = args.seed.unwrap_or_else(seed_of_clock);
     let runs = args.runs.unwrap_or(if args.seed.is_some() { 1 } else { RUNS_DEFAULT });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -49,7 +63,7 @@ pub fn run(args: &SimArgs) -> Result<(), CliError> {
     out.flush()?;
     match &summary.failure {
         None => Ok(()),
-        Some(report) => Err(fail(report, args)),
+        Some(report) => Err(fail(report, args, &limits)),
     }
 }
 
@@ -60,17 +74,37 @@ fn seed_of_clock() -> u64 {
 
 fn limits(args: &SimArgs) -> Result<Limits, CliError> {
     let mut limits = Limits::default();
+    if !args.only.is_empty() {
+        limits.faults = FaultSet::NONE;
+        for name in args.only.iter().filter(|name| *name != NO_FAULT) {
+            limits.faults = limits.faults.with(fault_of(name)?);
+        }
+    }
     for name in &args.without {
-        let named = Hit::ALL.iter().find(|hit| hit.name() == name && hit.kind() == HitKind::Fault);
-        let hit = named.ok_or_else(|| CliError::usage(format!("{name:?} is no fault's name")))?;
-        limits.faults = limits.faults.without(*hit);
+        limits.faults = limits.faults.without(fault_of(name)?);
     }
     let at_least_one = |value: Option<usize>, default| value.unwrap_or(default).max(1);
     limits.nodes_max = at_least_one(args.nodes_max, limits.nodes_max);
     limits.clients_max = at_least_one(args.clients_max, limits.clients_max);
     limits.operations_max = args.operations_max.unwrap_or(limits.operations_max);
     limits.strikes_max = args.strikes_max.unwrap_or(limits.strikes_max);
+    if !args.mutants {
+        limits.mutant = match hunt::mutants_of(args)?.as_slice() {
+            [] => None,
+            [mutant] => Some(*mutant),
+            _ => {
+                return Err(CliError::usage(
+                    "one bug is planted at a time, or --mutants hunts all",
+                ));
+            }
+        };
+    }
     Ok(limits)
+}
+
+fn fault_of(name: &str) -> Result<Hit, CliError> {
+    let named = Hit::ALL.iter().find(|hit| hit.name() == name && hit.kind() == HitKind::Fault);
+    named.copied().ok_or_else(|| CliError::usage(format!("{name:?} is no fault's name")))
 }
 
 /// A panic that is caught becomes a violation; where panics end the process, at least the seed
@@ -154,7 +188,7 @@ fn json_of(summary: &Summary, first: u64, real_s: f64) -> Value {
 }
 
 /// Tells everything about a violation.
-fn fail(report: &Report, args: &SimArgs) -> CliError {
+fn fail(report: &Report, args: &SimArgs, limits: &Limits) -> CliError {
     let Some(Finding { violation, last, history }) = &report.violation else {
         return CliError::failed("a failed run has a violation");
     };
@@ -176,7 +210,7 @@ fn fail(report: &Report, args: &SimArgs) -> CliError {
         Err(error) => eprintln!("history: {}: {error}", path.display()),
     }
     eprintln!("trace hash: {:016x}, after {} happenings", report.trace_hash, report.happenings);
-    eprintln!("replay: loggos sim --seed {seed}{}", replay_flags(args));
+    eprintln!("replay: loggos sim --seed {seed}{}", flags_of(limits));
     CliError::new(Exit::Found, format!("seed {seed} at {}: {violation}", report.virtual_time))
 }
 
@@ -186,21 +220,32 @@ fn write_history(history: &crate::sim::history::History, path: &Path) -> std::io
     std::io::Write::flush(&mut file)
 }
 
-fn replay_flags(args: &SimArgs) -> String {
+/// The flags that ask for these limits.
+fn flags_of(limits: &Limits) -> String {
+    let default = Limits::default();
+    let names = |set: FaultSet| {
+        let names: Vec<&str> = set.iter().map(Hit::name).collect();
+        if names.is_empty() { NO_FAULT.to_owned() } else { names.join(",") }
+    };
+    let left_out =
+        limits.faults.iter().fold(FaultSet::all(), |left_out, hit| left_out.without(hit));
     let mut flags = String::new();
-    if !args.without.is_empty() {
-        flags.push_str(&format!(" --without {:?}", args.without.join(",")));
+    if left_out.iter().count() > limits.faults.iter().count() {
+        flags.push_str(&format!(" --only {:?}", names(limits.faults)));
+    } else if left_out != FaultSet::NONE {
+        flags.push_str(&format!(" --without {:?}", names(left_out)));
     }
     let numbers = [
-        ("nodes-max", args.nodes_max.map(|value| value as u64)),
-        ("clients-max", args.clients_max.map(|value| value as u64)),
-        ("operations-max", args.operations_max),
-        ("strikes-max", args.strikes_max),
+        ("nodes-max", limits.nodes_max as u64, default.nodes_max as u64),
+        ("clients-max", limits.clients_max as u64, default.clients_max as u64),
+        ("operations-max", limits.operations_max, default.operations_max),
+        ("strikes-max", limits.strikes_max, default.strikes_max),
     ];
-    for (name, value) in numbers {
-        if let Some(value) = value {
-            flags.push_str(&format!(" --{name} {value}"));
-        }
+    for (name, value, _) in numbers.into_iter().filter(|(_, value, default)| value != default) {
+        flags.push_str(&format!(" --{name} {value}"));
+    }
+    if let Some(mutant) = limits.mutant {
+        flags.push_str(&format!(" --mutant {}", mutant.name()));
     }
     flags
 }

@@ -10,8 +10,10 @@ use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX, block_
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, ClusterId, GroupId, NodeId, Slot};
 
+use super::placements::PLACEMENT_BYTES_MAX;
+
 /// The version of every structure in the log's files.
-pub(super) const FORMAT_VERSION: u16 = 1;
+pub(super) const FORMAT_VERSION: u16 = 2;
 
 /// How often the blocks of a segment file have been used, from 1. It rises when a file is used
 /// again for a later segment (which needs trimming first, so it is 1 in every file so far).
@@ -59,6 +61,8 @@ pub(super) struct EntryHeader {
     pub chosen: Slot,
     pub value_size: u32,
     pub value_checksum: Checksum,
+    /// The most that the slot's placement will take in the segment's footer, in bytes.
+    pub placement_bytes_max: u32,
     /// The checksum of the previous entry's header; the log's first entry has 0.
     pub previous: Checksum,
 }
@@ -142,6 +146,7 @@ impl EntryHeader {
         put_u32(&mut out, 80, self.value_size);
         put_u32(&mut out, 84, self.value_checksum.0);
         put_u32(&mut out, 88, self.previous.0);
+        put_u32(&mut out, 92, self.placement_bytes_max);
         let checksum = Checksum::of(&out[..ENTRY_CHECKSUM_AT]);
         put_u32(&mut out, ENTRY_CHECKSUM_AT, checksum.0);
         (out, checksum)
@@ -176,9 +181,14 @@ impl EntryHeader {
             value_size: get_u32(bytes, 80),
             value_checksum: Checksum(get_u32(bytes, 84)),
             previous: Checksum(get_u32(bytes, 88)),
+            placement_bytes_max: get_u32(bytes, 92),
         };
         if header.value_size as usize > VALUE_BYTES_MAX {
             return Err(format!("a value of {} bytes is over the limit", header.value_size));
+        }
+        if header.placement_bytes_max > PLACEMENT_BYTES_MAX {
+            let bytes = header.placement_bytes_max;
+            return Err(format!("a placement of {bytes} bytes is over the limit"));
         }
         Ok((header, checksum))
     }
@@ -328,6 +338,7 @@ mod tests {
             chosen: Slot(7),
             value_size: 5000,
             value_checksum: Checksum(0xdead_beef),
+            placement_bytes_max: 77,
             previous: Checksum(0x1234_5678),
         }
     }

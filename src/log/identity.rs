@@ -16,14 +16,14 @@ use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{BlockPool, Checksum, ClusterId, GroupId, NodeId};
 use crate::io::{FileOptions, Storage};
 
-use super::{Log, LogError, LogOptions};
+use super::{Log, LogError, LogOptions, format};
 
 const FILE: &str = "identity.toml";
 const FILE_NEW: &str = "identity.toml.new";
 /// Held by whoever works on the directory, `format` included; no content.
 const FILE_LOCK: &str = "LOCK";
 /// The version of the directory's layout and of every format in it.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = format::FORMAT_VERSION as u32;
 /// An identity is small; a larger file is not one.
 const IDENTITY_BYTES_MAX: usize = 64 * 1024;
 const CHECKSUM_PREFIX: &str = "# checksum ";
@@ -344,9 +344,17 @@ mod tests {
 
     #[test]
     fn another_version_is_told_from_damage() {
-        let body = text().split_once('\n').unwrap().1.replace("format = 1", "format = 2");
-        let other = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
-        assert!(matches!(parse(&other), Err(IdentityError::OtherVersion { found: 2 })));
+        let stated = format!("format = {FORMAT_VERSION}");
+        for version in [1, FORMAT_VERSION + 1] {
+            let other = format!("format = {version}");
+            let body = text().split_once('\n').unwrap().1.replace(&stated, &other);
+            let other = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
+            let found = parse(&other);
+            assert!(
+                matches!(found, Err(IdentityError::OtherVersion { found }) if found == version),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

@@ -10,11 +10,12 @@ use std::rc::Rc;
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, Position, Slot};
+use crate::base::{Ballot, Checksum, LogId, Placement, Position, Slot, Span};
 use crate::io::FileId;
 
-use super::footer::{SEGMENT_ENTRIES_MAX, footer_size};
+use super::footer::{FOOTER_BYTES_MAX, footer_size};
 use super::format::GENERATION_FIRST;
+use super::placements::{self, placement_bytes};
 use super::{FOOTERS_CACHED_MAX, PositionLookup};
 
 /// How far an entry has come.
@@ -29,25 +30,58 @@ pub(super) enum EntryState {
 }
 
 /// One entry of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IndexEntry {
     pub slot: Slot,
     pub ballot: Ballot,
     /// Of the header, in the segment's file.
     pub offset: u32,
     pub value_size: u32,
-    /// The position of the first record, once applied.
+    /// The position of the first record in log 0, once applied; 0 without records there.
     pub first: Position,
-    /// How many records, once applied.
+    /// How many records in log 0, once applied.
     pub records: u32,
     pub state: EntryState,
+    /// The room that its segment keeps for `more`, in bytes.
+    pub placement_bytes_max: u32,
+    /// The whole placement, once applied, when there is more to tell than `first` and `records`.
+    pub more: Option<Rc<Placement>>,
 }
 
 impl IndexEntry {
-    fn holds(&self, position: Position) -> bool {
-        self.state == EntryState::Applied
-            && self.first <= position
-            && position.0 - self.first.0 < u64::from(self.records)
+    /// Notes what became of the slot.
+    ///
+    /// # Panics
+    /// When the placement does not fit the room that is kept.
+    fn apply(&mut self, placement: Rc<Placement>) {
+        if let Err(why) = placements::fits(&placement, self.placement_bytes_max) {
+            panic!("slot {}: {why}", self.slot);
+        }
+        self.state = EntryState::Applied;
+        if let Some(span) = placement.span(LogId(0)) {
+            (self.first, self.records) = (span.first, span.records);
+        }
+        self.more = (placement_bytes(&placement) > 0).then_some(placement);
+    }
+
+    /// Where the records are; `None` until the slot is applied.
+    pub fn placement(&self) -> Option<Rc<Placement>> {
+        let whole = || Rc::new(Placement::simple(self.first, self.records));
+        (self.state == EntryState::Applied).then(|| self.more.clone().unwrap_or_else(whole))
+    }
+
+    /// The records of each log.
+    pub fn spans(&self) -> impl Iterator<Item = Span> + '_ {
+        let own = Span { log: LogId(0), first: self.first, records: self.records };
+        let own = (self.more.is_none() && self.records > 0).then_some(own);
+        own.into_iter().chain(self.more.iter().flat_map(|more| more.spans.iter().copied()))
+    }
+
+    fn span(&self, log: LogId) -> Option<Span> {
+        match &self.more {
+            Some(more) => more.span(log).copied(),
+            None => self.spans().find(|span| span.log == log),
+        }
     }
 }
 
@@ -62,6 +96,37 @@ pub(super) enum Footer {
     Written,
 }
 
+/// Which positions of which logs are applied in a segment: the lowest, and the one behind the
+/// highest. Between them some may be in other segments.
+#[derive(Debug, Default)]
+struct Summary {
+    /// Of log 0.
+    own: Option<(Position, Position)>,
+    /// Of the other logs that have records in the segment.
+    others: BTreeMap<LogId, (Position, Position)>,
+}
+
+impl Summary {
+    fn note(&mut self, entry: &IndexEntry) {
+        for span in entry.spans() {
+            let (first, end) = (span.first, span.end());
+            let known = match span.log {
+                LogId(0) => self.own.get_or_insert((first, end)),
+                log => self.others.entry(log).or_insert((first, end)),
+            };
+            *known = (known.0.min(first), known.1.max(end));
+        }
+    }
+
+    fn may_hold(&self, log: LogId, position: Position) -> bool {
+        let known = match log {
+            LogId(0) => self.own.as_ref(),
+            log => self.others.get(&log),
+        };
+        known.is_some_and(|(low, end)| *low <= position && position < *end)
+    }
+}
+
 /// A segment that holds entries, or is about to.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -70,6 +135,8 @@ pub(super) struct Segment {
     /// Open for writing (always, while not indexed and prepared) or reading.
     pub file: Option<FileId>,
     pub first_sequence: u64,
+    /// What the entries may yet need for their placements in the footer, in bytes.
+    pub room: u64,
     /// Empty once the footer is written.
     pub entries: Vec<IndexEntry>,
     pub count: u32,
@@ -79,14 +146,16 @@ pub(super) struct Segment {
     pub sealed: bool,
     /// The lowest and highest slot.
     pub slots: Option<(Slot, Slot)>,
-    /// The lowest position and the one behind the highest, of what is applied here.
-    pub positions: Option<(Position, Position)>,
+    /// Which records may be here.
+    summary: Summary,
     /// Entries still pending.
     pub pending: u32,
     /// The last sequence appended to the log when `pending` came to 0: once it is durable, so is
     /// everything that the footer tells of, and every entry that replaced one of this segment.
     pub settled_at: u64,
     pub footer: Footer,
+    /// The size of the footer in bytes, once it is written or on its way.
+    pub footer_bytes: u32,
     /// The checksum of the last header written.
     pub last: Checksum,
 }
@@ -98,22 +167,24 @@ impl Segment {
             generation,
             file: None,
             first_sequence,
+            room: 0,
             entries: Vec::new(),
             count: 0,
             tail: BLOCK_SIZE as u64,
             sealed: false,
             slots: None,
-            positions: None,
+            summary: Summary::default(),
             pending: 0,
             settled_at: 0,
             footer: Footer::Missing,
+            footer_bytes: 0,
             last: Checksum(0),
         }
     }
 
     /// Where the footer starts in the file.
     pub fn footer_offset(&self, segment_bytes: u64) -> u64 {
-        segment_bytes - footer_size(self.count as usize) as u64
+        segment_bytes - u64::from(self.footer_bytes)
     }
 
     fn note_slot(&mut self, slot: Slot) {
@@ -122,15 +193,6 @@ impl Segment {
         }
         let (low, high) = self.slots.unwrap_or((slot, slot));
         self.slots = Some((low.min(slot), high.max(slot)));
-    }
-
-    pub fn note_position(&mut self, first: Position, records: u32) {
-        if records == 0 {
-            return;
-        }
-        let end = first.plus(u64::from(records));
-        let (low, high) = self.positions.unwrap_or((first, end));
-        self.positions = Some((low.min(first), high.max(end)));
     }
 
     /// The highest slot applied from here: everything up to it is applied and, once the segment
@@ -145,18 +207,27 @@ impl Segment {
     }
 }
 
-/// A footer in memory: the applied entries by slot (and so by position too).
+/// A footer in memory: the applied entries, found by slot and by position.
 #[derive(Debug)]
 pub(super) struct LoadedFooter {
+    /// By slot.
     applied: Vec<IndexEntry>,
+    /// The first position that each entry has in each log, by log and position, with the entry's
+    /// index in `applied`.
+    firsts: Vec<(LogId, Position, u32)>,
 }
 
 impl LoadedFooter {
-    pub fn new(entries: &[IndexEntry]) -> LoadedFooter {
-        let mut applied: Vec<_> =
-            entries.iter().filter(|entry| entry.state == EntryState::Applied).copied().collect();
+    pub fn new(entries: Vec<IndexEntry>) -> LoadedFooter {
+        let mut applied = entries;
+        applied.retain(|entry| entry.state == EntryState::Applied);
         applied.sort_unstable_by_key(|entry| entry.slot);
-        LoadedFooter { applied }
+        let mut firsts: Vec<_> = (0..)
+            .zip(&applied)
+            .flat_map(|(at, entry)| entry.spans().map(move |span| (span.log, span.first, at)))
+            .collect();
+        firsts.sort_unstable();
+        LoadedFooter { applied, firsts }
     }
 
     pub fn by_slot(&self, slot: Slot) -> Option<&IndexEntry> {
@@ -164,15 +235,12 @@ impl LoadedFooter {
         Some(&self.applied[at])
     }
 
-    pub fn by_position(&self, position: Position) -> Option<&IndexEntry> {
-        // Among those that start at or before it only the last can hold it, but no-ops start
-        // where the records before them end: they stand between.
-        let end = self.applied.partition_point(|entry| entry.first <= position);
-        self.applied[..end]
-            .iter()
-            .rev()
-            .find(|entry| entry.records > 0)
-            .filter(|e| e.holds(position))
+    pub fn by_position(&self, log: LogId, position: Position) -> Option<&IndexEntry> {
+        // Spans of a log do not overlap: only the last that starts at or before it can hold it.
+        let end = self.firsts.partition_point(|(of, first, _)| (*of, *first) <= (log, position));
+        let (_, _, at) = self.firsts[..end].last()?;
+        let entry = &self.applied[*at as usize];
+        entry.span(log).filter(|span| span.holds(log, position)).map(|_| entry)
     }
 }
 
@@ -211,14 +279,14 @@ struct EntryRef {
 }
 
 /// Where an entry stands, for a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Located {
     pub segment: u64,
     pub entry: IndexEntry,
 }
 
 /// What a lookup in memory tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Lookup {
     Found(Located),
     /// The footer of this segment must be read first; then ask again.
@@ -236,8 +304,8 @@ pub(super) struct Index {
     segments: VecDeque<Segment>,
     /// The entry that holds a slot, for the segments in memory.
     latest: BTreeMap<Slot, EntryRef>,
-    /// Applied slots with records, by first position, for the segments in memory.
-    positions: BTreeMap<Position, Slot>,
+    /// Applied slots by log and first position of their records there, for the segments in memory.
+    positions: BTreeMap<(LogId, Position), Slot>,
     applied: Slot,
     slot_max: Slot,
     next_sequence: u64,
@@ -305,13 +373,15 @@ impl Index {
         self.segments.iter().map(|segment| segment.entries.len() as u64).sum()
     }
 
-    /// Whether an entry of `size` bytes still fits the active segment, with its row in the footer.
-    pub fn active_fits(&self, size: usize) -> bool {
+    /// Whether an entry of `size` bytes still fits the active segment, with its row and its
+    /// placement in the footer.
+    pub fn active_fits(&self, size: usize, placement_bytes_max: u32) -> bool {
         let active = self.active();
-        let count = active.count as usize + 1;
+        let room = active.room + u64::from(placement_bytes_max);
+        let footer = footer_size(active.count as usize + 1, room as usize);
         !active.sealed
-            && count <= SEGMENT_ENTRIES_MAX
-            && active.tail + size as u64 + footer_size(count) as u64 <= self.segment_bytes
+            && footer <= FOOTER_BYTES_MAX
+            && active.tail + size as u64 + footer as u64 <= self.segment_bytes
     }
 
     /// Seals the active segment and makes the next one active. Returns its number.
@@ -329,7 +399,7 @@ impl Index {
     }
 
     /// Notes an entry at the active segment's tail. Slot 0 is a mark.
-    pub fn push(&mut self, slot: Slot, ballot: Ballot, value_size: u32) {
+    pub fn push(&mut self, slot: Slot, ballot: Ballot, value_size: u32, placement_bytes_max: u32) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.slot_max = self.slot_max.max(slot);
@@ -346,9 +416,19 @@ impl Index {
         assert_eq!(sequence, active.first_sequence + u64::from(active.count), "no gap");
         let reference = EntryRef { segment: active.number, at: active.count };
         let offset = u32::try_from(active.tail).expect("segments are below 4 GiB");
-        let (first, records) = (Position(0), 0);
-        active.entries.push(IndexEntry { slot, ballot, offset, value_size, first, records, state });
+        active.entries.push(IndexEntry {
+            slot,
+            ballot,
+            offset,
+            value_size,
+            first: Position(0),
+            records: 0,
+            state,
+            placement_bytes_max,
+            more: None,
+        });
         active.count += 1;
+        active.room += u64::from(placement_bytes_max);
         active.tail += block_align(ENTRY_HEADER_SIZE + value_size as usize) as u64;
         active.note_slot(slot);
         if state == EntryState::Pending {
@@ -356,19 +436,21 @@ impl Index {
             self.latest.insert(slot, reference);
         }
         if let Some(older) = replaced {
-            self.settle(older, EntryState::Replaced, Position(0), 0);
+            self.settle(older, None);
         }
     }
 
-    fn settle(&mut self, entry: EntryRef, state: EntryState, first: Position, records: u32) {
+    /// The entry is applied, with its placement; or replaced.
+    fn settle(&mut self, entry: EntryRef, placement: Option<Rc<Placement>>) {
         let settled_at = self.next_sequence - 1;
         let segment = self.segment_mut(entry.segment).expect("the index names what stands");
         let row = &mut segment.entries[entry.at as usize];
         assert_eq!(row.state, EntryState::Pending, "slot {} is settled once", row.slot);
-        row.state = state;
-        row.first = first;
-        row.records = records;
-        segment.note_position(first, records);
+        match placement {
+            Some(placement) => row.apply(placement),
+            None => row.state = EntryState::Replaced,
+        }
+        segment.summary.note(row);
         segment.pending -= 1;
         if segment.pending == 0 {
             segment.settled_at = settled_at;
@@ -378,23 +460,25 @@ impl Index {
     /// Notes that `slot` has been applied.
     ///
     /// # Panics
-    /// When slots come out of order, or the slot was never appended.
-    pub fn set_position(&mut self, slot: Slot, first: Position, records: u32) {
+    /// When slots come out of order, or the slot was never appended, or the placement does not
+    /// fit.
+    pub fn set_placement(&mut self, slot: Slot, placement: Rc<Placement>) {
         assert_eq!(slot, self.applied.next(), "slots are applied in order");
         let entry = self.latest.get(&slot).copied();
         let entry = entry.unwrap_or_else(|| panic!("slot {slot} is applied but not in the log"));
         self.applied = slot;
-        self.settle(entry, EntryState::Applied, first, records);
-        if records > 0 {
-            self.positions.insert(first, slot);
+        for span in &placement.spans {
+            self.positions.insert((span.log, span.first), slot);
         }
+        self.settle(entry, Some(placement));
     }
 
     /// The latest entry of a slot, when its segment's index is in memory.
     pub fn dense(&self, slot: Slot) -> Option<Located> {
         let found = self.latest.get(&slot)?;
         let segment = self.segment(found.segment)?;
-        Some(Located { segment: found.segment, entry: segment.entries[found.at as usize] })
+        let entry = segment.entries[found.at as usize].clone();
+        Some(Located { segment: found.segment, entry })
     }
 
     /// The slots in memory above `slot`, by slot.
@@ -428,7 +512,8 @@ impl Index {
                 None => return Lookup::NeedsFooter(segment.number),
                 Some(footer) => {
                     if let Some(entry) = footer.by_slot(slot) {
-                        return Lookup::Found(Located { segment: segment.number, entry: *entry });
+                        let entry = entry.clone();
+                        return Lookup::Found(Located { segment: segment.number, entry });
                     }
                 }
             }
@@ -436,23 +521,30 @@ impl Index {
         Lookup::Missing
     }
 
-    /// Where the record at `position` stands; `upto` as for [`Index::find_slot`].
+    /// Where the record at `position` of `log` stands; `upto` as for [`Index::find_slot`].
     pub fn find_position(
         &self,
+        log: LogId,
         position: Position,
         upto: u64,
         durable: u64,
         footers: &FooterCache,
     ) -> Lookup {
-        if let Some(found) = self.dense_at(position) {
+        if let Some(found) = self.dense_at(log, position) {
             return self.if_durable(found, durable);
         }
-        for segment in self.position_candidates(position).filter(|found| found.number <= upto) {
+        let candidates = self.segments.iter().rev().filter(|segment| {
+            segment.number <= upto
+                && segment.footer == Footer::Written
+                && segment.summary.may_hold(log, position)
+        });
+        for segment in candidates {
             match footers.peek(segment.number) {
                 None => return Lookup::NeedsFooter(segment.number),
                 Some(footer) => {
-                    if let Some(entry) = footer.by_position(position) {
-                        return Lookup::Found(Located { segment: segment.number, entry: *entry });
+                    if let Some(entry) = footer.by_position(log, position) {
+                        let entry = entry.clone();
+                        return Lookup::Found(Located { segment: segment.number, entry });
                     }
                 }
             }
@@ -460,23 +552,20 @@ impl Index {
         Lookup::Missing
     }
 
-    fn dense_at(&self, position: Position) -> Option<Located> {
-        let (_, slot) = self.positions.range(..=position).next_back()?;
-        self.dense(*slot).filter(|found| found.entry.holds(position))
+    fn dense_at(&self, log: LogId, position: Position) -> Option<Located> {
+        let upto = (log, Position(0))..=(log, position);
+        let (_, slot) = self.positions.range(upto).next_back()?;
+        let holds =
+            |found: &Located| found.entry.span(log).is_some_and(|span| span.holds(log, position));
+        self.dense(*slot).filter(holds)
     }
 
-    fn position_candidates(&self, position: Position) -> impl Iterator<Item = &Segment> {
-        self.segments.iter().rev().filter(move |segment| {
-            segment.footer == Footer::Written
-                && segment.positions.is_some_and(|(low, end)| low <= position && position < end)
-        })
-    }
-
-    /// The slot that holds `position`, as far as memory tells.
-    pub fn slot_at(&self, position: Position, footers: &FooterCache) -> PositionLookup {
-        match self.find_position(position, u64::MAX, u64::MAX, footers) {
+    /// The slot that holds `position` of `log`, as far as memory tells.
+    pub fn slot_at(&self, log: LogId, position: Position, footers: &FooterCache) -> PositionLookup {
+        match self.find_position(log, position, u64::MAX, u64::MAX, footers) {
             Lookup::Found(found) => {
-                PositionLookup::Slot { slot: found.entry.slot, first: found.entry.first }
+                let span = found.entry.span(log).expect("it was found by it");
+                PositionLookup::Slot { slot: found.entry.slot, first: span.first }
             }
             Lookup::NeedsFooter(_) => PositionLookup::OnDisk,
             Lookup::NotDurable | Lookup::Missing => PositionLookup::Unknown,
@@ -504,27 +593,31 @@ impl Index {
         for entry in &entries {
             if self.latest.get(&entry.slot).is_some_and(|found| found.segment == number) {
                 self.latest.remove(&entry.slot);
-                if entry.records > 0 {
-                    // A no-op shares its position with the records behind it.
-                    self.positions.remove(&entry.first);
+                for span in entry.spans() {
+                    self.positions.remove(&(span.log, span.first));
                 }
             }
         }
-        LoadedFooter::new(&entries)
+        LoadedFooter::new(entries)
     }
 
-    /// Fills the active segment, which is empty, from its footer on disk (recovery).
-    pub fn add_indexed(&mut self, entries: &[IndexEntry], tail: u64) {
+    /// Fills the active segment, which is empty, from its footer on disk (recovery), which takes
+    /// `footer_bytes`.
+    pub fn add_indexed(&mut self, entries: &[IndexEntry], tail: u64, footer_bytes: u32) {
         let active = self.active_mut();
         assert_eq!(active.count, 0, "a segment is filled once");
         active.count = entries.len() as u32;
         active.tail = tail;
         active.sealed = true;
         active.footer = Footer::Written;
+        active.footer_bytes = footer_bytes;
         let mut slot_max = Slot::NONE;
         for entry in entries.iter().filter(|entry| entry.state == EntryState::Applied) {
             active.note_slot(entry.slot);
-            active.note_position(entry.first, entry.records);
+            active.summary.note(entry);
+        }
+        if planted(Mutant::OtherLogsNotSummarised) {
+            active.summary.others.clear();
         }
         for entry in entries {
             slot_max = slot_max.max(entry.slot);
@@ -538,7 +631,7 @@ impl Index {
                 && !planted(Mutant::OlderValueAfterFooterLoss)
                 && let Some(older) = self.latest.remove(&entry.slot)
             {
-                self.settle(older, EntryState::Replaced, Position(0), 0);
+                self.settle(older, None);
             }
         }
     }

@@ -22,6 +22,7 @@ mod identity;
 mod index;
 pub mod inspect;
 pub mod layout;
+mod placements;
 mod prepare;
 mod reads;
 mod recovery;
@@ -33,15 +34,22 @@ mod walk;
 mod writer;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub use error::{Damage, LogError, LogFailure, ReadError};
 pub use identity::{DataDir, FormatRequest, Identity, IdentityError, Member};
+pub use placements::{
+    COMMAND_BYTES_MIN, PLACEMENT_BYTES_MAX, placement_bytes_max, placement_bytes_worst,
+    segment_bytes_min,
+};
 pub use reads::NotStored;
 
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::memory::BUFFER_BYTES_MAX;
-use crate::base::{Ballot, Batch, BlockPool, ClusterId, GroupId, Instant, NodeId, Position, Slot};
+use crate::base::{
+    Ballot, Batch, BlockPool, ClusterId, GroupId, Instant, LogId, NodeId, Placement, Position, Slot,
+};
 use crate::io::{Disk, DiskEvent, Storage, Token};
 
 use format::Place;
@@ -51,9 +59,8 @@ use reads::Reads;
 use vote::VoteWriter;
 use writer::Writer;
 
-/// What [`Log::replay`] hands each chosen slot to: returns the position of its first record and
-/// how many records it has.
-pub type Visitor<'a> = dyn FnMut(Slot, Ballot, &Batch) -> Result<(Position, u32), String> + 'a;
+/// What [`Log::replay`] hands each chosen slot to: returns what became of its commands.
+pub type Visitor<'a> = dyn FnMut(Slot, Ballot, &Batch) -> Result<Rc<Placement>, String> + 'a;
 
 /// The top byte of every token of a log; the two bytes below it are the group.
 pub const TOKEN_TAG: u64 = 0x4c;
@@ -134,11 +141,14 @@ impl LogOptions {
     /// Checks that the parameters fit together.
     pub fn validate(&self) -> Result<(), LogError> {
         let block = BLOCK_SIZE as u64;
-        let needed = block + self.entry_bytes_max as u64 + footer::footer_size(1) as u64;
+        let needed = segment_bytes_min(self.entry_bytes_max);
         let rules = [
             (self.segment_bytes.is_multiple_of(block), "segment_bytes must be whole blocks"),
             (self.segment_bytes <= SEGMENT_BYTES_MAX, "segment_bytes is over its limit"),
-            (self.segment_bytes >= needed, "a segment must hold the largest entry"),
+            (
+                self.segment_bytes >= needed,
+                "a segment must hold the largest entry, with the room for its placement",
+            ),
             (
                 self.entry_bytes_max <= BUFFER_BYTES_MAX,
                 "entry_bytes_max is over the largest buffer",
@@ -168,6 +178,9 @@ pub struct Entry<'a> {
     pub chosen: Slot,
     /// The value.
     pub batch: &'a Batch,
+    /// The most bytes that the slot's placement will take in the segment's footer, as
+    /// [`placement_bytes_max`] tells for the batch. The segment keeps so much room.
+    pub placement_bytes_max: u32,
 }
 
 /// Names one append; rises by one each within a process.
@@ -189,8 +202,9 @@ pub struct ReadEntry {
     pub slot: Slot,
     /// The ballot at which it stands in this log.
     pub ballot: Ballot,
-    /// The position of its first record; `None` while the slot has not been applied.
-    pub first_position: Option<Position>,
+    /// Where its records stand; `None` while the slot has not been applied, and for a value that
+    /// only repeats an applied slot.
+    pub placement: Option<Rc<Placement>>,
     /// The value, verified.
     pub batch: Batch,
 }
@@ -230,14 +244,14 @@ pub struct LogRecovered {
     pub vote_repaired: bool,
 }
 
-/// Where a position stands.
+/// Where a position of a log stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PositionLookup {
-    /// In this slot, whose first record has this position.
+    /// In this slot, whose first record in the log has this position.
     Slot {
         /// The slot.
         slot: Slot,
-        /// The position of its first record.
+        /// The position of its first record in the log.
         first: Position,
     },
     /// In a sealed segment whose index is not in memory: [`Log::read_position`] finds it.
@@ -358,8 +372,12 @@ impl Log {
     }
 
     /// Hands the batch of every chosen slot, from 1 to the chosen watermark, to `visitor`, which
-    /// returns the position of its first record and how many records it has. To be called once,
-    /// between [`Log::open`] and the first append.
+    /// returns its placement. To be called once, between [`Log::open`] and the first append.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when something is damaged, or the placement is not the one that the
+    /// log was told of before; [`LogError::Refused`] when the visitor refuses a batch, or its
+    /// placement does not fit the room that was kept.
     pub fn replay<S: Storage>(
         &mut self,
         storage: &mut S,
@@ -371,14 +389,17 @@ impl Log {
     /// Gives the entry its place in the log and queues it. Does no IO: see [`Log::submit`].
     ///
     /// # Panics
-    /// When the entry is over `entry_bytes_max`, or the slot is 0.
+    /// When the entry is over `entry_bytes_max`, its placement over what an entry of that size can
+    /// need ([`placement_bytes_worst`]), or the slot is 0.
     pub fn append(&mut self, entry: Entry<'_>) -> AppendId {
-        let size = entry.batch.entry_size();
+        let (size, room) = (entry.batch.entry_size(), entry.placement_bytes_max);
+        let room_max = placement_bytes_worst(self.options.entry_bytes_max);
         assert!(entry.slot > Slot::NONE, "slots start at 1");
+        assert!(room <= room_max, "a placement of {room} bytes is within its bound");
         assert!(size <= self.options.entry_bytes_max, "an entry of {size} bytes fits a segment");
         assert!(entry.chosen <= self.index.slot_max(), "what is chosen stands in the log before");
-        let (segment, offset) = self.place(size);
-        self.index.push(entry.slot, entry.ballot, entry.batch.value_size() as u32);
+        let (segment, offset) = self.place(size, room);
+        self.index.push(entry.slot, entry.ballot, entry.batch.value_size() as u32, room);
         self.stats.entries += 1;
         self.writer.queue_entry(entry, segment, offset)
     }
@@ -405,10 +426,11 @@ impl Log {
     /// Whether the largest entry would find room. False when the disk is full and no prepared
     /// segment is left; becomes true again when a segment could be made.
     pub fn has_room(&self) -> bool {
+        let (size, room) =
+            (self.options.entry_bytes_max, placement_bytes_worst(self.options.entry_bytes_max));
         !self.preparer.is_full()
             || self.preparer.prepared_through() > self.index.active().number
-            || (self.index.active().file.is_some()
-                && self.index.active_fits(self.options.entry_bytes_max))
+            || (self.index.active().file.is_some() && self.index.active_fits(size, room))
     }
 
     /// To be called at the end of each turn: starts what may be started.
@@ -460,15 +482,18 @@ impl Log {
         result
     }
 
-    /// Tells where the records of an applied slot stand. In slot order, once per slot; the slot
-    /// must have been appended.
-    pub fn set_position(&mut self, slot: Slot, first: Position, records: u32) {
-        self.index.set_position(slot, first, records);
+    /// Tells what became of the commands of an applied slot. In slot order, once per slot.
+    ///
+    /// # Panics
+    /// When the slot is not the next one or was never appended, or its placement takes more than
+    /// the entry's `placement_bytes_max` or is not as [`Placement`] guarantees.
+    pub fn set_placement(&mut self, slot: Slot, placement: Rc<Placement>) {
+        self.index.set_placement(slot, placement);
     }
 
-    /// The slot that holds the record at `position`, as far as memory tells.
-    pub fn slot_at(&self, position: Position) -> PositionLookup {
-        self.index.slot_at(position, self.reads.footers())
+    /// The slot that holds the record at `position` of `log`, as far as memory tells.
+    pub fn slot_at(&self, log: LogId, position: Position) -> PositionLookup {
+        self.index.slot_at(log, position, self.reads.footers())
     }
 
     /// Reads the value of a durable slot; ends in [`LogEvent::Read`].
@@ -484,7 +509,7 @@ impl Log {
         self.start_read(disk, ticket, reads::Wanted::Slot(slot))
     }
 
-    /// Reads the slot that holds the record at `position`; ends in [`LogEvent::Read`].
+    /// Reads the slot that holds the record at `position` of `log`; ends in [`LogEvent::Read`].
     ///
     /// # Errors
     /// The position has not been applied, its slot is not durable yet here, or too many reads are
@@ -493,9 +518,10 @@ impl Log {
         &mut self,
         disk: &mut D,
         ticket: ReadTicket,
+        log: LogId,
         position: Position,
     ) -> Result<(), NotStored> {
-        self.start_read(disk, ticket, reads::Wanted::Position(position))
+        self.start_read(disk, ticket, reads::Wanted::Position(log, position))
     }
 
     /// When [`Log::submit`] should be called although nothing completes.

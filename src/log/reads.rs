@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::block_align;
-use crate::base::{Batch, BlockBuf, Position, Slot};
+use crate::base::{Batch, BlockBuf, LogId, Position, Slot};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions};
 
 use super::format::{EntryHeader, EntryKind, join, segment_name};
-use super::index::{EntryState, Footer, FooterCache, Index, LoadedFooter, Located, Lookup};
+use super::index::{Footer, FooterCache, Index, LoadedFooter, Located, Lookup};
 use super::{
     Damage, FILES_CACHED_MAX, Log, LogEvent, Op, READS_MAX, ReadEntry, ReadError, ReadTicket,
     footer,
@@ -38,7 +38,7 @@ pub enum NotStored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Slot(Slot),
-    Position(Position),
+    Position(LogId, Position),
 }
 
 struct Job {
@@ -84,7 +84,10 @@ impl Reads {
 
     fn in_use(&self, segment: u64) -> bool {
         self.loads.contains_key(&segment)
-            || self.jobs.values().any(|job| job.target.is_some_and(|t| t.segment == segment))
+            || self
+                .jobs
+                .values()
+                .any(|job| job.target.as_ref().is_some_and(|t| t.segment == segment))
     }
 
     /// Notes that the file of an indexed segment is open; closes the one not used for longest.
@@ -114,7 +117,7 @@ impl Log {
         let (durable, footers) = (self.writer.durable(), &self.reads.footers);
         match wanted {
             Wanted::Slot(slot) => self.index.find_slot(slot, upto, durable, footers),
-            Wanted::Position(at) => self.index.find_position(at, upto, durable, footers),
+            Wanted::Position(log, at) => self.index.find_position(log, at, upto, durable, footers),
         }
     }
 
@@ -171,15 +174,16 @@ impl Log {
         let (op, offset, size) = match target {
             Some(found) => {
                 let job = self.reads.jobs.get_mut(&ticket).expect("as above");
-                job.target = Some(found);
                 let size = block_align(ENTRY_HEADER_SIZE + found.entry.value_size as usize);
-                (Op::ReadEntry(ticket), u64::from(found.entry.offset), size)
+                let offset = u64::from(found.entry.offset);
+                job.target = Some(found);
+                (Op::ReadEntry(ticket), offset, size)
             }
             None => {
                 self.reads.loads.insert(number, vec![ticket]);
                 let segment = self.index.segment(number).expect("as above");
                 let offset = segment.footer_offset(self.options.segment_bytes);
-                (Op::LoadFooter(number), offset, footer::footer_size(segment.count as usize))
+                (Op::LoadFooter(number), offset, segment.footer_bytes as usize)
             }
         };
         let buffer = self.options.pool.take(size);
@@ -236,7 +240,7 @@ impl Log {
         let done = event.result.map_err(|error| ReadError::Io(error.to_string()))?;
         let buffer = event.buffer.expect("a read gives its buffer back");
         let segment = self.index.segment(number).expect("the index names what stands");
-        let size = footer::footer_size(segment.count as usize);
+        let size = segment.footer_bytes as usize;
         let offset = segment.footer_offset(self.options.segment_bytes);
         let place = self.options.place(number, segment.generation);
         let decoded = match done as usize == size {
@@ -246,7 +250,7 @@ impl Log {
         let name = join(&self.folder, &segment_name(number));
         let (_, entries) =
             decoded.map_err(|why| ReadError::Damaged(Damage::new(&name, offset, None, why)))?;
-        self.reads.footers.insert(number, Rc::new(LoadedFooter::new(&entries)));
+        self.reads.footers.insert(number, Rc::new(LoadedFooter::new(entries)));
         Ok(())
     }
 
@@ -256,19 +260,19 @@ impl Log {
         event: DiskEvent,
     ) -> Result<ReadEntry, ReadError> {
         let job = self.reads.jobs.get(&ticket).expect("the read is in flight");
-        let target = job.target.expect("an entry is read from a place");
+        let target = job.target.as_ref().expect("an entry is read from a place");
         let done = event.result.map_err(|error| ReadError::Io(error.to_string()))?;
         let buffer = event.buffer.expect("a read gives its buffer back");
         let generation = self.index.segment(target.segment).map_or(0, |s| s.generation);
         let place = self.options.place(target.segment, generation);
-        let entry = target.entry;
-        let batch = open_entry(buffer, done as usize, &place, &entry).map_err(|why| {
+        let entry = &target.entry;
+        let batch = open_entry(buffer, done as usize, &place, entry).map_err(|why| {
             let name = join(&self.folder, &segment_name(target.segment));
             let damage = Damage::new(&name, u64::from(entry.offset), Some(entry.slot), why);
             ReadError::Damaged(damage)
         })?;
-        let first_position = (entry.state == EntryState::Applied).then_some(entry.first);
-        Ok(ReadEntry { slot: entry.slot, ballot: entry.ballot, first_position, batch })
+        let (slot, ballot, placement) = (entry.slot, entry.ballot, entry.placement());
+        Ok(ReadEntry { slot, ballot, placement, batch })
     }
 }
 

@@ -63,6 +63,7 @@ struct Row {
     slot: Slot,
     ballot: Ballot,
     value_size: u32,
+    placement_bytes_max: u32,
 }
 
 struct Recovery<'a, S: Storage> {
@@ -243,7 +244,12 @@ impl<S: Storage> Recovery<'_, S> {
         let mut visit = |header: &EntryHeader, _: &[u8]| {
             *ballot_max = header.ballot.max(*ballot_max);
             let slot = if header.kind == EntryKind::Mark { Slot::NONE } else { header.slot };
-            rows.push(Row { slot, ballot: header.ballot, value_size: header.value_size });
+            rows.push(Row {
+                slot,
+                ballot: header.ballot,
+                value_size: header.value_size,
+                placement_bytes_max: header.placement_bytes_max,
+            });
         };
         let first_sequence = self.chain.sequence;
         let start = BLOCK_SIZE as u64;
@@ -394,13 +400,17 @@ impl<S: Storage> Recovery<'_, S> {
             }
             let file = self.files[at];
             match found.footer {
-                Some((_, entries)) => {
-                    index.add_indexed(&entries, found.tail);
+                Some((trailer, entries)) => {
+                    index.add_indexed(&entries, found.tail, trailer.size() as u32);
                     self.storage.close(file);
                 }
                 None => {
                     for row in found.rows {
-                        index.push(row.slot, row.ballot, row.value_size);
+                        let room = row.placement_bytes_max;
+                        index.push(row.slot, row.ballot, row.value_size, room);
+                    }
+                    if planted(Mutant::RoomForgottenAtRestart) {
+                        index.active_mut().room = 0;
                     }
                     index.active_mut().file = Some(file);
                     assert_eq!(index.active().tail, found.tail, "the index follows the walk");

@@ -8,7 +8,8 @@ use crate::base::limits::{ENTRY_HEADER_SIZE, block_align};
 use crate::io::{FileOptions, Storage};
 
 use super::format::{join, segment_name};
-use super::index::{EntryState, LoadedFooter, Located, Lookup};
+use super::index::{LoadedFooter, Located, Lookup};
+use super::placements::{describe, fits};
 use super::reads::open_entry;
 use super::walk::{FoundFooter, SegmentReader, read_footer};
 use super::{Damage, Log, LogError, Visitor};
@@ -95,20 +96,18 @@ fn replay_slot<S: Storage>(
     buffer[..read].copy_from_slice(bytes);
     let corrupt = |why| LogError::Corrupt(Damage::new(&reader.name, offset, Some(slot), why));
     let batch = open_entry(buffer, read, &place, &entry).map_err(corrupt)?;
-    let (first, records) =
-        visitor(slot, entry.ballot, &batch).map_err(|why| LogError::Refused { slot, why })?;
-    if entry.state == EntryState::Applied {
-        if (first, records) != (entry.first, entry.records) {
-            let why = format!(
-                "{records} records from position {first} were replayed, but the index footer \
-                 tells of {} from {}",
-                entry.records, entry.first
-            );
+    let refused = |why| LogError::Refused { slot, why };
+    let placement = visitor(slot, entry.ballot, &batch).map_err(refused)?;
+    if let Some(told) = entry.placement() {
+        if told != placement {
+            let (replayed, told) = (describe(&placement), describe(&told));
+            let why = format!("replayed were {replayed}; the index footer tells of {told}");
             return Err(corrupt(why));
         }
         log.index.set_applied(slot);
     } else {
-        log.index.set_position(slot, first, records);
+        fits(&placement, entry.placement_bytes_max).map_err(refused)?;
+        log.index.set_placement(slot, placement);
     }
     Ok(())
 }
@@ -152,7 +151,7 @@ fn load_footer<S: Storage>(
     let reader = window.on(log, storage, number)?;
     let why = match read_footer(reader, storage, &place)? {
         FoundFooter::Valid(_, entries) => {
-            let loaded = Rc::new(LoadedFooter::new(&entries));
+            let loaded = Rc::new(LoadedFooter::new(entries));
             log.reads.footers_mut().insert(number, loaded);
             return Ok(());
         }

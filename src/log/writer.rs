@@ -18,7 +18,7 @@ use super::format::{EntryHeader, EntryKind, SegmentHeader, segment_name};
 use super::index::Footer;
 use super::{
     AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, WRITE_BYTES_MAX,
-    WRITES_UNACKNOWLEDGED_MAX, footer,
+    WRITES_UNACKNOWLEDGED_MAX, footer, placements,
 };
 
 struct Pending {
@@ -28,6 +28,7 @@ struct Pending {
     ballot: Ballot,
     chosen: Slot,
     batch: Batch,
+    placement_bytes_max: u32,
     segment: u64,
     offset: u64,
 }
@@ -144,9 +145,16 @@ impl Writer {
         self.chosen = self.chosen.max(entry.chosen);
         self.unmarked_since = None;
         self.unmarked_at_open = false;
-        let Entry { slot, ballot, chosen, batch } = entry;
-        let batch = batch.clone();
-        self.push(Pending { id: Some(id), slot, ballot, chosen, batch, segment, offset });
+        self.push(Pending {
+            id: Some(id),
+            slot: entry.slot,
+            ballot: entry.ballot,
+            chosen: entry.chosen,
+            batch: entry.batch.clone(),
+            placement_bytes_max: entry.placement_bytes_max,
+            segment,
+            offset,
+        });
         id
     }
 
@@ -159,9 +167,10 @@ impl Writer {
 }
 
 impl Log {
-    /// The segment and offset of the next entry of `size` bytes.
-    pub(super) fn place(&mut self, size: usize) -> (u64, u64) {
-        if !self.index.active_fits(size) {
+    /// The segment and offset of the next entry of `size` bytes, whose placement takes up to
+    /// `placement_bytes_max` in the footer.
+    pub(super) fn place(&mut self, size: usize, placement_bytes_max: u32) -> (u64, u64) {
+        if !self.index.active_fits(size, placement_bytes_max) {
             let number = self.index.begin_next();
             self.index.active_mut().file = self.preparer.take(number);
         }
@@ -255,6 +264,7 @@ impl Log {
             chosen: pending.chosen,
             value_size: pending.batch.value_size() as u32,
             value_checksum: pending.batch.checksum(),
+            placement_bytes_max: pending.placement_bytes_max,
             previous: self.writer.previous,
         };
         let (bytes, checksum) = header.encode();
@@ -335,7 +345,7 @@ impl Log {
     pub(super) fn mark_deadline(&self) -> Option<Instant> {
         let idle = self.options.mark_idle_after?;
         let active = self.index.active();
-        let fits = active.file.is_some() && self.index.active_fits(BLOCK_SIZE)
+        let fits = active.file.is_some() && self.index.active_fits(BLOCK_SIZE, 0)
             || self.preparer.prepared_through() > active.number;
         self.writer.unmarked_since.filter(|_| fits).map(|since| since + idle)
     }
@@ -349,8 +359,8 @@ impl Log {
         if self.mark_deadline().is_none_or(|due| due > now) {
             return;
         }
-        let (segment, offset) = self.place(BLOCK_SIZE);
-        self.index.push(Slot::NONE, Ballot::NONE, 0);
+        let (segment, offset) = self.place(BLOCK_SIZE, 0);
+        self.index.push(Slot::NONE, Ballot::NONE, 0, 0);
         self.writer.unmarked_since = None;
         self.stats.marks += 1;
         let chosen = self.writer.chosen.max(self.index.applied());
@@ -360,6 +370,7 @@ impl Log {
             ballot: Ballot::NONE,
             chosen,
             batch: Batch::noop(),
+            placement_bytes_max: 0,
             segment,
             offset,
         });
@@ -377,10 +388,14 @@ impl Log {
             let trailer = footer::Trailer {
                 place: self.options.place(number, segment.generation),
                 count: segment.count,
+                placements: placements::section_bytes(&segment.entries) as u32,
                 first_sequence: segment.first_sequence,
                 chosen: segment.applied_max(),
                 last: segment.last,
             };
+            let bytes = segment.tail + trailer.size() as u64;
+            assert!(bytes <= self.options.segment_bytes, "the room for a footer was kept");
+            segment.footer_bytes = trailer.size() as u32;
             let mut buffer = self.options.pool.take(trailer.size());
             footer::encode(&trailer, &segment.entries, &mut buffer);
             let offset = segment.footer_offset(self.options.segment_bytes);
@@ -400,7 +415,7 @@ impl Log {
         let doing = format!("writing the footer of {}", segment_name(number));
         let done = event.result.map_err(|error| LogFailure::failed(&doing, &error))?;
         let segment = self.index.segment(number).expect("the index names what stands");
-        let size = footer::footer_size(segment.count as usize) as u32;
+        let size = segment.footer_bytes;
         if done != size {
             return Err(LogFailure::short(&doing, done, size));
         }

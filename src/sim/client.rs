@@ -1,9 +1,13 @@
 //! A client of the world: the production protocol half over the simulated network.
 //!
 //! It keeps several operations in flight on one connection, follows hints to the leader, gives up
-//! on answers that take too long, reconnects, and notes everything it saw in the history. An
-//! append is sent again only after an answer that says it had no effect; so no value may ever
-//! appear twice.
+//! on answers that take too long, reconnects, and notes everything it saw in the history. Appends
+//! go through the client library's queue, in a session, and are sent again until they are answered
+//! ([`appends`]); or, in other worlds, only after an answer that says that they had no effect. No
+//! value may ever appear twice.
+
+mod appends;
+mod follow;
 
 use std::time::Duration;
 
@@ -16,8 +20,11 @@ use super::time::Time;
 use super::trace::HostId;
 use crate::base::records::Records;
 use crate::base::rng::Rng;
-use crate::base::{ClusterId, LogId, NodeId, Position};
-use crate::client::connection::{AppendName, ClientConnection, Incoming, ReadAsk, Response};
+use crate::base::{
+    AppendTerms, ClusterId, FenceToken, LogId, LogTerms, NodeId, Position, Sequence, SessionId,
+};
+use crate::client::appends::AppendQueue;
+use crate::client::connection::{ClientConnection, Incoming, ReadAsk, Response};
 use crate::io::{ConnId, Event, SendPart};
 use crate::wire::{ErrorCode, ReadLevel};
 
@@ -27,6 +34,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// The pause before an operation is sent again that had no effect.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// The longest time between two wishes for another leader.
+const LEAD_PAUSE: Duration = Duration::from_secs(4);
 /// The most records asked for in one read.
 const READ_RECORDS_MAX: u64 = 40;
 
@@ -38,6 +47,36 @@ struct Call {
     /// Sent again not before.
     not_before: Time,
     tries: u32,
+    /// It is an append in the session's queue: that sends it.
+    queued: bool,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tag {
+    /// The operation of the process with this index.
+    Process(usize),
+    /// The wish for a session.
+    Session,
+    /// An append of the session.
+    Append(SessionId, Sequence),
+    /// The creation of the log with this index.
+    Create(usize),
+    /// Records as they are applied.
+    Follow,
+    /// The leadership for another node.
+    Lead,
+}
+
+/// A log, as the client knows it.
+#[derive(Clone, Copy, Debug, Default)]
+struct KnownLog {
+    /// Its number, once it has been created.
+    id: Option<LogId>,
+    /// The highest tail it has seen.
+    tail_seen: u64,
+    /// Tails seen on this connection, to be monotonic.
+    tail_of_link: Position,
 }
 
 /// A logical process: one operation at a time.
@@ -50,10 +89,17 @@ struct Slot {
     deadline: Option<Time>,
 }
 
+impl Slot {
+    /// Whether it waits for an append in the session's queue.
+    fn is_queued(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.queued)
+    }
+}
+
 struct Link {
     conn: ConnId,
     target: usize,
-    protocol: ClientConnection<usize>,
+    protocol: ClientConnection<Tag>,
     since: Time,
     sending: bool,
     connected: bool,
@@ -87,10 +133,19 @@ pub struct SimClient {
     slots: Vec<Slot>,
     next_value: u32,
     operations_left: u64,
-    /// The highest tail it has seen.
-    tail_seen: u64,
-    /// Tails seen on this connection, to be monotonic.
-    tail_of_link: Position,
+    /// By index; the first is `default`.
+    logs: Vec<KnownLog>,
+    /// A log is being created on this connection.
+    creating: bool,
+    create_at: Time,
+    /// The session's appends, in a world with sessions.
+    queue: Option<AppendQueue<usize>>,
+    /// When what was refused is sent again.
+    rewind_at: Option<Time>,
+    follow: Option<follow::Flow>,
+    follow_at: Time,
+    /// When it next asks for another leader.
+    lead_at: Time,
     /// The first thing that no honest server does.
     pub complaint: Option<String>,
     /// Appends that have been acknowledged, for the liveness phase.
@@ -109,6 +164,13 @@ impl SimClient {
         seed: u64,
     ) -> SimClient {
         let mut rng = Rng::new(seed);
+        // Clients differ in patience, and some only read, from whomever they are connected to:
+        // they are who a stale answer would be given to.
+        let mut workload = workload;
+        workload.timeout = workload.timeout * [1, 1, 2, 6][rng.below(4) as usize] / 2;
+        if workload.append_percent < 100 && index > 0 && rng.below(3) == 0 {
+            workload.append_percent = 0;
+        }
         let free = || Slot { next_at: Time::default(), call: None, deadline: None };
         SimClient {
             id: index as u16 + 1,
@@ -116,7 +178,6 @@ impl SimClient {
             nodes,
             target: rng.below(nodes as u64) as usize,
             slots: (0..workload.inflight).map(|_| free()).collect(),
-            workload,
             rng,
             port: Port::new(host),
             link: None,
@@ -124,8 +185,15 @@ impl SimClient {
             moving: false,
             next_value: 1,
             operations_left: operations_max,
-            tail_seen: 0,
-            tail_of_link: Position(0),
+            logs: appends::known_logs(&workload),
+            creating: false,
+            create_at: Time::default(),
+            queue: appends::queue(&workload),
+            rewind_at: None,
+            follow: None,
+            follow_at: Time::default(),
+            lead_at: Time::default(),
+            workload,
             complaint: None,
             acknowledged: 0,
         }
@@ -141,7 +209,10 @@ impl SimClient {
     pub fn step(&mut self, around: &mut Around<'_>) -> Time {
         let now = around.now;
         self.give_up_late(around);
-        let must_move = self.moving && self.slots.iter().all(|slot| slot.deadline.is_none());
+        self.give_up_appends(around);
+        // Appends in the session's queue are sent again elsewhere.
+        let is_free = |slot: &Slot| slot.deadline.is_none() || slot.is_queued();
+        let must_move = self.moving && self.slots.iter().all(is_free);
         if must_move {
             self.hang_up(around);
         }
@@ -149,8 +220,31 @@ impl SimClient {
             self.connect(now);
         }
         self.submit(around);
+        self.submit_aside(around);
+        self.send_appends(around);
         self.flush();
         self.next_step(now)
+    }
+
+    /// Creates its logs, and follows one.
+    fn submit_aside(&mut self, around: &mut Around<'_>) {
+        let now = around.now;
+        let Some(link) = self.link.as_mut().filter(|link| link.protocol.can_submit()) else {
+            return;
+        };
+        let missing = self.logs.iter().position(|log| log.id.is_none());
+        if let Some(index) = missing.filter(|_| !self.creating && self.create_at <= now) {
+            let terms = LogTerms::named(&format!("log-{index}"));
+            self.creating = link.protocol.create_log(Tag::Create(index), &terms).is_ok();
+        }
+        if self.workload.hands_over && self.lead_at <= now && link.protocol.can_submit() {
+            let node = NodeId(1 + self.rng.below(self.nodes as u64) as u16);
+            if link.protocol.lead(Tag::Lead, node).is_ok() {
+                around.hits.hit(Hit::TransferAsked);
+            }
+            self.lead_at = now + self.rng.between(RETRY_PAUSE, LEAD_PAUSE);
+        }
+        self.start_following(now);
     }
 
     fn next_step(&self, now: Time) -> Time {
@@ -161,6 +255,12 @@ impl SimClient {
             next = next.min(link.since + GREETING_TIMEOUT);
         } else if self.link.is_none() {
             next = next.min(self.reconnect_at);
+        }
+        if self.link.is_some() {
+            let asides = [self.rewind_at, Some(self.create_at), Some(self.follow_at)];
+            for due in asides.into_iter().flatten().filter(|due| *due > now) {
+                next = next.min(due);
+            }
         }
         for slot in &self.slots {
             let due = match (&slot.call, slot.deadline) {
@@ -181,9 +281,11 @@ impl SimClient {
         let conn = self.port.connect(address_of(HostId(target as u16)));
         // Half of the clients state the cluster they mean.
         let cluster = Some(self.cluster).filter(|_| self.id.is_multiple_of(2));
-        let inflight = self.slots.len().max(1);
+        // Room for what is sent again while the first try is still in flight.
+        let inflight = 4 * self.slots.len() + 8;
         let protocol = ClientConnection::new(cluster, inflight);
-        self.tail_of_link = Position(0);
+        self.logs.iter_mut().for_each(|log| log.tail_of_link = Position(0));
+        self.creating = false;
         self.link =
             Some(Link { conn, target, protocol, since: now, sending: false, connected: false });
     }
@@ -207,13 +309,17 @@ impl SimClient {
     fn link_ended(&mut self, around: &mut Around<'_>) {
         let now = around.now;
         let Some(mut link) = self.link.take() else { return };
-        let open: Vec<usize> = link.protocol.drain().collect();
-        for slot in open {
+        let open: Vec<Tag> = link.protocol.drain().collect();
+        for tag in open {
             // A slot whose patience ended before has gone on already.
-            if self.slots[slot].deadline.is_some() {
+            if let Tag::Process(slot) = tag
+                && self.slots[slot].deadline.is_some()
+            {
                 self.end_call(slot, now, around);
             }
         }
+        self.follow = None;
+        self.appends_lost(around);
         if !self.moving {
             self.target = self.rng.below(self.nodes as u64) as usize;
         }
@@ -241,8 +347,8 @@ impl SimClient {
         let now = around.now;
         let Some(link) = &self.link else { return };
         let greeting = !link.protocol.is_ready() && now.since(link.since) >= GREETING_TIMEOUT;
-        let late = self.slots.iter().any(|slot| slot.deadline.is_some_and(|due| due <= now));
-        if greeting || late {
+        let late = |slot: &Slot| slot.deadline.is_some_and(|due| due <= now) && !slot.is_queued();
+        if greeting || self.slots.iter().any(late) {
             self.hang_up(around);
         }
     }
@@ -267,26 +373,44 @@ impl SimClient {
             if self.slots[slot].call.is_none() {
                 self.operations_left -= 1;
                 let index = self.invent(slot, around);
-                self.slots[slot].call = Some(Call { index, not_before: now, tries: 0 });
+                let call = Call { index, not_before: now, tries: 0, queued: false };
+                self.slots[slot].call = Some(call);
             }
-            self.send(slot, around);
+            if !self.enqueue(slot, around) {
+                self.send(slot, around);
+            }
         }
     }
 
     /// Makes up the next operation of a process.
     fn invent(&mut self, slot: usize, around: &mut Around<'_>) -> usize {
+        let index = self.rng.below(self.logs.len() as u64) as usize;
+        let KnownLog { id, tail_seen, .. } = self.logs[index];
+        // What is not there yet is left for later.
+        let log = id.unwrap_or(LogId(0));
+        let tail_seen = if id.is_some() { tail_seen } else { self.logs[0].tail_seen };
         let rng = &mut self.rng;
         let kind = if rng.below(100) < self.workload.append_percent {
             let records = 1 + rng.below(self.workload.records_max) as u32;
             let size = 1 + rng.below(self.workload.record_bytes_max as u64) as usize;
             let first = ValueId { client: self.id, number: self.next_value };
             self.next_value += records;
-            Kind::Append { first, records, size, position: None }
+            let (mut if_tail, mut fence) = (None, None);
+            if rng.below(100) < self.workload.if_tail_percent {
+                if_tail = Some(Position(tail_seen + rng.below(2)));
+            }
+            // One log of several is fenced: by a number that rises, and now and then an old one.
+            if self.workload.fenced_log && log != LogId(0) && index + 1 == self.logs.len() {
+                let term = 1 + around.now.0 / appends::FENCE_TERM.as_nanos() as u64;
+                fence = Some(FenceToken(term.saturating_sub(rng.below(4) / 3)));
+            }
+            let (position, moved_to) = (None, None);
+            Kind::Append { first, records, size, if_tail, fence, position, moved_to }
         } else if rng.below(4) == 0 {
             Kind::Tail { level: pick_level(rng), tail: Position(0) }
         } else {
             // Old records, recent ones, and ones that are not there yet.
-            let tail = self.tail_seen;
+            let tail = tail_seen;
             let from = match rng.below(4) {
                 0 => rng.below(tail + 1),
                 1 => tail.saturating_sub(rng.below(20)),
@@ -298,7 +422,7 @@ impl SimClient {
             Kind::Read { from, records_max, level, values: Vec::new(), tail }
         };
         let process = u32::from(self.id) * 1000 + slot as u32;
-        around.history.invoke(process, around.now, kind)
+        around.history.invoke(process, around.now, log, kind)
     }
 
     fn send(&mut self, slot: usize, around: &mut Around<'_>) {
@@ -306,13 +430,12 @@ impl SimClient {
         call.tries += 1;
         let operation = &around.history.operations[call.index];
         let link = self.link.as_mut().expect("the caller has looked");
-        let log = LogId(0);
+        let (log, tag) = (operation.log, Tag::Process(slot));
         let sent = match &operation.kind {
-            Kind::Append { first, records, size, .. } => {
-                let records: Vec<Vec<u8>> = (0..*records)
-                    .map(|index| ValueId { number: first.number + index, ..*first }.record(*size))
-                    .collect();
-                link.protocol.append(slot, log, AppendName::default(), &records)
+            Kind::Append { if_tail, fence, .. } => {
+                let terms =
+                    AppendTerms { if_tail: *if_tail, fence: *fence, ..AppendTerms::default() };
+                link.protocol.append(tag, log, terms, &appends::records(operation))
             }
             Kind::Read { from, records_max, level, .. } => {
                 let wait_ms = if self.rng.below(2) == 0 { 0 } else { self.rng.below(300) as u32 };
@@ -323,9 +446,9 @@ impl SimClient {
                 if wait_ms > 0 {
                     around.hits.hit(Hit::LongPoll);
                 }
-                link.protocol.read(slot, &ask)
+                link.protocol.read(tag, &ask)
             }
-            Kind::Tail { level, .. } => link.protocol.tail(slot, log, *level),
+            Kind::Tail { level, .. } => link.protocol.tail(tag, log, *level),
         };
         match sent {
             Ok(_) => self.slots[slot].deadline = Some(around.now + self.workload.timeout),
@@ -388,12 +511,33 @@ impl SimClient {
             Incoming::Answer { tag, response } => {
                 answers.push(Answered::Call(tag, Reply::of(&response)));
             }
+            Incoming::Pushed { response, .. } => {
+                answers.push(Answered::Pushed(Reply::of(&response)));
+            }
         });
         self.link = Some(link);
         for answer in answers {
             match answer {
                 Answered::Welcome(leader) => self.hear_of_leader(leader, target),
-                Answered::Call(slot, reply) => self.on_reply(slot, reply, target, around),
+                Answered::Call(Tag::Process(slot), reply) => {
+                    self.on_reply(slot, reply, target, around);
+                }
+                Answered::Call(Tag::Session, reply) => self.on_session(&reply, target, around),
+                Answered::Call(Tag::Append(session, sequence), reply) => {
+                    self.on_append(session, sequence, &reply, target, around);
+                }
+                Answered::Call(Tag::Create(index), reply) => {
+                    self.on_created(index, &reply, target, around);
+                }
+                Answered::Call(Tag::Lead, Reply::LedBy) => around.hits.hit(Hit::TransferDone),
+                // Nobody leads, or the node is behind or away: it stays as it is.
+                Answered::Call(Tag::Lead, _) => {}
+                Answered::Call(Tag::Follow, _) => {
+                    // It has ended, for want of the log or of what the node still holds.
+                    self.follow = None;
+                    self.follow_at = around.now + RETRY_PAUSE * 5;
+                }
+                Answered::Pushed(reply) => self.on_pushed(reply, around),
             }
         }
         if let Err(error) = result {
@@ -419,8 +563,8 @@ impl SimClient {
         let now = around.now;
         let call = self.slots[slot].call.as_ref().expect("an answer belongs to a call in flight");
         let (index, tries) = (call.index, call.tries);
-        let (code, leader) = match reply {
-            Reply::Failed(code, leader) => (code, leader),
+        let (code, leader, detail) = match reply {
+            Reply::Failed(code, leader, detail) => (code, leader, detail),
             reply => {
                 self.succeed(index, reply, around);
                 return self.end_call(slot, now, around);
@@ -431,6 +575,9 @@ impl SimClient {
         let is_append = matches!(operation.kind, Kind::Append { .. });
         if is_append && !code.append_had_no_effect() {
             return self.end_call(slot, now, around);
+        }
+        if code == ErrorCode::TailMoved {
+            self.note_moved(index, Position(detail), around);
         }
         if code == ErrorCode::NotLeader && is_append {
             match leader {
@@ -457,11 +604,13 @@ impl SimClient {
     fn succeed(&mut self, index: usize, reply: Reply, around: &mut Around<'_>) {
         let operation = &mut around.history.operations[index];
         operation.outcome = Outcome::Ok(around.now);
+        let log = self.logs.iter_mut().find(|log| log.id == Some(operation.log));
+        let log = log.expect("only logs that are known are asked for");
         let tail_told = match (&mut operation.kind, reply) {
-            (Kind::Append { position, records, .. }, Reply::Appended(first)) => {
+            (Kind::Append { position, records, .. }, Reply::Appended(first, _)) => {
                 *position = Some(first);
                 self.acknowledged += 1;
-                self.tail_seen = self.tail_seen.max(first.0 + u64::from(*records));
+                log.tail_seen = log.tail_seen.max(first.0 + u64::from(*records));
                 None
             }
             (Kind::Read { from, values, tail, level, .. }, Reply::Records(first, read, told)) => {
@@ -490,37 +639,41 @@ impl SimClient {
             }
         };
         if let Some(tail) = tail_told {
-            self.tail_seen = self.tail_seen.max(tail.0);
-            if tail < self.tail_of_link {
-                let text = format!("a node's tail went from {} to {tail}", self.tail_of_link);
+            log.tail_seen = log.tail_seen.max(tail.0);
+            if tail < log.tail_of_link {
+                let text = format!("a node's tail went from {} to {tail}", log.tail_of_link);
                 self.complaint.get_or_insert(text);
             }
-            self.tail_of_link = tail;
+            log.tail_of_link = tail;
         }
     }
 }
 
 enum Answered {
     Welcome(Option<NodeId>),
-    Call(usize, Reply),
+    Call(Tag, Reply),
+    Pushed(Reply),
 }
 
 /// A response, on its own feet.
 #[derive(Debug)]
 enum Reply {
-    Appended(Position),
+    Appended(Position, u32),
     /// `None`: not all of them are records of this world.
     Records(Position, Option<Vec<ValueId>>, Position),
     Tail(Position),
-    Status,
+    Session(SessionId),
+    Created(LogId),
     LedBy,
-    Failed(ErrorCode, Option<NodeId>),
+    Other,
+    /// With the code's detail.
+    Failed(ErrorCode, Option<NodeId>, u64),
 }
 
 impl Reply {
     fn of(response: &Response<'_>) -> Reply {
         match response {
-            Response::Appended { first, .. } => Reply::Appended(*first),
+            Response::Appended { first, records, .. } => Reply::Appended(*first, *records),
             Response::Records { first, tail, run, .. } => {
                 let values = Records::new(run)
                     .map(|record| record.ok().and_then(ValueId::parse).map(|(id, _)| id))
@@ -528,9 +681,15 @@ impl Reply {
                 Reply::Records(*first, values, *tail)
             }
             Response::TailIs { tail, .. } => Reply::Tail(*tail),
-            Response::StatusIs { .. } => Reply::Status,
             Response::LedBy { .. } => Reply::LedBy,
-            Response::Failed { error, leader, .. } => Reply::Failed(*error, *leader),
+            Response::SessionOpened { session, .. } => Reply::Session(*session),
+            Response::LogCreated { log, .. } => Reply::Created(*log),
+            Response::StatusIs { .. } | Response::LogsAre { .. } | Response::Done { .. } => {
+                Reply::Other
+            }
+            Response::Failed { error, leader, detail, .. } => {
+                Reply::Failed(*error, *leader, *detail)
+            }
         }
     }
 }
@@ -554,6 +713,10 @@ fn hit_of(code: ErrorCode) -> Hit {
         ErrorCode::DiskFull => Hit::AnswerDiskFull,
         ErrorCode::Overloaded => Hit::AnswerOverloaded,
         ErrorCode::Corrupted => Hit::AnswerCorrupted,
+        ErrorCode::TailMoved => Hit::AnswerTailMoved,
+        ErrorCode::Fenced => Hit::AnswerFenced,
+        ErrorCode::SessionExpired => Hit::AnswerSessionExpired,
+        ErrorCode::OutOfOrder => Hit::AnswerOutOfOrder,
         _ => Hit::AnswerUnavailable,
     }
 }

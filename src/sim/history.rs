@@ -1,13 +1,14 @@
 //! What the clients saw: every operation with its times and its outcome, for the checkers and
 //! for any other judge (the format stands in the project's list of faults and histories).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
 use super::time::Time;
-use crate::base::Position;
+use crate::base::{FenceToken, LogId, Position};
 use crate::wire::ReadLevel;
 
 /// A record's value: who made it and its number there. Unique in a run.
@@ -67,8 +68,14 @@ pub enum Kind {
         records: u32,
         /// The size asked of each (a record is never shorter than its name).
         size: usize,
+        /// Only if the tail is here.
+        if_tail: Option<Position>,
+        /// Only if the log has taken no higher token.
+        fence: Option<FenceToken>,
         /// The position of the first, when acknowledged.
         position: Option<Position>,
+        /// The tail that stood in the way.
+        moved_to: Option<Position>,
     },
     /// A read.
     Read {
@@ -97,6 +104,8 @@ pub enum Kind {
 pub struct Operation {
     /// A logical client: its operations follow one another.
     pub process: u32,
+    /// The log that it is about.
+    pub log: LogId,
     /// Before the first byte left.
     pub invoked: Time,
     /// How it ended.
@@ -120,13 +129,27 @@ impl Operation {
 pub struct History {
     /// In the order of invocation.
     pub operations: Vec<Operation>,
+    /// Whether clients number their appends in sessions: then each client's stand in the order of
+    /// their invocation.
+    pub in_sessions: bool,
 }
 
 impl History {
     /// Notes an invocation; its index names it.
-    pub fn invoke(&mut self, process: u32, now: Time, kind: Kind) -> usize {
-        self.operations.push(Operation { process, invoked: now, outcome: Outcome::Unknown, kind });
+    pub fn invoke(&mut self, process: u32, now: Time, log: LogId, kind: Kind) -> usize {
+        let outcome = Outcome::Unknown;
+        self.operations.push(Operation { process, log, invoked: now, outcome, kind });
         self.operations.len() - 1
+    }
+
+    /// The operations on one log.
+    pub fn of_log(&self, log: LogId) -> impl Iterator<Item = &Operation> {
+        self.operations.iter().filter(move |operation| operation.log == log)
+    }
+
+    /// The logs that operations are about.
+    pub fn logs(&self) -> BTreeSet<LogId> {
+        self.operations.iter().map(|operation| operation.log).collect()
     }
 
     /// Writes one JSON object a line.
@@ -151,8 +174,8 @@ impl Operation {
             Outcome::Unknown => (None, None),
         };
         let line = |op: &str, more: Value| {
-            let mut line = json!({ "process": self.process, "op": op, "invoke_ns": self.invoked.0,
-                "return_ns": returned, "ok": ok });
+            let mut line = json!({ "process": self.process, "op": op, "log": self.log.0,
+                "invoke_ns": self.invoked.0, "return_ns": returned, "ok": ok });
             for (key, value) in more.as_object().into_iter().flatten() {
                 line[key] = value.clone();
             }
@@ -211,13 +234,14 @@ mod tests {
     fn lines_are_those_of_the_format() {
         let mut history = History::default();
         let first = ValueId { client: 1, number: 7 };
-        let kind = Kind::Append { first, records: 1, size: 4, position: None };
-        history.invoke(1, Time(10), kind);
+        let (if_tail, fence, position, moved_to) = (None, None, None, None);
+        let kind = Kind::Append { first, records: 1, size: 4, if_tail, fence, position, moved_to };
+        history.invoke(1, Time(10), LogId(3), kind);
         let mut out = Vec::new();
         history.write(&mut out).unwrap();
         let line: Value = serde_json::from_slice(&out).unwrap();
-        let expected = json!({ "process": 1, "op": "append", "value": "c1-7", "offset": null,
-            "invoke_ns": 10, "return_ns": null, "ok": null });
+        let expected = json!({ "process": 1, "op": "append", "log": 3, "value": "c1-7",
+            "offset": null, "invoke_ns": 10, "return_ns": null, "ok": null });
         assert_eq!(line, expected);
     }
 }

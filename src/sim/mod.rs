@@ -15,12 +15,15 @@ pub mod explore;
 pub mod fuzz;
 pub mod history;
 mod host;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod nemesis;
 mod net;
 mod phases;
 pub mod plan;
 mod process;
 pub mod run;
+pub mod shrink;
 pub mod time;
 pub mod trace;
 mod world;

@@ -61,6 +61,8 @@ pub fn running() -> Option<u64> {
 
 /// Runs a seed to its end or to the first violation.
 pub fn run(seed: u64, limits: &Limits) -> Report {
+    #[cfg(feature = "mutants")]
+    crate::base::mutants::plant(limits.mutant);
     run_plan(Plan::draw(seed, limits))
 }
 

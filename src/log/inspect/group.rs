@@ -4,18 +4,18 @@
 //! damage it takes it up again at the next header that stands in its place.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::base::limits::BLOCK_SIZE;
-use crate::base::{Ballot, BlockPool, ClusterId, GroupId, NodeId, Slot};
+use crate::base::{Ballot, BlockPool, ClusterId, GroupId, NodeId, Placement, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
+use super::footers::{self, FooterProblem, check_footer};
 use super::report::{FooterReport, GroupReport, SegmentReport, VoteCopyReport};
 use super::{InspectVisitor, InspectedSlot};
-use crate::log::footer::Trailer;
 use crate::log::format::{
     EntryHeader, EntryKind, Place, SegmentHeader, check_place, join, segment_name, segment_number,
 };
-use crate::log::index::{EntryState, IndexEntry};
 use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
 use crate::log::walk::{
@@ -84,6 +84,8 @@ struct Slots<'a> {
     group: GroupId,
     folder: String,
     accepted: BTreeMap<Slot, Accepted>,
+    /// What the footers seen so far tell of slots that have not been visited.
+    placements: BTreeMap<Slot, Rc<Placement>>,
     /// Chosen slots up to here have been visited.
     settled: Slot,
     missing: Option<Damage>,
@@ -134,7 +136,18 @@ impl Slots<'_> {
         self.missing.get_or_insert_with(|| Damage::new(folder, 0, Some(slot), why));
     }
 
+    /// Takes what a footer tells, before the entries of its segment.
+    fn note_footer(&mut self, footer: &FoundFooter) {
+        self.placements = self.placements.split_off(&self.settled.next());
+        if let FoundFooter::Valid(_, entries) = footer {
+            let above = entries.iter().filter(|entry| entry.slot > self.settled);
+            self.placements
+                .extend(above.filter_map(|entry| Some((entry.slot, entry.placement()?))));
+        }
+    }
+
     fn visit(&mut self, slot: Slot, entry: &Accepted, chosen: bool) {
+        let placement = self.placements.remove(&slot);
         (self.visitor)(&InspectedSlot {
             group: self.group,
             slot,
@@ -143,6 +156,7 @@ impl Slots<'_> {
             segment: entry.segment,
             offset: entry.offset,
             value: &entry.value,
+            placement: placement.as_deref(),
         });
     }
 
@@ -185,6 +199,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             group,
             folder: folder.to_owned(),
             accepted: BTreeMap::new(),
+            placements: BTreeMap::new(),
             settled: Slot::NONE,
             missing: None,
             superseded: 0,
@@ -417,6 +432,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         resumed: bool,
     ) -> Result<Broken, LogError> {
         let first_sequence = self.chain.sequence;
+        let footer = read_footer(reader, self.storage, place)?;
+        self.slots.note_footer(&footer);
         let report = &mut self.report.segments[index];
         report.generation = Some(place.generation);
         let (slots, ballot_max, slot_max) =
@@ -435,7 +452,6 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         let segment = &mut self.files[index];
         segment.walked = true;
         segment.tail = broken.offset;
-        let footer = read_footer(reader, self.storage, place)?;
         // With a part of the entries lost there is nothing to hold a footer against.
         if !resumed {
             let state = self.judge_footer(index, footer, &rows, first_sequence);
@@ -471,6 +487,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             Ok(()) => {
                 self.applied = self.applied.max(trailer.chosen);
                 self.files[index].closed = true;
+                let report = &mut self.report.segments[index];
+                (report.logs, report.refused) = footers::summary(&entries);
                 FooterReport::Valid
             }
             Err(FooterProblem::Outdated(why)) => {
@@ -573,53 +591,4 @@ fn vote_copy(copy: &Result<Vote, String>) -> VoteCopyReport {
         },
         Err(why) => VoteCopyReport { sequence: None, ballot: None, why: Some(why.clone()) },
     }
-}
-
-enum FooterProblem {
-    /// It tells of fewer entries than stand there, or of others: made again at start.
-    Outdated(String),
-    /// It tells of the very entries that stand there, but of positions that cannot be.
-    Lies(String),
-}
-
-/// Holds a footer against the entries of its segment.
-fn check_footer(
-    trailer: &Trailer,
-    entries: &[IndexEntry],
-    rows: &[EntryHeader],
-    first_sequence: u64,
-    chain: &Chain,
-) -> Result<(), FooterProblem> {
-    let same = trailer.count as usize == rows.len()
-        && trailer.first_sequence == first_sequence
-        && trailer.last == chain.previous;
-    if !same {
-        let why = "the index footer does not belong to the entries of its segment";
-        return Err(FooterProblem::Outdated(why.to_owned()));
-    }
-    for (entry, header) in entries.iter().zip(rows) {
-        let slot = if header.kind == EntryKind::Mark { Slot::NONE } else { header.slot };
-        let told = (entry.slot, entry.ballot, u64::from(entry.offset), entry.value_size);
-        if told != (slot, header.ballot, header.offset, header.value_size) {
-            let why = format!(
-                "the index footer tells of slot {} at offset {}, where slot {slot} stands at {}",
-                entry.slot, entry.offset, header.offset
-            );
-            return Err(FooterProblem::Outdated(why));
-        }
-    }
-    let mut applied: Vec<_> =
-        entries.iter().filter(|entry| entry.state == EntryState::Applied).collect();
-    applied.sort_unstable_by_key(|entry| entry.slot);
-    for pair in applied.windows(2) {
-        let (a, b) = (pair[0], pair[1]);
-        if a.slot.next() == b.slot && a.first.plus(u64::from(a.records)) != b.first {
-            let why = format!(
-                "the index footer's positions jump between slots {} and {}",
-                a.slot, b.slot
-            );
-            return Err(FooterProblem::Lies(why));
-        }
-    }
-    Ok(())
 }

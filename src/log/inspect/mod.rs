@@ -6,16 +6,17 @@
 //! whenever [`super::Log::open`] would refuse the log. Unlike the start it goes on behind damage,
 //! so that all of it is listed.
 
+mod footers;
 mod group;
 mod report;
 
 pub use report::{
-    BallotReport, FooterReport, GroupReport, IdentityReport, InspectReport, SegmentReport,
-    VoteCopyReport,
+    BallotReport, FooterReport, GroupReport, IdentityReport, InspectReport, LogReport,
+    SegmentReport, VoteCopyReport,
 };
 
 use crate::base::memory::BUFFER_BYTES_MAX;
-use crate::base::{Ballot, BlockPool, GroupId, Slot};
+use crate::base::{Ballot, BlockPool, GroupId, Placement, Slot};
 use crate::io::Storage;
 
 use super::{Damage, DataDir, Identity, IdentityError};
@@ -45,6 +46,8 @@ pub struct InspectedSlot<'a> {
     pub offset: u64,
     /// The value, verified; empty for a no-op.
     pub value: &'a [u8],
+    /// What became of its commands, when an index footer tells.
+    pub placement: Option<&'a Placement>,
 }
 
 /// What is called for each slot.

@@ -78,6 +78,19 @@ pub enum FooterReport {
     Damaged,
 }
 
+/// The records that a segment holds of one log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LogReport {
+    /// The log.
+    pub log: u32,
+    /// The lowest position.
+    pub first: u64,
+    /// The position behind the highest.
+    pub end: u64,
+    /// How many records: fewer than lie between the two when other segments hold some of them.
+    pub records: u64,
+}
+
 /// One segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SegmentReport {
@@ -105,6 +118,10 @@ pub struct SegmentReport {
     pub value_bytes: u64,
     /// The index footer.
     pub footer: FooterReport,
+    /// The records of each log, as a valid index footer tells; empty without one.
+    pub logs: Vec<LogReport>,
+    /// Commands that added no records although they could, as a valid index footer tells.
+    pub refused: u64,
 }
 
 impl SegmentReport {

@@ -3,14 +3,18 @@
 //! What is checked after every recovery ([`Bed::recover`]): the log holds a prefix of what was
 //! appended, in order, with the same bytes, at least as long as what was reported durable; the
 //! promise is not below the last durable one nor above the last one asked for; the chosen
-//! watermark was told; positions are what they were. And inspect has the same verdict.
+//! watermark was told; placements are what they were. And inspect has the same verdict.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
+use super::toy::{Fate, place};
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
-use crate::base::{Ballot, Batch, BlockPool, ClusterId, GroupId, NodeId, Position, Slot};
+use crate::base::{
+    Ballot, Batch, BlockPool, ClusterId, GroupId, LogId, NodeId, Placement, Position, Slot,
+};
 use crate::io::{DiskEvent, FileOptions, Storage};
 use crate::log::inspect::{InspectReport, inspect};
 use crate::log::{
@@ -46,9 +50,9 @@ pub struct Model {
     pub promise_asked: Ballot,
     votes: Vec<(VoteId, Ballot)>,
     pub applied: Slot,
-    tail: Position,
-    /// Where the records of each slot that was ever applied stand.
-    pub positions: BTreeMap<Slot, (Position, u32)>,
+    pub tails: BTreeMap<LogId, Position>,
+    /// What became of each slot that is applied.
+    pub placements: BTreeMap<Slot, Placement>,
     pub slot_max: Slot,
     /// The values of slots that were ever applied: they are chosen, and never change again,
     /// whatever this node forgets.
@@ -72,11 +76,6 @@ impl Model {
         }
         value
     }
-}
-
-/// How many records the tests take a value to have.
-fn records(value: &[u8]) -> u32 {
-    u32::from(value.first().copied().unwrap_or(0))
 }
 
 /// What a test does to the log.
@@ -196,13 +195,21 @@ impl Bed {
         self.append_value(slot, value)
     }
 
+    /// The next slot, with a value that starts with these bytes.
+    pub fn append_starting(&mut self, head: &[u8], size: usize) -> AppendId {
+        let mut value = self.model.value(size);
+        value[..head.len()].copy_from_slice(head);
+        self.append_value(self.model.slot_max.next(), value)
+    }
+
     fn append_value(&mut self, slot: Slot, value: Vec<u8>) -> AppendId {
         let value = self.model.chosen.get(&slot).cloned().unwrap_or(value);
         let (ballot, chosen) =
             (self.model.ballot.max(Ballot { round: 1, node: NodeId(1) }), self.model.applied);
         self.model.ballot = ballot;
         let batch = Batch::copy_of(&self.options.pool, &value);
-        let entry = Entry { slot, ballot, chosen, batch: &batch };
+        let placement_bytes_max = Fate::of(&value).placement_bytes_max;
+        let entry = Entry { slot, ballot, chosen, batch: &batch, placement_bytes_max };
         let id = self.log.as_mut().expect("the log is open").append(entry);
         self.model.appended.push(Appended { slot, ballot, chosen, value });
         self.model.slot_max = self.model.slot_max.max(slot);
@@ -224,12 +231,10 @@ impl Bed {
         let slot = self.model.applied.next();
         let held = self.model.appended.iter().rev().find(|entry| entry.slot == slot);
         let Some(value) = held.map(|entry| entry.value.clone()) else { return false };
-        let count = records(&value);
+        let placement = place(&value, &mut self.model.tails);
         self.model.chosen.insert(slot, value);
-        let first = self.model.tail;
-        self.log().set_position(slot, first, count);
-        self.model.positions.insert(slot, (first, count));
-        self.model.tail = first.plus(u64::from(count));
+        self.log().set_placement(slot, Rc::new(placement.clone()));
+        self.model.placements.insert(slot, placement);
         self.model.applied = slot;
         true
     }
@@ -390,20 +395,18 @@ impl Bed {
         assert_eq!(report.groups[0].entries, recovered.entries);
         assert_eq!(report.groups[0].torn_bytes, recovered.torn_bytes);
         assert_eq!(report.groups[0].promised, recovered.promised.into());
-        let mut tail = Position(0);
+        let mut tails = BTreeMap::new();
         let mut held = BTreeMap::new();
-        let positions = &self.model.positions;
+        let placements = &self.model.placements;
         log.replay(&mut self.disk, &mut |slot, ballot, batch| {
-            let count = records(batch.value());
-            let stands = (tail, count);
-            let was = positions.get(&slot);
+            let stands = place(batch.value(), &mut tails);
+            let was = placements.get(&slot);
             assert!(
                 was.is_none_or(|was| *was == stands),
                 "slot {slot} at ballot {ballot} has moved from {was:?} to {stands:?}"
             );
-            tail = tail.plus(u64::from(count));
             held.insert(slot, (ballot, batch.value().to_vec()));
-            Ok(stands)
+            Ok(Rc::new(stands))
         })?;
         assert_eq!(held.len() as u64, recovered.chosen.0, "every chosen slot is replayed");
         for (slot, ballot, batch) in &recovered.accepted {
@@ -412,7 +415,7 @@ impl Bed {
         }
         self.check(&recovered, &held);
         self.log = Some(log);
-        self.restart_model(&recovered, tail);
+        self.restart_model(&recovered, tails);
         Ok(recovered)
     }
 
@@ -466,7 +469,7 @@ impl Bed {
         )
     }
 
-    fn restart_model(&mut self, recovered: &LogRecovered, tail: Position) {
+    fn restart_model(&mut self, recovered: &LogRecovered, tails: BTreeMap<LogId, Position>) {
         let mut held = BTreeMap::new();
         let model = &mut self.model;
         // As `check` found it: the log's own word is used from here on.
@@ -488,10 +491,10 @@ impl Bed {
         model.ballot = model.ballot.max(recovered.promised);
         model.votes.clear();
         model.applied = recovered.chosen;
-        model.tail = tail;
+        model.tails = tails;
         model.slot_max = model.appended.iter().map(|entry| entry.slot).max().unwrap_or_default();
         let applied = model.applied;
-        model.positions.retain(|slot, _| *slot <= applied);
+        model.placements.retain(|slot, _| *slot <= applied);
         self.failure = None;
         self.reads.clear();
     }

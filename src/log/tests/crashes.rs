@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use super::bed::{Bed, SYNCS, Step, options, request};
+use super::reading::assert_positions;
+use super::toy::{MANY_LOGS, PLAIN};
 use crate::base::rng::Rng;
 use crate::log::{DataDir, IdentityError, LogError, LogOptions};
 use crate::sim::disk::{DiskOptions, OpFault, OpKind, TestDisk, counts};
@@ -207,6 +209,35 @@ pub fn a_write_that_overtakes_another() {
         recovered_both += u32::from(found.accepted.len() == 4);
     }
     assert!(recovered_both >= 20, "{recovered_both}");
+}
+
+#[test]
+fn a_segment_filled_after_a_restart_keeps_the_room_for_its_placements() {
+    room_for_placements();
+}
+
+pub fn room_for_placements() {
+    for seed in 0..10 {
+        let mut bed = Bed::new(seed, options());
+        // A block each in the segment and about another one in its footer.
+        for _ in 0..5 {
+            bed.append_starting(&[MANY_LOGS, PLAIN], 1000);
+        }
+        while bed.event() {}
+        bed.power_loss(&mut Rng::new(seed));
+        bed.recover().unwrap();
+        for _ in 0..20 {
+            bed.append_starting(&[1, PLAIN, 0], 1000);
+        }
+        while bed.event() {}
+        while bed.apply() {}
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert!(bed.log().stats().indexed_segments >= 1, "{:?}", bed.log().stats());
+        assert_positions(&mut bed);
+        bed.kill(&mut Rng::new(seed));
+        bed.recover().unwrap();
+        assert_positions(&mut bed);
+    }
 }
 
 #[test]

@@ -4,11 +4,15 @@
 use std::time::Duration;
 
 use super::bed::{Bed, Step::*, folder, options};
+use super::reading::assert_positions;
+use super::toy::{MANY_LOGS, PLAIN};
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::base::{Ballot, Batch, Checksum, NodeId, Slot};
 use crate::io::{FileOptions, Storage};
-use crate::log::format::{EntryHeader, EntryKind};
+use crate::log::format::{EntryHeader, EntryKind, get_u32};
+use crate::log::inspect::inspect;
+use crate::log::layout::footer_bytes;
 use crate::log::{DataDir, IdentityError, Log, LogError, LogOptions};
 use crate::sim::disk::{OpFault, OpKind, Region};
 
@@ -132,6 +136,41 @@ fn a_footer_that_tells_of_other_entries_is_not_believed_whatever_its_checksum() 
         let found = bed.recover().unwrap();
         assert_eq!((found.footers_damaged, found.torn_bytes), (1, 0), "byte {at}");
         while bed.apply() {}
+    }
+}
+
+#[test]
+fn damage_of_what_a_footer_says_of_other_logs_is_found_and_mended() {
+    for seed in 0..40 {
+        let mut bed = Bed::new(seed, options());
+        for slot in 0..12 {
+            let head = if slot % 2 == 0 { [MANY_LOGS + 1, PLAIN] } else { [1, PLAIN] };
+            bed.append_starting(&head, 9000);
+            while bed.event() {}
+            assert!(bed.apply());
+        }
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        assert_eq!(bed.model.durable, 12);
+        bed.kill(&mut Rng::new(seed));
+        let file = Bed::segment(1 + seed % 2);
+        let bytes = bed.disk.file_bytes(&file).unwrap();
+        let start = bytes.len() - footer_bytes(&bytes[bytes.len() - BLOCK_SIZE..]);
+        let trailer = &bytes[bytes.len() - 128..];
+        let (rows, section) = (40 * get_u32(trailer, 32) as u64, get_u32(trailer, 36) as u64);
+        assert!(section > 5000, "two placements in many logs: {section} bytes");
+        let rng = &mut Rng::new(seed);
+        let at = start as u64 + rows + rng.below(section);
+        bed.disk.flip_at(&file, at, rng.below(8) as u32);
+        let report = bed.inspect();
+        assert_eq!((report.damage.len(), report.mended_at_start.len()), (0, 1), "byte {at}");
+        let found = bed.recover().unwrap();
+        assert_eq!((found.footers_damaged, found.torn_bytes), (1, 0), "byte {at}");
+        while bed.apply() {}
+        assert_positions(&mut bed);
+        bed.idle(Duration::from_millis(200), u32::MAX);
+        bed.kill(rng);
+        assert_eq!(bed.recover().unwrap().footers_damaged, 0, "it stands again");
+        assert_positions(&mut bed);
     }
 }
 
@@ -375,6 +414,24 @@ fn the_identity_is_guarded() {
         assert!(matches!(error, IdentityError::Damaged(_)), "{flipped:?}: {error}");
         assert_eq!(bed.inspect().damage[0].file, "identity.toml");
     }
+}
+
+#[test]
+fn a_directory_of_the_first_version_is_refused_by_its_version() {
+    let mut bed = filled(1);
+    let text = String::from_utf8(bed.disk.file_bytes("identity.toml").unwrap()).unwrap();
+    let (_, body) = text.trim_end_matches('\n').split_once('\n').unwrap();
+    let older = format!("{body}\n").replace("format = 2\n", "format = 1\n");
+    let older = format!("# checksum {}\n{older}", Checksum::of(older.as_bytes()));
+    assert_eq!(older.len(), text.trim_end_matches('\n').len() + 1);
+    let padded = format!("{older:\n<BLOCK_SIZE$}");
+    put_block(&mut bed, "identity.toml", 0, padded.as_bytes());
+    let before = all_bytes(&bed);
+    let loaded = DataDir::load(&mut bed.disk);
+    assert!(matches!(loaded, Err(IdentityError::OtherVersion { found: 1 })), "{loaded:?}");
+    let inspected = inspect(&mut bed.disk, &mut |_| {});
+    assert!(matches!(inspected, Err(IdentityError::OtherVersion { found: 1 })), "{inspected:?}");
+    assert!(all_bytes(&bed) == before, "a refusal changes nothing");
 }
 
 #[test]

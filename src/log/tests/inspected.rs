@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::bed::{Bed, Step, folder, options};
-use crate::base::Slot;
+use super::toy::{MANY_LOGS, PLAIN};
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
-use crate::log::inspect::{FooterReport, inspect};
+use crate::base::{LogId, Placement, Slot};
+use crate::log::inspect::{FooterReport, LogReport, inspect};
 use crate::sim::disk::{Region, counts};
 
 use Step::*;
@@ -120,6 +121,43 @@ fn every_damaged_place_is_listed_and_what_stands_behind_is_still_verified() {
     assert_eq!((report.damage[1].slot, report.groups[0].entries_lost), (Some(4), 2));
     assert_eq!(report.groups[0].entries, 21 - 2);
     assert!(bed.recover().is_err());
+}
+
+#[test]
+fn footers_tell_of_other_logs_and_of_refusals() {
+    let mut bed = Bed::new(1, options());
+    // The sixth kind is refusals; see `toy.rs`.
+    for head in [[2, PLAIN], [MANY_LOGS + 1, PLAIN], [1, 6], [0, PLAIN], [3, PLAIN]] {
+        bed.append_starting(&head, 12_000);
+        while bed.event() {}
+    }
+    while bed.apply() {}
+    bed.idle(Duration::from_millis(200), u32::MAX);
+    bed.kill(&mut Rng::new(1));
+    let mut told: Vec<(Slot, Option<Placement>)> = Vec::new();
+    let report = inspect(&mut bed.disk, &mut |slot| {
+        told.push((slot.slot, slot.placement.cloned()));
+    })
+    .unwrap();
+    assert_eq!((report.damage.len(), report.mended_at_start.len()), (0, 0), "{report:?}");
+    let segments = &report.groups[0].segments;
+    assert_eq!((segments[0].footer, segments[0].slot_last), (FooterReport::Valid, Some(4)));
+    let in_first = |log: LogId| {
+        let spans = bed.model.placements.range(..=Slot(4)).filter_map(move |(_, p)| p.span(log));
+        spans.map(|span| u64::from(span.records)).sum::<u64>()
+    };
+    let (logs, many) = (&segments[0].logs, &bed.model.placements[&Slot(2)]);
+    assert_eq!(logs.len(), many.spans.len());
+    assert_eq!(logs[0], LogReport { log: 0, first: 0, end: 4, records: 4 });
+    assert!(logs.iter().all(|log| log.records == in_first(LogId(log.log)) && log.records > 0));
+    let refused = &bed.model.placements[&Slot(3)].refused;
+    let bits = refused.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
+    assert!(bits > 0 && segments[0].refused == bits, "{refused:?}");
+    assert_eq!((&segments[1].logs[..], segments[1].refused), (&[][..], 0), "no footer yet");
+    for (slot, placement) in told {
+        let known = bed.model.placements.get(&slot).filter(|_| slot <= Slot(4));
+        assert_eq!(placement.as_ref(), known, "slot {slot}");
+    }
 }
 
 #[test]

@@ -10,4 +10,5 @@ mod inspected;
 mod mutants;
 mod random;
 mod reading;
+mod toy;
 mod votes;

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{crashes, damage, failures, votes};
+use super::{crashes, damage, failures, reading, votes};
 use crate::base::mutants::{Mutant, hits, plant};
 
 /// A planted bug and the test that is to find it.
@@ -24,6 +24,9 @@ const FOUND_BY: &[(Mutant, fn())] = &[
     (Mutant::StaleGenerationAccepted, damage::stale_blocks),
     (Mutant::ValueNotVerified, damage::flipped_bits),
     (Mutant::OlderValueAfterFooterLoss, damage::a_lost_footer),
+    (Mutant::PlacementsDropped, reading::over_segments_and_restarts),
+    (Mutant::OtherLogsNotSummarised, reading::over_segments_and_restarts),
+    (Mutant::RoomForgottenAtRestart, crashes::room_for_placements),
 ];
 
 #[test]

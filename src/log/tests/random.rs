@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::bed::{Bed, Step, options};
+use super::reading::assert_positions;
 use crate::base::rng::Rng;
 use crate::log::{LogError, LogOptions, LogSync};
 use crate::sim::disk::{DiskFaults, DiskOptions, Region, TestDisk};
@@ -89,6 +90,13 @@ proptest! {
             }
         }
         crash(&mut bed, true, seed);
+        bed.disk.set_faults(DiskFaults::NONE);
+        // Everything is applied, its footers written; and then read back from them.
+        while bed.apply() {}
+        bed.idle(Duration::from_millis(500), u32::MAX);
+        assert_positions(&mut bed);
+        crash(&mut bed, true, seed);
+        assert_positions(&mut bed);
     }
 
     #[test]

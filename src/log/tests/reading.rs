@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use super::bed::{Bed, options};
+use super::toy::{MANY_LOGS, PLAIN};
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
-use crate::base::{Position, Slot};
+use crate::base::{LogId, Position, Slot};
 use crate::log::{
     FILES_CACHED_MAX, FOOTERS_CACHED_MAX, NotStored, PositionLookup, READS_MAX, ReadEntry,
     ReadError, ReadTicket,
 };
-use crate::sim::disk::{OpFault, OpKind};
+use crate::sim::disk::{OpFault, OpKind, counts};
 
 /// A log with `count` entries of up to four blocks, all durable and applied.
 fn filled(seed: u64, count: u64) -> Bed {
@@ -41,39 +42,64 @@ fn read_slot(bed: &mut Bed, slot: Slot) -> Result<ReadEntry, ReadError> {
     finish(bed, slot.0)
 }
 
-fn read_position(bed: &mut Bed, position: Position) -> Result<ReadEntry, ReadError> {
+fn read_position(bed: &mut Bed, id: LogId, at: Position) -> Result<ReadEntry, ReadError> {
     let log = bed.log.as_mut().unwrap();
-    log.read_position(&mut bed.disk, ReadTicket(position.0), position).expect("it is stored");
-    finish(bed, position.0)
+    let started = log.read_position(&mut bed.disk, ReadTicket(at.0), id, at);
+    started.unwrap_or_else(|error| panic!("position {at} of log {id}: {error}"));
+    finish(bed, at.0)
 }
 
-/// Everything, by slot and by position, is what was appended.
+/// Everything, by slot, is what was appended; and by position.
 fn assert_reads(bed: &mut Bed) {
     for entry in bed.model.appended.clone() {
         let found = read_slot(bed, entry.slot).unwrap();
         assert_eq!((found.slot, found.ballot), (entry.slot, entry.ballot));
         assert_eq!(found.batch.value(), entry.value);
-        let Some((first, count)) = bed.model.positions.get(&entry.slot).copied() else { continue };
-        assert_eq!(found.first_position, Some(first));
-        for position in (0..u64::from(count)).map(|at| first.plus(at)) {
-            let found = read_position(bed, position).unwrap();
-            assert_eq!((found.slot, found.first_position), (entry.slot, Some(first)));
-            assert_eq!(found.batch.value(), entry.value);
-            match bed.log().slot_at(position) {
-                PositionLookup::Slot { slot, first: at } => {
-                    assert_eq!((slot, at), (entry.slot, first));
+        let placement = bed.model.placements.get(&entry.slot);
+        assert_eq!(found.placement.as_deref(), placement, "slot {}", entry.slot);
+    }
+    assert_positions(bed);
+}
+
+/// Every applied record is found by its log and position, with its slot's value and placement. Of
+/// slots with records in many logs a few are looked for.
+pub fn assert_positions(bed: &mut Bed) {
+    for (slot, placement) in bed.model.placements.clone() {
+        let held = bed.model.appended.iter().rev().find(|entry| entry.slot == slot);
+        let value = held.expect("what is applied was appended").value.clone();
+        let step = 1 + placement.spans.len() / 4;
+        for span in placement.spans.iter().step_by(step) {
+            for at in (0..u64::from(span.records)).map(|at| span.first.plus(at)) {
+                let found = read_position(bed, span.log, at).unwrap();
+                assert_eq!((found.slot, found.batch.value()), (slot, &value[..]));
+                assert_eq!(found.placement.as_deref(), Some(&placement));
+                match bed.log().slot_at(span.log, at) {
+                    PositionLookup::Slot { slot: of, first } => {
+                        assert_eq!((of, first), (slot, span.first));
+                    }
+                    other => panic!("its footer has just been read: {other:?}"),
                 }
-                other => panic!("its footer has just been read: {other:?}"),
             }
         }
+    }
+    for (log, end) in bed.model.tails.clone() {
+        assert_eq!(bed.log().slot_at(log, end), PositionLookup::Unknown, "behind log {log}");
     }
 }
 
 #[test]
 fn every_slot_and_position_is_found_over_segments_and_restarts() {
+    over_segments_and_restarts();
+}
+
+pub fn over_segments_and_restarts() {
     let mut bed = filled(1, 40);
     let stats = bed.log().stats();
     assert!(stats.indexed_segments >= 4 && stats.entries_in_memory > 0, "{stats:?}");
+    let placements = bed.model.placements.values();
+    let others = placements.clone().filter(|p| p.spans.iter().any(|span| span.log != LogId(0)));
+    let refused = placements.clone().filter(|p| !p.refused.is_empty());
+    assert!(others.count() >= 5 && refused.count() >= 5, "all kinds of slots are there");
     assert_reads(&mut bed);
     bed.power_loss(&mut Rng::new(1));
     bed.recover().unwrap();
@@ -81,6 +107,35 @@ fn every_slot_and_position_is_found_over_segments_and_restarts() {
     while bed.apply() {}
     bed.idle(Duration::from_millis(100), u32::MAX);
     assert_reads(&mut bed);
+}
+
+#[test]
+fn a_record_of_a_rare_log_is_found_without_a_look_at_other_segments() {
+    let mut bed = Bed::new(3, options());
+    let segments = FILES_CACHED_MAX as u64 + 20;
+    for slot in 0..segments * 3 {
+        // Log 0 gets two records each time; the others what one early slot brings.
+        let head = if slot == 4 { [MANY_LOGS + 2, PLAIN] } else { [2, PLAIN] };
+        bed.append_starting(&head, 15_000);
+        while bed.event() {}
+        assert!(bed.apply());
+    }
+    bed.idle(Duration::from_millis(100), u32::MAX);
+    for restarts in 0..2 {
+        let placement = bed.model.placements[&Slot(5)].clone();
+        let span = *placement.spans.last().unwrap();
+        assert!(bed.log().stats().indexed_segments as usize > FILES_CACHED_MAX);
+        assert_ne!(span.log, LogId(0));
+        assert_eq!(bed.log().slot_at(span.log, span.first), PositionLookup::OnDisk);
+        assert_eq!(bed.log().slot_at(LogId(500), Position(0)), PositionLookup::Unknown);
+        let before = bed.disk.counters().get(counts::READS);
+        let found = read_position(&mut bed, span.log, span.first).unwrap();
+        assert_eq!((found.slot, found.placement.as_deref()), (Slot(5), Some(&placement)));
+        let reads = bed.disk.counters().get(counts::READS) - before;
+        assert_eq!(reads, 2, "a footer and an entry, after {restarts} restarts");
+        bed.power_loss(&mut Rng::new(1));
+        bed.recover().unwrap();
+    }
 }
 
 #[test]
@@ -97,7 +152,7 @@ fn footers_and_files_pushed_out_of_memory_are_read_again() {
     assert!(stats.indexed_segments as usize > FILES_CACHED_MAX, "{stats:?}");
     assert!(stats.indexed_segments as usize > FOOTERS_CACHED_MAX);
     assert!(stats.entries_in_memory < 10, "{stats:?}");
-    assert_eq!(bed.log().slot_at(Position(0)), PositionLookup::OnDisk);
+    assert_eq!(bed.log().slot_at(LogId(0), Position(0)), PositionLookup::OnDisk);
     let mut rng = Rng::new(5);
     let last = bed.model.slot_max.0;
     for _ in 0..300 {
@@ -115,11 +170,11 @@ fn a_slot_accepted_again_is_read_with_its_latest_value() {
     let latest = bed.model.appended[2].clone();
     let found = read_slot(&mut bed, Slot(2)).unwrap();
     assert_eq!((found.ballot, found.batch.value()), (latest.ballot, &latest.value[..]));
-    assert_eq!(found.first_position, None, "not applied yet");
+    assert_eq!(found.placement, None, "not applied yet");
     bed.play(&[Apply(2), Repeat, Drain], u32::MAX);
     let found = read_slot(&mut bed, Slot(2)).unwrap();
     assert_eq!(found.batch.value(), &latest.value[..]);
-    assert_eq!(found.first_position, Some(bed.model.positions[&Slot(2)].0));
+    assert_eq!(found.placement.as_deref(), Some(&bed.model.placements[&Slot(2)]));
 }
 
 #[test]
@@ -132,8 +187,11 @@ fn what_is_not_there_or_not_durable_is_refused_at_once() {
     assert_eq!(log.read_slot(disk, ticket, Slot(99)), Err(NotStored::Missing));
     assert_eq!(log.read_slot(disk, ticket, Slot(0)), Err(NotStored::Missing));
     assert_eq!(log.read_slot(disk, ticket, Slot(slot - 1)), Err(NotStored::NotDurable));
-    assert_eq!(log.read_position(disk, ticket, Position(1 << 40)), Err(NotStored::Missing));
-    assert_eq!(log.slot_at(Position(1 << 40)), PositionLookup::Unknown);
+    for id in [LogId(0), LogId(7), LogId(u32::MAX)] {
+        let far = Position(1 << 40);
+        assert_eq!(log.read_position(disk, ticket, id, far), Err(NotStored::Missing));
+        assert_eq!(log.slot_at(id, far), PositionLookup::Unknown);
+    }
     for ticket in 0..READS_MAX as u64 {
         log.read_slot(disk, ReadTicket(ticket), Slot(1 + ticket % 3)).unwrap();
     }
@@ -210,9 +268,11 @@ fn a_slot_is_found_among_more_overlapping_segments_than_footers_are_cached() {
         for entry in bed.model.appended.clone() {
             let found = read_slot(&mut bed, entry.slot).unwrap();
             assert_eq!(found.batch.value(), entry.value, "{} after {restarts}", entry.slot);
-            let Some((first, _)) = bed.model.positions.get(&entry.slot).copied() else { continue };
-            if found.first_position.is_some() && entry.value[0] > 0 {
-                assert_eq!(read_position(&mut bed, first).unwrap().slot, entry.slot);
+            let Some(placement) = found.placement else { continue };
+            assert_eq!(bed.model.placements.get(&entry.slot), Some(&*placement));
+            for span in &placement.spans {
+                let found = read_position(&mut bed, span.log, span.first).unwrap();
+                assert_eq!(found.slot, entry.slot);
             }
         }
         bed.power_loss(&mut Rng::new(7));

@@ -11,6 +11,10 @@ use crate::sim::plan::Plan;
 
 const NAME: &str = "bounds";
 
+/// Reads of old slots under way at one node, each into memory for the largest entry: the server's
+/// own limit.
+const READS_MAX: usize = 128;
+
 /// What a node may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -34,8 +38,9 @@ impl Bounds {
         let ahead = plan.core.accept_ahead_slots_max as usize * entry * 2;
         let retained = (plan.core.retained_bytes_max + entry) * 2;
         let held = window.min(ahead) + retained.min(ahead) + plan.cache_bytes_max;
+        let reads = READS_MAX * entry * 2;
         Bounds {
-            block_bytes_max: held * 2 + (peers + plan.clients + 8) * 4 * MIB,
+            block_bytes_max: held * 2 + reads + (peers + plan.clients + 8) * 4 * MIB,
             peer_bytes_max: 64 * MIB,
             client_bytes_max: 16 * MIB,
             stalled_bytes_max: plan.net.capacity + 2 * MIB,

@@ -57,7 +57,7 @@ fn check(operation: &Operation, values: &Values) -> Result<(), Violation> {
     for index in 0..records {
         let value = ValueId { number: first.number + index, ..first };
         let place = position.plus(u64::from(index));
-        let found = values.log().get(place.0 as usize);
+        let found = values.log(operation.log).get(place.0 as usize);
         if found != Some(&value) {
             let found = found.map_or("nothing".to_owned(), ValueId::to_string);
             let text = format!("{value} was acknowledged at {at} for position {place}");

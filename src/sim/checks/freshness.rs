@@ -8,6 +8,7 @@
 //! reads and tails have one order that respects real time.
 
 use super::Violation;
+use crate::base::LogId;
 use crate::sim::counters::{Counters, Hit};
 use crate::sim::history::{History, Kind, Operation, Outcome};
 use crate::sim::time::Time;
@@ -24,6 +25,15 @@ pub fn check(
     clocks_broken_at: Option<Time>,
     hits: &mut Counters,
 ) -> Result<(), Violation> {
+    history.logs().into_iter().try_for_each(|log| check_log(history, log, clocks_broken_at, hits))
+}
+
+fn check_log(
+    history: &History,
+    log: LogId,
+    clocks_broken_at: Option<Time>,
+    hits: &mut Counters,
+) -> Result<(), Violation> {
     // What was known, by the time at which it was known; then a sweep over the invocations.
     let is_judged = |operation: &Operation, level| match level {
         ReadLevel::Local => false,
@@ -35,7 +45,14 @@ pub fn check(
     };
     let mut known: Vec<(Time, u64)> = Vec::new();
     let mut reads: Vec<(Time, u64, u32)> = Vec::new();
-    for operation in &history.operations {
+    for operation in history.of_log(log) {
+        if let (Outcome::Failed(returned), Kind::Append { moved_to: Some(tail), .. }) =
+            (operation.outcome, &operation.kind)
+        {
+            // What stood in the way of a condition was the tail at some moment in between.
+            known.push((returned, tail.0));
+            reads.push((operation.invoked, tail.0, operation.process));
+        }
         let Outcome::Ok(returned) = operation.outcome else { continue };
         match &operation.kind {
             Kind::Append { records, position, .. } => {
@@ -79,15 +96,19 @@ mod tests {
     fn history(level: ReadLevel, tail: u64) -> History {
         let first = ValueId { client: 1, number: 1 };
         let position = Some(Position(4));
-        let append = Kind::Append { first, records: 2, size: 1, position };
+        let (if_tail, fence, moved_to) = (None, None, None);
+        let append =
+            Kind::Append { first, records: 2, size: 1, if_tail, fence, position, moved_to };
         let tail = Kind::Tail { level, tail: Position(tail) };
         let operation = |process, invoked, returned, kind| Operation {
             process,
+            log: LogId(0),
             invoked: Time(invoked),
             outcome: Outcome::Ok(Time(returned)),
             kind,
         };
-        History { operations: vec![operation(1, 1, 5, append), operation(2, 6, 9, tail)] }
+        let operations = vec![operation(1, 1, 5, append), operation(2, 6, 9, tail)];
+        History { operations, in_sessions: false }
     }
 
     #[test]

@@ -4,11 +4,11 @@
 //! append that was invoked after another one had returned stands behind it, whether it was ever
 //! acknowledged or not. Reads and tails, at every level, see a prefix of the one log: exactly the
 //! records that stand there, none of them appended only after the read had returned. (How fresh
-//! that prefix must be is `freshness`.)
+//! that prefix must be is `freshness`.) Each log by itself.
 
 use super::Violation;
 use super::values::Values;
-use crate::base::Position;
+use crate::base::{LogId, Position};
 use crate::sim::history::{History, Kind, Operation, Outcome, ValueId};
 use crate::sim::time::Time;
 
@@ -19,17 +19,20 @@ const NAME: &str = "linearizability";
 /// # Errors
 /// The first violation.
 pub fn check(history: &History, values: &Values) -> Result<(), Violation> {
-    check_order(history, values)?;
-    let invoked = invocations(history, values);
-    history.operations.iter().try_for_each(|operation| check_reads(operation, values, &invoked))
+    for log in history.logs() {
+        check_order(history, log, values)?;
+        let invoked = invocations(history, log, values);
+        history.of_log(log).try_for_each(|operation| check_reads(operation, values, &invoked))?;
+    }
+    Ok(())
 }
 
 /// Appends in real time.
-fn check_order(history: &History, values: &Values) -> Result<(), Violation> {
+fn check_order(history: &History, log: LogId, values: &Values) -> Result<(), Violation> {
     // What has returned, by time; then a sweep over the invocations.
     let mut returned: Vec<(Time, Position, ValueId)> = Vec::new();
     let mut invoked: Vec<(Time, Position, ValueId)> = Vec::new();
-    for operation in &history.operations {
+    for operation in history.of_log(log) {
         let Kind::Append { first, records, .. } = operation.kind else { continue };
         let Some(position) = values.position(first) else { continue };
         invoked.push((operation.invoked, position, first));
@@ -59,9 +62,9 @@ fn check_order(history: &History, values: &Values) -> Result<(), Violation> {
 }
 
 /// By position: the latest invocation of any append that stands there or before.
-fn invocations(history: &History, values: &Values) -> Vec<Time> {
-    let mut invoked = vec![Time::default(); values.log().len()];
-    for operation in &history.operations {
+fn invocations(history: &History, log: LogId, values: &Values) -> Vec<Time> {
+    let mut invoked = vec![Time::default(); values.log(log).len()];
+    for operation in history.of_log(log) {
         let Kind::Append { first, .. } = operation.kind else { continue };
         if let Some(position) = values.position(first) {
             invoked[position.0 as usize] = operation.invoked;
@@ -89,7 +92,7 @@ fn check_reads(operation: &Operation, values: &Values, invoked: &[Time]) -> Resu
             if read.len() > *records_max as usize {
                 return bad(format!("{} records where {records_max} were asked", read.len()));
             }
-            let log = values.log().get((from.0 as usize).min(end)..end);
+            let log = values.log(operation.log).get((from.0 as usize).min(end)..end);
             if !read.is_empty() && log != Some(read) {
                 return bad(format!("a read from {from} brought {read:?}, the log holds {log:?}"));
             }

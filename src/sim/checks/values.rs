@@ -2,39 +2,49 @@
 //!
 //! Property: every record in the chosen log is one that a client sent, byte for byte, as part of
 //! an append that it had invoked before, together with the append's other records and in their
-//! order; it appears once; and an append that was answered as certainly without effect never
-//! appears.
+//! order; it appears once; the conditions that it was sent with held where it stands; and an append
+//! that was answered as certainly without effect never appears. In sessions, a client's appends
+//! stand in the order of their invocation.
 
 use std::collections::BTreeMap;
 
 use super::Violation;
 use crate::base::records::Records;
-use crate::base::{Position, Slot};
-use crate::machine::BatchView;
+use crate::base::{FenceToken, LogId, Position, SessionId, Slot};
+use crate::machine::{BatchView, Command, CommandKind};
 use crate::node::AppliedSlot;
 use crate::sim::history::{History, Kind, Outcome, ValueId};
 
 const NAME: &str = "exactly what was sent";
 
-/// The chosen log, as values.
+/// The chosen logs, as values.
 #[derive(Default)]
 pub struct Values {
-    log: Vec<ValueId>,
+    logs: BTreeMap<LogId, Vec<ValueId>>,
+    /// The highest token that each log has taken.
+    fences: BTreeMap<LogId, FenceToken>,
+    /// The last value of each client that stands in each log.
+    last: BTreeMap<(LogId, u16), ValueId>,
     /// The size asked for and the operation, by its first value; filled as the history grows.
     sent: BTreeMap<ValueId, usize>,
     operations_known: usize,
-    positions: BTreeMap<ValueId, Position>,
+    positions: BTreeMap<ValueId, (LogId, Position)>,
 }
 
 impl Values {
-    /// The values by position.
-    pub fn log(&self) -> &[ValueId] {
-        &self.log
+    /// The values of a log, by position.
+    pub fn log(&self, log: LogId) -> &[ValueId] {
+        self.logs.get(&log).map_or(&[], Vec::as_slice)
+    }
+
+    /// Values of all logs.
+    pub fn count(&self) -> usize {
+        self.positions.len()
     }
 
     /// Where a value stands.
     pub fn position(&self, value: ValueId) -> Option<Position> {
-        self.positions.get(&value).copied()
+        self.positions.get(&value).map(|(_, position)| *position)
     }
 
     fn learn_invocations(&mut self, history: &History) {
@@ -60,20 +70,65 @@ impl Values {
         let bad = |text: String| Violation::new(NAME, format!("slot {slot}: {text}"));
         let view = BatchView::parse(applied.batch.value())
             .map_err(|error| bad(format!("what was chosen is not a batch: {error}")))?;
-        if applied.first.0 != self.log.len() as u64 {
-            let text = format!("its first record has position {}", applied.first);
-            return Err(bad(format!("{text}, {} records are before it", self.log.len())));
+        for span in &applied.placement.spans {
+            let before = self.log(span.log).len() as u64;
+            if span.first.0 != before {
+                let text = format!("its first record in log {} has position", span.log);
+                let text = format!("{text} {}, {before} records are before it", span.first);
+                return Err(bad(text));
+            }
         }
-        for command in view.commands() {
-            let records: Vec<&[u8]> = Records::new(command.run).map_while(Result::ok).collect();
-            self.check_append(slot, &records, history)?;
+        for (index, command) in view.commands().enumerate() {
+            let refused = command.records > 0 && applied.placement.is_refused(index);
+            self.check_conditions(&command, refused).map_err(bad)?;
+            if command.records > 0 && !refused {
+                let run: Vec<&[u8]> = Records::new(command.run).map_while(Result::ok).collect();
+                self.check_append(slot, command.log, &run, history)?;
+            }
+        }
+        for span in &applied.placement.spans {
+            let end = self.log(span.log).len() as u64;
+            if span.end().0 != end {
+                let text = format!("its records in log {} end at {}", span.log, span.end());
+                return Err(bad(format!("{text}, where {end} are")));
+            }
         }
         Ok(())
+    }
+
+    /// Conditions held for what was appended; without a session, nothing else may be refused.
+    fn check_conditions(&mut self, command: &Command<'_>, refused: bool) -> Result<(), String> {
+        if command.kind != CommandKind::Append {
+            return Ok(());
+        }
+        let Command { log, terms, .. } = command;
+        let tail = Position(self.log(*log).len() as u64);
+        let token = terms.fence.unwrap_or_default();
+        let fence = self.fences.get(log).copied().unwrap_or_default();
+        let holds = terms.if_tail.is_none_or(|wanted| wanted == tail) && token >= fence;
+        let in_session = terms.session != SessionId::NONE;
+        // A void tells nothing by its refusal: it has no records to be left out.
+        let is_told = refused || command.records > 0;
+        match (refused, holds) {
+            (false, false) if is_told => {
+                Err(format!("an append to log {log} at {tail}, fence {fence}, wants {terms:?}"))
+            }
+            (true, true) if !in_session && self.logs.contains_key(log) => {
+                Err(format!("an append to log {log} at {tail}, fence {fence}, is refused"))
+            }
+            (false, true) => {
+                // An append of no records may repeat an earlier one, but tokens never fall.
+                self.fences.insert(*log, fence.max(token));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_append(
         &mut self,
         slot: Slot,
+        log: LogId,
         records: &[&[u8]],
         history: &History,
     ) -> Result<(), Violation> {
@@ -82,9 +137,10 @@ impl Values {
         let Some((value, _)) = named else {
             return Err(bad("an append starts with a record that nobody sent".to_owned()));
         };
-        let operation = self.sent.get(&value).map(|index| &history.operations[*index].kind);
+        let sent = self.sent.get(&value).map(|index| &history.operations[*index]);
+        let operation = sent.filter(|sent| sent.log == log).map(|sent| &sent.kind);
         let Some(Kind::Append { first, records: count, size, .. }) = operation else {
-            return Err(bad(format!("{value} starts no append that was sent")));
+            return Err(bad(format!("{value} starts no append that was sent to log {log}")));
         };
         if records.len() != *count as usize {
             return Err(bad(format!("{value} came with {} of {count} records", records.len())));
@@ -94,11 +150,16 @@ impl Values {
             if *record != value.record(*size) {
                 return Err(bad(format!("{value} is not what was sent")));
             }
-            let position = Position(self.log.len() as u64);
-            if let Some(older) = self.positions.insert(value, position) {
+            let values = self.logs.entry(log).or_default();
+            let position = Position(values.len() as u64);
+            if let Some((_, older)) = self.positions.insert(value, (log, position)) {
                 return Err(bad(format!("{value} stands at {older} and again at {position}")));
             }
-            self.log.push(value);
+            let before = self.last.insert((log, value.client), value);
+            if history.in_sessions && before.is_some_and(|before| before.number > value.number) {
+                return Err(bad(format!("{value} stands behind {before:?}, out of its order")));
+            }
+            values.push(value);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 
+use crate::base::rng::Rng;
 use crate::base::{BlockBuf, Instant};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, Token, WritePart};
 
@@ -28,6 +29,18 @@ impl TestDisk {
     /// Lets time pass. Completions in between are still to be taken.
     pub fn advance(&mut self, to: Instant) {
         self.now = self.now.max(to);
+    }
+
+    /// As [`SimDisk::kill`]; what was ordered and has not come to pass is taken back.
+    pub fn kill(&mut self, rng: &mut Rng) {
+        self.disk.kill(rng);
+        self.disk.forget_ordered();
+    }
+
+    /// As [`SimDisk::power_loss`]; what was ordered and has not come to pass is taken back.
+    pub fn power_loss(&mut self, rng: &mut Rng) {
+        self.disk.power_loss(rng);
+        self.disk.forget_ordered();
     }
 
     /// The next completion; the clock goes there. `None` when nothing is in flight.

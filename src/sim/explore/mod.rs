@@ -164,8 +164,8 @@ impl Bounds {
                 Bounds { proposals: 4, ..after.clone() },
             ),
             (
-                "three slots after an election, one more campaign, four values",
-                Bounds { slots: 3, proposals: 4, campaigns: 1, ..after.clone() },
+                "three slots after an election, one more campaign, three values",
+                Bounds { slots: 3, proposals: 3, campaigns: 1, ..after.clone() },
             ),
             (
                 "one slot after an election, handing over three times, one campaign, a crash, a late \

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::Script;
-use crate::base::{GroupId, LogId, NodeId, Position};
-use crate::client::connection::{
-    AppendName, ClientConnection, Incoming, ReadAsk, Response, Welcome,
+use crate::base::{
+    AppendTerms, GroupId, LogId, LogTerms, NodeId, Position, SessionId, SessionTerms,
 };
+use crate::client::connection::{ClientConnection, Incoming, ReadAsk, Response, Welcome};
 use crate::wire::client::encode_response;
 use crate::wire::hello::encode_hello_reply;
 use crate::wire::{
@@ -34,6 +34,11 @@ enum Kind {
     Read,
     Tail,
     Status,
+    Session,
+    Created,
+    Logs,
+    Done,
+    Follow,
     Lead,
 }
 
@@ -120,12 +125,12 @@ impl Drive<'_> {
         let tag = self.run.submitted;
         self.run.submitted += 1;
         let log = LogId(u32::from(self.script.u8() % 2));
-        let (kind, result) = match self.script.u8() % 5 {
+        let (kind, result) = match self.script.u8() % 11 {
             0 => {
                 let record = self.script.take(9);
                 let records = vec![record; usize::from(self.script.u8() % 4)];
-                let name = AppendName::default();
-                (Kind::Append, self.connection.append(tag, log, name, &records))
+                let terms = AppendTerms::default();
+                (Kind::Append, self.connection.append(tag, log, terms, &records))
             }
             1 => {
                 let from = Position(self.script.odd_number());
@@ -135,8 +140,19 @@ impl Drive<'_> {
                 (Kind::Read, self.connection.read(tag, &ask))
             }
             2 => (Kind::Tail, self.connection.tail(tag, log, ReadLevel::Lease)),
-            3 => (Kind::Lead, self.connection.lead(tag, NodeId(2))),
-            _ => (Kind::Status, self.connection.status(tag)),
+            3 => (Kind::Status, self.connection.status(tag)),
+            4 => {
+                let terms = SessionTerms { timeout_ms: 10_000, window: 8 };
+                (Kind::Session, self.connection.open_session(tag, terms))
+            }
+            5 => (Kind::Done, self.connection.close_session(tag, SessionId(3))),
+            6 => (Kind::Created, self.connection.create_log(tag, &LogTerms::named("a"))),
+            7 => (Kind::Logs, self.connection.list_logs(tag, "", 3, ReadLevel::Local)),
+            8 => (Kind::Lead, self.connection.lead(tag, NodeId(2))),
+            _ => {
+                let from = Position(self.script.odd_number());
+                (Kind::Follow, self.connection.follow(tag, log, from, 100))
+            }
         };
         match result {
             Ok(id) => {
@@ -158,7 +174,7 @@ impl Drive<'_> {
         let (first, tail) =
             (Position(self.script.odd_number()), Position(self.script.odd_number()));
         let records = self.script.odd_number() as u32;
-        let kind = self.script.u8() % 6;
+        let kind = self.script.u8() % 10;
         let count = usize::from(self.script.u8() % 64);
         let payload = self.script.take(count);
         let response = match kind {
@@ -166,11 +182,16 @@ impl Drive<'_> {
             1 => Response::Records { request, first, records, tail, run: payload },
             2 => Response::TailIs { request, tail },
             3 => Response::StatusIs { request, json: payload },
-            4 => Response::LedBy { request, node: NodeId(records as u16) },
+            4 => Response::SessionOpened { request, session: SessionId(first.0) },
+            5 => Response::LogCreated { request, log: LogId(records), created: true },
+            6 => Response::LogsAre { request, json: payload },
+            7 => Response::Done { request },
+            8 => Response::LedBy { request, node: NodeId(records as u16) },
             _ => Response::Failed {
                 request,
                 error: ErrorCode::NotLeader,
                 leader: Some(NodeId(records as u16)),
+                detail: first.0,
                 text: std::str::from_utf8(payload).unwrap_or("no text"),
             },
         };
@@ -199,6 +220,9 @@ impl Drive<'_> {
         let bytes: Vec<u8> = self.wire.drain(..count.min(self.wire.len())).collect();
         let Drive { connection, open, run, .. } = self;
         let result = connection.receive(&bytes, |incoming| {
+            if let Incoming::Pushed { tag, .. } = &incoming {
+                assert_eq!(open.get(*tag), Some(&Kind::Follow), "records without end");
+            }
             let Incoming::Answer { tag, response } = incoming else { return };
             let kind = open.remove(&tag).expect("a request is answered once");
             let fits = match response {
@@ -206,6 +230,10 @@ impl Drive<'_> {
                 Response::Records { .. } => kind == Kind::Read,
                 Response::TailIs { .. } => kind == Kind::Tail,
                 Response::StatusIs { .. } => kind == Kind::Status,
+                Response::SessionOpened { .. } => kind == Kind::Session,
+                Response::LogCreated { .. } => kind == Kind::Created,
+                Response::LogsAre { .. } => kind == Kind::Logs,
+                Response::Done { .. } => matches!(kind, Kind::Done | Kind::Follow),
                 Response::LedBy { .. } => kind == Kind::Lead,
                 Response::Failed { .. } => true,
             };

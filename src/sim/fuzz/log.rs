@@ -8,14 +8,18 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::Script;
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, KIB};
-use crate::base::{Ballot, Batch, BlockPool, Checksum, ClusterId, GroupId, NodeId, Position, Slot};
+use crate::base::{
+    Ballot, Batch, BlockPool, Checksum, ClusterId, GroupId, LogId, NodeId, Placement, Position,
+    Slot, Span,
+};
 use crate::io::{FileOptions, Storage};
 use crate::log::{
     DataDir, Entry, FormatRequest, Log, LogError, LogEvent, LogOptions, LogRecovered, Member,
-    ReadTicket, inspect,
+    ReadTicket, inspect, placement_bytes_max,
 };
 use crate::sim::disk::{DiskCopy, DiskOptions, TestDisk};
 
@@ -100,13 +104,24 @@ fn make_original() -> Original {
         }
         if number > 3 {
             chosen = Slot(number - 3);
-            log.set_position(chosen, Position(chosen.0), 1);
+            log.set_placement(chosen, Rc::new(placement_of(chosen)));
         }
     }
     rest(&mut log, &mut disk);
     drop(log);
     let files = disk.file_names();
     Original { copy: disk.save_copy(), files, values }
+}
+
+/// Every other slot has records in a log of its own, too, and a command that was refused.
+fn placement_of(slot: Slot) -> Placement {
+    let mut placement = Placement::simple(Position(slot.0), 1);
+    if slot.0.is_multiple_of(2) {
+        let log = LogId(1 + slot.0 as u32);
+        placement.spans.push(Span { log, first: Position(0), records: 3 });
+        placement.refuse(8);
+    }
+    placement
 }
 
 fn value_of(slot: Slot, ballot: Ballot) -> Vec<u8> {
@@ -116,7 +131,8 @@ fn value_of(slot: Slot, ballot: Ballot) -> Vec<u8> {
 
 fn append(log: &mut Log, slot: Slot, ballot: Ballot, chosen: Slot, value: &[u8]) {
     let batch = Batch::copy_of(&options().pool, value);
-    log.append(Entry { slot, ballot, chosen, batch: &batch });
+    let placement_bytes_max = placement_bytes_max(9, 2);
+    log.append(Entry { slot, ballot, chosen, batch: &batch, placement_bytes_max });
 }
 
 fn open(disk: &mut TestDisk) -> Result<(Log, LogRecovered), LogError> {
@@ -303,7 +319,7 @@ fn recover_changed(original: &Original, data: &[u8]) -> LogRun {
     let result = log.replay(&mut disk, &mut |slot, ballot, batch| {
         check(slot, ballot, batch.value());
         replayed += 1;
-        Ok((Position(slot.0), 1))
+        Ok(Rc::new(placement_of(slot)))
     });
     if let Err(error) = result {
         // The files were in order a moment ago; only a forged one may surprise the replay.

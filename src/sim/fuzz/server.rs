@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use super::Script;
 use crate::base::limits::KIB;
-use crate::base::{BlockPool, GroupId, Instant, LogId, NodeId, Position};
+use crate::base::{
+    AppendTerms, BlockPool, FenceToken, GroupId, Instant, LogId, NodeId, Position, Sequence,
+    SessionId, SessionTerms,
+};
 use crate::io::{CloseReason, ConnId, Event, Wait};
 use crate::log::{DataDir, FormatRequest, Member};
 use crate::node::{Identity, Node, NodeOptions};
@@ -59,6 +62,8 @@ struct Client {
     welcome: bool,
     /// Requests sent and not answered, by id; an id may have been used more than once.
     open: BTreeMap<u64, u64>,
+    /// Ids of appends whose positions may be told twice.
+    loose: BTreeSet<u64>,
     /// Raw bytes were sent: what the server made of them is not known here.
     raw: bool,
 }
@@ -192,6 +197,7 @@ impl Drive<'_> {
             decoder: FrameDecoder::plain(),
             welcome: false,
             open: BTreeMap::new(),
+            loose: BTreeSet::new(),
             raw: false,
         });
         if !self.script.u8().is_multiple_of(4) {
@@ -240,8 +246,9 @@ impl Drive<'_> {
         let level = [ReadLevel::Local, ReadLevel::ReadIndex, ReadLevel::Lease];
         let level = level[usize::from(script.u8() % 3)];
         let group = GroupId(u16::from(script.u8() == 1));
-        let kind = script.u8() % 9;
-        let mut run = Vec::new();
+        let kind = script.u8() % 17;
+        let name = ["a", "orders", "no name", ""][usize::from(script.u8() % 4)];
+        let (mut run, mut unique) = (Vec::new(), false);
         let request = match kind {
             0..=2 => {
                 let count = script.u8() % 8;
@@ -257,7 +264,19 @@ impl Drive<'_> {
                 if script.u8() == 1 {
                     run.truncate(run.len() / 2);
                 }
-                Request::Append { request, log, session: 0, sequence: 0, records, run: &run }
+                let mut terms = AppendTerms::default();
+                if script.u8().is_multiple_of(4) {
+                    terms.session = SessionId(script.odd_number());
+                    terms.sequence = Sequence(script.odd_number());
+                    terms.unanswered = script.u16();
+                }
+                if script.u8().is_multiple_of(8) {
+                    terms.if_tail = Some(Position(script.odd_number()));
+                    terms.fence = Some(FenceToken(script.odd_number()));
+                }
+                // A repetition is answered as the first one was; logs count from 0 each.
+                unique = terms.session == SessionId::NONE && log == LogId(0);
+                Request::Append { request, log, terms, records, run: &run }
             }
             3..=5 => Request::Read {
                 request,
@@ -269,9 +288,33 @@ impl Drive<'_> {
                 wait_ms: script.odd_number() as u32,
             },
             6 => Request::Tail { request, log, level },
-            7 => Request::Lead { request, node: NodeId(u16::from(script.u8() % 3)) },
-            _ => Request::Status { request },
+            7 => Request::Status { request },
+            16 => Request::Lead { request, node: NodeId(u16::from(script.u8() % 3)) },
+            8 => {
+                let timeout_ms = 1000 + script.u16() as u32;
+                let terms = SessionTerms { timeout_ms, window: u32::from(script.u8()) };
+                Request::OpenSession { request, terms }
+            }
+            9 => Request::CloseSession { request, session: SessionId(script.odd_number()) },
+            10 => {
+                let record_bytes_max = u32::from(script.u16());
+                Request::CreateLog { request, name, record_bytes_max }
+            }
+            11 => Request::DeleteLog { request, log },
+            12 => Request::FindLog { request, name, level },
+            13 => Request::ListLogs { request, after: name, logs_max: script.u8().into(), level },
+            14 => {
+                let (from, credit_bytes) = (Position(script.odd_number()), script.u16().into());
+                Request::Follow { request, log, from, credit_bytes }
+            }
+            _ if script.u8().is_multiple_of(2) => {
+                Request::Credit { request, bytes: script.u16().into() }
+            }
+            _ => Request::Unfollow { request },
         };
+        if !unique {
+            self.clients[index].loose.insert(id);
+        }
         let client = &mut self.clients[index];
         encode_request(&request, group, &mut client.encoder, out);
         *client.open.entry(id).or_default() += 1;
@@ -375,6 +418,9 @@ impl Drive<'_> {
             self.run.answers += 1;
             if let Response::Appended { first, records, .. } = response {
                 self.run.appended += 1;
+                if client.loose.contains(&response.id().0) {
+                    continue;
+                }
                 for index in 0..u64::from(records) {
                     let fresh = self.positions.insert(first.plus(index));
                     assert!(fresh, "position {} is given twice", first.plus(index));

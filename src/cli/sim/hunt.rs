@@ -1,0 +1,90 @@
+//! `loggos sim --mutants`: hunts each planted bug with seed after seed, and says which survive.
+
+use super::super::args::SimArgs;
+use super::super::error::CliError;
+use crate::base::mutants::Mutant;
+use crate::sim::Limits;
+
+const NOT_PLANTED: &str = "no bugs are planted in this build: run \
+    `cargo run --profile hunt --features mutants -- sim --mutants`";
+
+/// The bugs that are named.
+pub fn mutants_of(args: &SimArgs) -> Result<Vec<Mutant>, CliError> {
+    if !cfg!(feature = "mutants") && !args.mutant.is_empty() {
+        return Err(CliError::usage(NOT_PLANTED));
+    }
+    let named = |name: &String| {
+        Mutant::of_name(name).ok_or_else(|| CliError::usage(format!("{name:?} is no planted bug")))
+    };
+    args.mutant.iter().map(named).collect()
+}
+
+/// Refuses: nothing is planted in this build.
+#[cfg(not(feature = "mutants"))]
+pub fn hunt_mutants(_: &SimArgs, _: &Limits) -> Result<(), CliError> {
+    Err(CliError::usage(NOT_PLANTED))
+}
+
+/// Hunts the planted bugs.
+///
+/// # Errors
+/// When one survives.
+#[cfg(feature = "mutants")]
+pub fn hunt_mutants(args: &SimArgs, limits: &Limits) -> Result<(), CliError> {
+    use indicatif::ProgressBar;
+    use serde_json::json;
+
+    use super::super::error::Exit;
+    use super::super::output::Output;
+    use crate::sim::mutants::hunt_all;
+
+    let mutants = match args.mutant.is_empty() {
+        true => Mutant::ALL.to_vec(),
+        false => mutants_of(args)?,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads.unwrap_or(cores).min(mutants.len());
+    let first = args.seed.unwrap_or(1);
+    super::report_panics();
+    let bar = ProgressBar::new(mutants.len() as u64);
+    let hunts = hunt_all(&mutants, first, args.budget, threads, limits, &|hunt| {
+        bar.suspend(|| eprintln!("{}", line(hunt)));
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    let mut out = Output::stdout();
+    for hunt in &hunts {
+        match args.json {
+            true => {
+                out.json(&json!({ "mutant": hunt.mutant.name(), "family": hunt.mutant.family(),
+                "seeds": hunt.seeds, "decisions": hunt.decisions,
+                "seed": hunt.caught.as_ref().map(|(seed, _)| seed),
+                "found": hunt.caught.as_ref().map(|(_, text)| text) }))?
+            }
+            false => out.line(&line(hunt))?,
+        }
+    }
+    out.flush()?;
+    let survived = hunts.iter().filter(|hunt| hunt.caught.is_none()).count();
+    match survived {
+        0 => Ok(()),
+        _ => Err(CliError::new(
+            Exit::Found,
+            format!("{survived} of {} planted bugs survived {} seeds", hunts.len(), args.budget),
+        )),
+    }
+}
+
+#[cfg(feature = "mutants")]
+fn line(hunt: &crate::sim::mutants::Hunt) -> String {
+    let name = hunt.mutant.name();
+    match &hunt.caught {
+        Some((seed, text)) => {
+            let text: String = text.chars().take(90).collect::<String>().replace('\n', " ");
+            format!("caught    {name:<34} after {:>4} seeds ({seed}): {text}", hunt.seeds)
+        }
+        None => {
+            format!("SURVIVED  {name:<34} {} seeds, {} wrong decisions", hunt.seeds, hunt.decisions)
+        }
+    }
+}
