@@ -164,10 +164,6 @@ impl Bounds {
                 Bounds { proposals: 4, ..after.clone() },
             ),
             (
-                "three slots after an election, one more campaign, three values",
-                Bounds { slots: 3, proposals: 3, campaigns: 1, ..after.clone() },
-            ),
-            (
                 "one slot after an election, handing over three times, one campaign, a crash, a late \
                  write",
                 Bounds { slots: 1, transfers: 3, campaigns: 1, ..late(&after) },
