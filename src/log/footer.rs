@@ -188,7 +188,7 @@ mod tests {
     /// refusals, or both, with records in log 0 or without.
     fn rows(count: u32) -> Vec<IndexEntry> {
         let row = |i: u32| {
-            let applied = i % 5 > 0;
+            let applied = !i.is_multiple_of(5);
             let first = Position(u64::from(i) * 7);
             let mut whole = Placement::simple(first, if applied { i % 3 } else { 0 });
             if applied && i % 4 == 1 {
