@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use loggos::base::{BlockPool, ClusterId, LogId, NodeId};
-use loggos::client::connection::{AppendName, ClientConnection, Incoming};
+use loggos::base::{AppendTerms, BlockPool, ClusterId, LogId, NodeId};
+use loggos::client::connection::{ClientConnection, Incoming};
 use loggos::io::{Clock, Net};
 use loggos::log::Log;
 use loggos::node::{Identity, Node, NodeOptions};
@@ -232,6 +232,7 @@ impl Client {
             Incoming::Welcome(_) => {}
             Incoming::Refused { text, .. } => panic!("refused: {text}"),
             Incoming::Answer { response, .. } => answered(response),
+            Incoming::Pushed { .. } => unreachable!("nothing is followed"),
         };
         self.connection.receive(&self.received[..size], incoming).expect("the protocol is kept");
     }
@@ -243,7 +244,7 @@ impl Client {
         let (mut sent, mut done) = (0, 0);
         while done < records {
             while sent < records && sent - done < inflight as u64 {
-                let name = AppendName::default();
+                let name = AppendTerms::default();
                 self.connection
                     .append((), LogId(0), name, &[&record])
                     .expect("it is within limits");

@@ -256,3 +256,20 @@ fn damage_in_the_middle_of_the_log_is_found_and_the_node_does_not_start() {
     let serve = run(&["serve", "--data", text(&data)]);
     assert_refused(&serve, 6, &["segment-", "offset"]);
 }
+
+#[test]
+fn a_segment_cut_at_any_byte_is_told_of_and_the_node_does_not_start() {
+    let mut cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    cluster.client().append(&[b"one"]).expect("the node commits");
+    cluster.kill_node(0);
+    let data = cluster.nodes[0].data.clone();
+    let segment = data.join("group-0000").join("segment-1.log");
+    let file = fs::File::options().write(true).open(&segment).expect("the first segment stands");
+    for length in [10_001, 8192, 100, 0] {
+        file.set_len(length).expect("it can be cut");
+        let inspected = run(&["inspect", text(&data)]);
+        assert_refused(&inspected, 1, &["segment-", &format!("{length} bytes long")]);
+        assert_refused(&run(&["serve", "--data", text(&data)]), 6, &["segment-"]);
+    }
+}

@@ -11,7 +11,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use loggos::base::{Ballot, BlockPool, Checksum, GroupId, LogId, NodeId, Position, Slot};
+use loggos::base::{
+    AppendTerms, Ballot, BlockPool, Checksum, GroupId, LogId, NodeId, Position, Slot,
+};
 use loggos::machine::{BatchView, Machine};
 use loggos::paxos::Message;
 use loggos::wire::client::{decode_request, encode_request, encode_response};
@@ -41,8 +43,7 @@ fn append_frame(c: &mut Criterion) {
         let append = Request::Append {
             request: RequestId(1),
             log: LogId(0),
-            session: 0,
-            sequence: 0,
+            terms: AppendTerms::default(),
             records: 1,
             run: &run,
         };

@@ -1,8 +1,8 @@
 //! Values for the benches.
 
 use loggos::base::records::push_record;
-use loggos::base::{Batch, BlockPool, LogId};
-use loggos::machine::{BatchBuilder, Command, CommandKind};
+use loggos::base::{AppendTerms, Batch, BlockPool, LogId, Sequence, SessionId};
+use loggos::machine::{BatchBuilder, Command};
 
 /// A run of `records` records of `bytes` bytes.
 pub fn run_of(records: u32, bytes: usize) -> Vec<u8> {
@@ -20,15 +20,13 @@ pub fn batch_of(pool: &BlockPool, records: u64) -> Batch {
     let mut builder = BatchBuilder::new(pool.clone());
     RUN.with(|run| {
         for sequence in 0..records {
-            builder.push(&Command {
-                kind: CommandKind::Append,
-                log: LogId(0),
-                session: 1,
-                sequence,
-                records: 1,
-                run,
-            });
+            let terms = AppendTerms {
+                session: SessionId(1),
+                sequence: Sequence(sequence),
+                ..AppendTerms::default()
+            };
+            builder.push(&Command { terms, ..Command::append(LogId(0), 1, run) });
         }
     });
-    builder.seal()
+    builder.seal(0)
 }

@@ -44,6 +44,32 @@ number!(
     Position(u64)
 );
 
+number!(
+    /// A client's session, by the number that the machine gave it, from 1. Zero: no session.
+    SessionId(u64)
+);
+number!(
+    /// A command's number within its session, from 1 and without gaps.
+    Sequence(u64)
+);
+number!(
+    /// What the writer of a fenced log must show: a log takes a token that is no lower than the
+    /// highest it has taken. Zero: never fenced.
+    FenceToken(u64)
+);
+
+impl SessionId {
+    /// No session.
+    pub const NONE: SessionId = SessionId(0);
+}
+
+impl Sequence {
+    /// The number after this one.
+    pub fn next(self) -> Sequence {
+        Sequence(self.0.checked_add(1).expect("sequences do not run out"))
+    }
+}
+
 impl Slot {
     /// The watermark before the first slot.
     pub const NONE: Slot = Slot(0);

@@ -32,6 +32,13 @@ pub const APPEND_BYTES_MAX: usize = MIB + 64 * KIB;
 /// The most logs that the commands of one slot name, the log `default` not counted.
 pub const LOGS_PER_BATCH_MAX: usize = 4096;
 
+/// The longest name of a log, in bytes.
+pub const LOG_NAME_BYTES_MAX: usize = 255;
+
+/// The most results that one session may have remembered: its client keeps no more appends
+/// unanswered.
+pub const SESSION_WINDOW_MAX: usize = 16 * KIB;
+
 /// The most members of a cluster.
 pub const MEMBERS_MAX: usize = 15;
 

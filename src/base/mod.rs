@@ -12,10 +12,15 @@ pub mod mutants;
 pub mod placement;
 pub mod records;
 pub mod rng;
+pub mod terms;
 pub mod time;
 
 pub use checksum::Checksum;
-pub use ids::{Ballot, ClusterId, Epoch, GroupId, LogId, NodeId, Position, Slot};
+pub use ids::{
+    Ballot, ClusterId, Epoch, FenceToken, GroupId, LogId, NodeId, Position, Sequence, SessionId,
+    Slot,
+};
 pub use memory::{Batch, BlockBuf, BlockPool};
 pub use placement::{Placement, Span};
+pub use terms::{AppendTerms, LogTerms, SessionTerms};
 pub use time::Instant;

@@ -110,6 +110,17 @@ mutants! {
     AcceptedBeforeDurable = 1 "accepted-before-durable",
     /// An append whose outcome is unknown is answered as certainly without effect.
     UnknownAnsweredAsFailed = 6 "unknown-answered-as-failed",
+    // ---- machine: sessions, conditions, fences ----
+    /// A command of a session that has been applied is applied again when it comes again.
+    RepetitionAppended = 6 "repetition-appended",
+    /// A session never ends. Its client learns of it only by an answer that should not come.
+    SessionNeverExpires = 6 "session-never-expires",
+    /// The sessions are not part of the state that a restart builds up again.
+    SessionsLostAtRestart = 6 "sessions-lost-at-restart",
+    /// A condition on the tail is judged when the leader takes the append, not when it is applied.
+    ConditionCheckedByLeaderOnly = 6 "condition-checked-by-leader-only",
+    /// A fencing token is judged when the leader takes the append, not when it is applied.
+    FenceCheckedByLeaderOnly = 6 "fence-checked-by-leader-only",
     // ---- log: writing ----
     /// A log write is acknowledged when it has completed, before its flush has.
     LogReplyBeforeFlush = 1 "log-reply-before-flush",

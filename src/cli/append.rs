@@ -9,11 +9,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::args::{AppendArgs, FILE_BYTES_MAX, TargetArgs};
 use super::error::{CliError, Exit};
+use super::logs::select;
 use super::output::Output;
 use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, RECORD_BYTES_MAX};
 use crate::base::records::RECORD_PREFIX_SIZE;
+use crate::base::{FenceToken, Position};
 use crate::client::blocking::Client;
-use crate::client::{AppendError, Appended, ClientError, ClientOptions};
+use crate::client::{AppendError, AppendOptions, Appended, ClientError, ClientOptions};
 
 /// Lines read ahead of the append in flight.
 const LINES_QUEUED_MAX: usize = 4 * APPEND_RECORDS_MAX;
@@ -50,7 +52,9 @@ fn unreachable_targets(args: &TargetArgs, error: &ClientError) -> CliError {
 
 /// Runs the command.
 pub fn run(args: &AppendArgs) -> Result<(), CliError> {
-    let client = connect(&args.target)?;
+    let client = select(connect(&args.target)?, &args.log)?;
+    let mut conditions =
+        AppendOptions { if_tail: args.if_tail.map(Position), fence: args.fence.map(FenceToken) };
     let mut output = Output::stdout();
     match &args.file {
         Some(path) => {
@@ -58,14 +62,18 @@ pub fn run(args: &AppendArgs) -> Result<(), CliError> {
             let file = std::fs::File::open(path).map_err(cannot)?;
             let mut record = Vec::new();
             file.take(FILE_BYTES_MAX + 1).read_to_end(&mut record).map_err(cannot)?;
-            let appended = client.append(&[record]).map_err(|error| describe(&error))?;
-            print(&mut output, appended)
+            let appended = client.append_if(conditions, &[record]);
+            print(&mut output, appended.map_err(|error| describe(&error))?)
         }
-        None => append_lines(&client, &mut output),
+        None => append_lines(&client, &mut conditions, &mut output),
     }
 }
 
-fn append_lines(client: &Client, output: &mut Output) -> Result<(), CliError> {
+fn append_lines(
+    client: &Client,
+    conditions: &mut AppendOptions,
+    output: &mut Output,
+) -> Result<(), CliError> {
     let (sender, receiver) = sync_channel(LINES_QUEUED_MAX);
     // Never joined: it may sit in a read of standard input for ever. It ends with the process.
     std::thread::Builder::new()
@@ -74,7 +82,10 @@ fn append_lines(client: &Client, output: &mut Output) -> Result<(), CliError> {
         .map_err(|error| CliError::failed(format!("a thread cannot be started: {error}")))?;
     let mut batches = Batches { lines: receiver, next: None, failed: None };
     while let Some(batch) = batches.next() {
-        let appended = client.append(&batch).map_err(|error| describe(&error))?;
+        let appended = client.append_if(*conditions, &batch).map_err(|error| describe(&error))?;
+        if let Some(tail) = &mut conditions.if_tail {
+            *tail = appended.first.plus(u64::from(appended.count));
+        }
         print(output, appended)?;
     }
     batches.failed.map_or(Ok(()), Err)

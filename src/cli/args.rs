@@ -16,6 +16,7 @@ use super::options::{
 use crate::base::limits::{MEMBERS_MAX, RECORD_BYTES_MAX};
 use crate::base::{NodeId, Position};
 use crate::loadgen::workload::{Pacing, ReadLevel, Workload};
+use crate::machine::DEFAULT_LOG_NAME;
 
 /// The exit codes as `loggos --help` lists them.
 fn exit_codes() -> String {
@@ -56,6 +57,8 @@ pub enum Command {
     Read(ReadArgs),
     /// Prints the next position to be given out, linearizable
     Tail(TailArgs),
+    /// Lists, creates, describes and deletes the logs of a cluster
+    Log(LogArgs),
     /// Shows the members of a cluster and how they are
     Status(StatusArgs),
     /// Reads a stopped node's log and verifies every checksum
@@ -88,6 +91,14 @@ pub struct TargetArgs {
     /// How long an operation may take, retries included, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: Duration,
+}
+
+/// Which log of the cluster.
+#[derive(Clone, Debug, Args)]
+pub struct LogNameArgs {
+    /// The log, by name
+    #[arg(long = "log", value_name = "NAME", default_value = DEFAULT_LOG_NAME)]
+    pub name: String,
 }
 
 const BENCH_EXAMPLES: &str = "Examples:
@@ -291,6 +302,17 @@ pub struct AppendArgs {
     /// The cluster.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogNameArgs,
+    /// Append only if this is the next position, and then only right behind the records before;
+    /// exit 1 otherwise
+    #[arg(long, value_name = "P")]
+    pub if_tail: Option<u64>,
+    /// Show this fencing token: the log takes it unless it has taken a higher one, and from then
+    /// on refuses those who show a lower one, or none
+    #[arg(long, value_name = "TOKEN", value_parser = clap::value_parser!(u64).range(1..))]
+    pub fence: Option<u64>,
     /// Append the whole of FILE as one record (at most 1048576 bytes) [default: standard input,
     /// a record a line]
     #[arg(long, value_name = "FILE")]
@@ -314,6 +336,9 @@ pub struct ReadArgs {
     /// The cluster.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogNameArgs,
     /// The first position
     #[arg(long, value_name = "P", default_value_t = 0)]
     pub from: u64,
@@ -347,6 +372,64 @@ impl ReadArgs {
     }
 }
 
+const LOG_EXAMPLES: &str = "Examples:
+  loggos log create orders --target 127.0.0.1:7400
+  printf 'one\\ntwo\\n' | loggos append --log orders --target 127.0.0.1:7400
+  loggos log list --json --target 127.0.0.1:7400";
+
+/// `loggos log`.
+#[derive(Debug, Args)]
+#[command(after_help = LOG_EXAMPLES)]
+pub struct LogArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: LogCommand,
+}
+
+/// What `loggos log` does.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Prints every log: number, name, next position, fencing token
+    List {
+        /// The cluster.
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Creates a log and prints its number; one that is there already is left as it is
+    Create {
+        /// Its name: letters, digits, `.`, `-`, `_` and `/`
+        name: String,
+        /// The cluster.
+        #[command(flatten)]
+        target: TargetArgs,
+        /// The largest record that it takes, in bytes, up to 1048576
+        #[arg(long, value_name = "BYTES", default_value_t = RECORD_BYTES_MAX as u32)]
+        record_bytes_max: u32,
+    },
+    /// Prints one log; exit 1 when there is none of that name
+    Show {
+        /// Its name
+        name: String,
+        /// The cluster.
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Deletes a log with all of its records; exit 1 when there is none of that name
+    Delete {
+        /// Its name
+        name: String,
+        /// The cluster.
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+}
+
 /// `loggos tail`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  loggos tail --target 127.0.0.1:7400")]
@@ -354,6 +437,9 @@ pub struct TailArgs {
     /// The cluster.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogNameArgs,
     /// How fresh the answer must be; `local` may be stale
     #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
     pub level: ReadLevel,
@@ -389,7 +475,7 @@ pub struct InspectArgs {
 /// `loggos sim`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  loggos sim --runs 1000\n  loggos sim --seed 42\n  \
-    LOGGOS_LOG=debug loggos sim --seed 42 --shrink\n\nExit 1 on a violation.")]
+    LOGGOS_LOG=debug loggos sim --seed 42 --shrink\n  loggos sim --explore\n\nExit 1 on a violation.")]
 pub struct SimArgs {
     /// The first seed [default: drawn from the clock, and printed]
     #[arg(long, value_name = "SEED")]
@@ -409,6 +495,15 @@ pub struct SimArgs {
     /// Leave out these faults, by the names of the summary, with commas between
     #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
     pub without: Vec<String>,
+    /// Hunt the planted bugs instead: each must be caught (needs a build with the feature `mutants`)
+    #[arg(long)]
+    pub mutants: bool,
+    /// Hunt these planted bugs only, by name, with commas between
+    #[arg(long, value_name = "MUTANT,…", value_delimiter = ',', requires = "mutants")]
+    pub mutant: Vec<String>,
+    /// Seeds in which a planted bug must be caught
+    #[arg(long, value_name = "N", default_value_t = 500, requires = "mutants")]
+    pub budget: u64,
     /// At most this many nodes
     #[arg(long, value_name = "N")]
     pub nodes_max: Option<usize>,
@@ -421,6 +516,9 @@ pub struct SimArgs {
     /// At most this many strikes of faults
     #[arg(long, value_name = "N")]
     pub strikes_max: Option<u64>,
+    /// Visit every reachable state of small worlds instead (about ten minutes, 1 GiB of memory); with --json one object per line
+    #[arg(long, conflicts_with_all = ["seed", "runs"])]
+    pub explore: bool,
 }
 
 /// `loggos doctor`.

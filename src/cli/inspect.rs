@@ -385,15 +385,14 @@ mod tests {
     use crate::base::records::push_record;
     use crate::base::{Ballot, Batch, BlockPool, GroupId, NodeId};
     use crate::log::inspect::LogReport;
-    use crate::machine::{BatchBuilder, Command, CommandKind};
+    use crate::machine::{BatchBuilder, Command};
 
     fn batch(records: &[&[u8]]) -> Batch {
         let mut builder = BatchBuilder::new(BlockPool::new(0));
         let mut run = Vec::new();
         records.iter().for_each(|record| push_record(&mut run, record));
-        let (kind, log, records) = (CommandKind::Append, LogId(0), records.len() as u32);
-        builder.push(&Command { kind, log, session: 0, sequence: 0, records, run: &run });
-        builder.seal()
+        builder.push(&Command::append(LogId(0), records.len() as u32, &run));
+        builder.seal(0)
     }
 
     fn slot(slot: u64, chosen: bool, value: &[u8]) -> InspectedSlot<'_> {

@@ -8,8 +8,10 @@ mod args;
 mod bench;
 mod doctor;
 pub mod error;
+mod explore;
 mod format;
 mod inspect;
+mod logs;
 pub mod members;
 pub mod options;
 mod output;
@@ -82,6 +84,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Append(args) => append::run(&args),
         Command::Read(args) => read::run(&args),
         Command::Tail(args) => read::tail(&args),
+        Command::Log(args) => logs::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::append::connect_to_stay;
 use super::args::{ReadArgs, TailArgs};
 use super::error::CliError;
+use super::logs::select;
 use super::output::Output;
 use crate::base::Position;
 use crate::base::limits::{APPEND_RECORDS_MAX, MIB};
@@ -20,7 +21,7 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 /// Runs `loggos read`.
 pub fn run(args: &ReadArgs) -> Result<(), CliError> {
     let (from, to) = args.range()?;
-    let client = connect_to_stay(&args.target)?;
+    let client = select(connect_to_stay(&args.target)?, &args.log)?;
     let mut output = Output::stdout();
     let mut next = from;
     // Ends at `to`, at the tail unless it is followed, or with an error.
@@ -77,7 +78,7 @@ fn to_json(record: &Record) -> serde_json::Value {
 
 /// Runs `loggos tail`.
 pub fn tail(args: &TailArgs) -> Result<(), CliError> {
-    let client = connect_to_stay(&args.target)?;
+    let client = select(connect_to_stay(&args.target)?, &args.log)?;
     let tail = client.tail(args.level.into()).map_err(|error| describe(&error, args.level))?;
     let mut output = Output::stdout();
     output.line(&tail.to_string())?;

@@ -23,7 +23,13 @@ const RUNS_ENOUGH: u64 = 1000;
 
 /// Runs the command.
 pub fn run(args: &SimArgs) -> Result<(), CliError> {
+    if args.explore {
+        return super::explore::run(args);
+    }
     let limits = limits(args)?;
+    if args.mutants {
+        return hunt_mutants(args, &limits);
+    }
     let first = args.seed.unwrap_or_else(seed_of_clock);
     let runs = args.runs.unwrap_or(if args.seed.is_some() { 1 } else { RUNS_DEFAULT });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -47,6 +53,74 @@ pub fn run(args: &SimArgs) -> Result<(), CliError> {
     match &summary.failure {
         None => Ok(()),
         Some(report) => Err(fail(report, args)),
+    }
+}
+
+#[cfg(not(feature = "mutants"))]
+fn hunt_mutants(_: &SimArgs, _: &Limits) -> Result<(), CliError> {
+    Err(CliError::usage(
+        "no bugs are planted in this build: run `cargo run --features mutants -- sim --mutants`",
+    ))
+}
+
+#[cfg(feature = "mutants")]
+fn hunt_mutants(args: &SimArgs, limits: &Limits) -> Result<(), CliError> {
+    use crate::base::mutants::Mutant;
+    use crate::sim::mutants::{Hunt, hunt_all};
+
+    let named = |name: &String| {
+        Mutant::of_name(name).ok_or_else(|| CliError::usage(format!("{name:?} is no planted bug")))
+    };
+    let mutants = match args.mutant.is_empty() {
+        true => Mutant::ALL.to_vec(),
+        false => args.mutant.iter().map(named).collect::<Result<_, _>>()?,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads.unwrap_or(cores).min(mutants.len());
+    let first = args.seed.unwrap_or(1);
+    report_panics();
+    let line = |hunt: &Hunt| match &hunt.caught {
+        Some((seed, text)) => {
+            let text: String = text.chars().take(90).collect();
+            format!(
+                "caught    {:<34} after {:>4} seeds ({seed}): {text}",
+                hunt.mutant.name(),
+                hunt.seeds
+            )
+        }
+        None => format!(
+            "SURVIVED  {:<34} {} seeds, {} wrong decisions",
+            hunt.mutant.name(),
+            hunt.seeds,
+            hunt.decisions
+        ),
+    };
+    let bar = ProgressBar::new(mutants.len() as u64);
+    let hunts = hunt_all(&mutants, first, args.budget, threads, limits, &|hunt| {
+        bar.suspend(|| eprintln!("{}", line(hunt)));
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    let mut out = Output::stdout();
+    for hunt in &hunts {
+        match args.json {
+            true => {
+                out.json(&json!({ "mutant": hunt.mutant.name(), "family": hunt.mutant.family(),
+                "seeds": hunt.seeds, "decisions": hunt.decisions,
+                "seed": hunt.caught.as_ref().map(|(seed, _)| seed),
+                "found": hunt.caught.as_ref().map(|(_, text)| text) }))?
+            }
+            false => out.line(&line(hunt))?,
+        }
+    }
+    out.flush()?;
+    let survived = hunts.iter().filter(|hunt| hunt.caught.is_none()).count();
+    match survived {
+        0 => Ok(()),
+        _ => Err(CliError::new(
+            Exit::Found,
+            format!("{survived} of {} planted bugs survived {} seeds", hunts.len(), args.budget),
+        )),
     }
 }
 

@@ -1,27 +1,33 @@
 //! The async client: what users call.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, MIB, RECORD_BYTES_MAX};
+use crate::base::limits::{
+    APPEND_BYTES_MAX, APPEND_RECORDS_MAX, MIB, RECORD_BYTES_MAX, SESSION_WINDOW_MAX,
+};
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
-use crate::base::{LogId, NodeId, Position};
+use crate::base::{AppendTerms, FenceToken, LogId, LogTerms, NodeId, Position, SessionTerms};
+use crate::wire::status::LogStatus;
 use crate::wire::{ErrorCode, NodeStatus, ReadLevel};
 
-use super::connection::{AppendName, INFLIGHT_MAX, ReadAsk, SubmitError};
+use super::appends::AppendAsk;
+use super::connection::{INFLIGHT_MAX, ReadAsk, SubmitError};
+use super::driver::{Driver, Job};
 use super::error::{AppendError, ClientError};
 use super::follower::Follower;
 use super::link::{Backoff, Link};
 use super::records::RecordBatch;
 use super::session::{Answer, NoAnswer, OpenError, Operation, Session};
 
-/// The log that is appended to and read.
-const LOG: LogId = LogId(0);
+/// Appends handed to the driver and not yet numbered; more wait.
+const JOBS_MAX: usize = 1024;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -40,6 +46,13 @@ pub struct ClientOptions {
     /// Stay with the targets given instead of moving to the leader: reads come from these
     /// replicas, at every level; appends find no leader unless one of them is it.
     pub stay: bool,
+    /// Append exactly once: each append is numbered in a session of the cluster, and is sent
+    /// again until its answer is known. Without, an append is sent again only after an answer
+    /// that says that it had no effect.
+    pub exactly_once: bool,
+    /// The session ends after this long, in time during which the cluster has a leader, without
+    /// an append. The client then opens another. From 1 s to 24 h.
+    pub session_timeout: Duration,
 }
 
 impl Default for ClientOptions {
@@ -51,6 +64,8 @@ impl Default for ClientOptions {
             stall_timeout: Duration::from_secs(4),
             inflight_max: 1024,
             stay: false,
+            exactly_once: true,
+            session_timeout: Duration::from_secs(300),
         }
     }
 }
@@ -65,12 +80,30 @@ impl ClientOptions {
                 (1..=INFLIGHT_MAX).contains(&self.inflight_max),
                 "inflight_max must be from 1 to 65536",
             ),
+            (self.session_terms().fault().is_none(), "session_timeout must be from 1 s to 24 h"),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(ClientError::Options(rule)),
             None => Ok(()),
         }
     }
+
+    fn session_terms(&self) -> SessionTerms {
+        SessionTerms {
+            timeout_ms: self.session_timeout.as_millis().min(u128::from(u32::MAX)) as u32,
+            window: self.inflight_max.min(SESSION_WINDOW_MAX) as u32,
+        }
+    }
+}
+
+/// On what conditions to append.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppendOptions {
+    /// Only if the log's tail is here, so that these are the next records.
+    pub if_tail: Option<Position>,
+    /// Only if the log has taken no higher token; it takes this one then, and from then on
+    /// nothing from those who show a lower one, or none.
+    pub fence: Option<FenceToken>,
 }
 
 /// How to read.
@@ -108,21 +141,23 @@ pub struct Appended {
 }
 
 #[derive(Debug)]
-struct Inner {
-    link: Link,
-    /// Names this client's appends, so that a retry is known as one.
-    session: u64,
-    sequence: AtomicU64,
+pub(super) struct Inner {
+    pub(super) link: Arc<Link>,
+    /// The way to the driver, which is started by the first append.
+    jobs: OnceLock<mpsc::Sender<Job>>,
     seeds: AtomicU64,
 }
 
-/// A client of one cluster. Clones share its connection; calls run concurrently, pipelined.
+/// A client of one log of one cluster. Clones, and the clients of other logs made from it, share
+/// its connection and its session; calls run concurrently, pipelined, and appends take effect in
+/// the order in which they were called.
 ///
 /// Needs a `tokio` runtime with IO and time. Every call may be dropped half way; a dropped append
 /// has an unknown outcome.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) log: LogId,
 }
 
 /// Why [`Client::perform`] has no answer.
@@ -160,17 +195,35 @@ impl Client {
         // The standard library's per-process random keys: the one source of randomness here.
         let seed = RandomState::new().hash_one(std::process::id());
         let inner = Inner {
-            session: seed | 1,
-            sequence: AtomicU64::new(1),
+            jobs: OnceLock::new(),
             seeds: AtomicU64::new(seed.rotate_left(32)),
-            link: Link::new(targets, options, seed),
+            link: Arc::new(Link::new(targets, options, seed)),
         };
-        let client = Client { inner: Arc::new(inner) };
+        let client = Client { inner: Arc::new(inner), log: LogId(0) };
         client.inner.link.session(client.deadline()).await?;
         Ok(client)
     }
 
-    fn deadline(&self) -> Instant {
+    /// The log that it appends to and reads.
+    pub fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// A client of another log of the same cluster, over the same connection.
+    ///
+    /// ```no_run
+    /// # use loggos::client::{Client, ClientError, LogTerms};
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let orders = client.of_log(client.create_log(&LogTerms::named("orders")).await?);
+    /// orders.append(&["the first order"]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn of_log(&self, log: LogId) -> Client {
+        Client { inner: self.inner.clone(), log }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.inner.link.options.operation_timeout
     }
 
@@ -191,14 +244,103 @@ impl Client {
     /// # }
     /// ```
     pub async fn append<R: AsRef<[u8]>>(&self, records: &[R]) -> Result<Appended, AppendError> {
+        self.append_if(AppendOptions::default(), records).await
+    }
+
+    /// As [`Client::append`], on conditions that are judged when the append comes to its turn in
+    /// the log: all of the records are appended, or none.
+    ///
+    /// # Errors
+    /// As there; [`AppendError::TailMoved`] and [`AppendError::Fenced`] tell what stood in the
+    /// way.
+    ///
+    /// ```no_run
+    /// # use loggos::base::FenceToken;
+    /// # use loggos::client::{AppendError, AppendOptions, Client, ReadLevel};
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// // Compare and append: only if nobody else has been here.
+    /// let tail = client.tail(ReadLevel::ReadIndex).await?;
+    /// let options = AppendOptions { if_tail: Some(tail), ..Default::default() };
+    /// match client.append_if(options, &["mine"]).await {
+    ///     Ok(appended) => assert_eq!(appended.first, tail),
+    ///     Err(AppendError::TailMoved { tail }) => println!("somebody was faster: {tail}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// // A writer that has taken over shuts out the one before.
+    /// let options = AppendOptions { fence: Some(FenceToken(8)), ..Default::default() };
+    /// client.append_if(options, &["written by number 8"]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn append_if<R: AsRef<[u8]>>(
+        &self,
+        options: AppendOptions,
+        records: &[R],
+    ) -> Result<Appended, AppendError> {
         let run = run_of(records).map_err(AppendError::Invalid)?;
         let count = records.len() as u32;
-        let sequence = self.inner.sequence.fetch_add(1, Ordering::Relaxed);
-        let name = AppendName { session: self.inner.session, sequence };
-        let operation = Operation::Append { log: LOG, name, records: count, run };
+        let AppendOptions { if_tail, fence } = options;
+        let ask = AppendAsk { log: self.log, if_tail, fence, records: count, run };
+        let first = match self.inner.link.options.exactly_once {
+            true => self.append_once(ask).await?,
+            false => self.append_plainly(ask).await?,
+        };
+        Ok(Appended { first, count })
+    }
+
+    /// Takes over the log's fence with `token`, without a record. Returns the log's tail.
+    ///
+    /// # Errors
+    /// As [`Client::append_if`].
+    pub async fn fence(&self, token: FenceToken) -> Result<Position, AppendError> {
+        let fence = Some(token);
+        let ask = AppendAsk { log: self.log, if_tail: None, fence, records: 0, run: Bytes::new() };
+        match self.inner.link.options.exactly_once {
+            true => self.append_once(ask).await,
+            false => self.append_plainly(ask).await,
+        }
+    }
+
+    /// In the client's session, by its driver.
+    async fn append_once(&self, ask: AppendAsk) -> Result<Position, AppendError> {
+        let link = &self.inner.link;
+        let jobs = self.inner.jobs.get_or_init(|| {
+            let (sender, receiver) = mpsc::channel(JOBS_MAX);
+            let seed = self.inner.seeds.fetch_add(1, Ordering::Relaxed);
+            let terms = link.options.session_terms();
+            tokio::spawn(Driver::new(link.clone(), receiver, terms, seed).run());
+            sender
+        });
+        let (reply, answer) = oneshot::channel();
+        let deadline = self.deadline();
+        let unavailable = |why: &str| {
+            Err(AppendError::Unavailable(ClientError::Unavailable { why: why.to_owned() }))
+        };
+        match timeout_at(deadline, jobs.send(Job { ask, deadline, reply })).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return unavailable("the client's event loop has gone"),
+            Err(_) => return unavailable("too many appends wait"),
+        }
+        answer.await.unwrap_or_else(|_| {
+            let why = "the client's event loop has gone".to_owned();
+            Err(AppendError::OutcomeUnknown { why })
+        })
+    }
+
+    /// Without a session: sent again only where the try before certainly had no effect.
+    async fn append_plainly(&self, ask: AppendAsk) -> Result<Position, AppendError> {
+        let AppendAsk { log, if_tail, fence, records, run } = ask;
+        let terms = AppendTerms { if_tail, fence, ..AppendTerms::default() };
+        let operation = Operation::Append { log, terms, records, run };
         match self.perform(&operation, self.deadline()).await {
-            Ok((Answer::Appended { first }, _)) => Ok(Appended { first, count }),
+            Ok((Answer::Appended { first, .. }, _)) => Ok(first),
             Ok((Answer::Invalid(error), _)) => Err(AppendError::Invalid(error)),
+            Ok((Answer::Failed { code: ErrorCode::TailMoved, detail, .. }, _)) => {
+                Err(AppendError::TailMoved { tail: Position(detail) })
+            }
+            Ok((Answer::Failed { code: ErrorCode::Fenced, detail, .. }, _)) => {
+                Err(AppendError::Fenced { token: FenceToken(detail) })
+            }
             Ok((Answer::Failed { code, text, .. }, _)) if code.append_had_no_effect() => {
                 Err(AppendError::Rejected { code, text })
             }
@@ -206,6 +348,69 @@ impl Client {
             Ok((answer, _)) => Err(AppendError::OutcomeUnknown { why: format!("{answer:?}") }),
             Err(Failure::NoEffect(error)) => Err(AppendError::Unavailable(error)),
             Err(Failure::Unknown(why)) => Err(AppendError::OutcomeUnknown { why }),
+        }
+    }
+
+    /// Creates a log, unless there is one of that name; returns its number.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn create_log(&self, terms: &LogTerms) -> Result<LogId, ClientError> {
+        if let Some(fault) = terms.fault() {
+            return Err(ClientError::Options(fault));
+        }
+        match self.ask(&Operation::CreateLog(terms.clone())).await? {
+            (Answer::LogCreated(log), _) => Ok(log),
+            (other, target) => Err(bad_answer(target, &other)),
+        }
+    }
+
+    /// Deletes a log with all of its records. Whoever appends to it or reads it from then on is
+    /// told that there is none. Returns whether there was one (a lost answer is asked for again,
+    /// and the log is gone then).
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn delete_log(&self, log: LogId) -> Result<bool, ClientError> {
+        match self.ask(&Operation::DeleteLog(log)).await {
+            Ok((Answer::Done, _)) => Ok(true),
+            Err(ClientError::Server { code: ErrorCode::NoSuchLog, .. }) => Ok(false),
+            Ok((other, target)) => Err(bad_answer(target, &other)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The log of this name; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn find_log(
+        &self,
+        name: &str,
+        level: ReadLevel,
+    ) -> Result<Option<LogStatus>, ClientError> {
+        let ask = Operation::FindLog { name: name.to_owned(), level };
+        match self.ask(&ask).await {
+            Ok((Answer::Logs(logs), _)) => Ok(logs.into_iter().next()),
+            Err(ClientError::Server { code: ErrorCode::NoSuchLog, .. }) => Ok(None),
+            Ok((other, target)) => Err(bad_answer(target, &other)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All logs, by name.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn list_logs(&self, level: ReadLevel) -> Result<Vec<LogStatus>, ClientError> {
+        let mut all: Vec<LogStatus> = Vec::new();
+        loop {
+            let after = all.last().map_or(String::new(), |log| log.name.clone());
+            match self.ask(&Operation::ListLogs { after, logs_max: 0, level }).await? {
+                (Answer::Logs(logs), _) if logs.is_empty() => return Ok(all),
+                (Answer::Logs(logs), _) => all.extend(logs),
+                (other, target) => return Err(bad_answer(target, &other)),
+            }
         }
     }
 
@@ -222,7 +427,7 @@ impl Client {
         let wait_max = stall_timeout.min(operation_timeout) / 2;
         let wait_ms = options.wait.min(wait_max).as_millis().min(u128::from(u32::MAX)) as u32;
         let ReadOptions { level, records_max, bytes_max, wait: _ } = options;
-        let ask = ReadAsk { log: LOG, from, records_max, bytes_max, level, wait_ms };
+        let ask = ReadAsk { log: self.log, from, records_max, bytes_max, level, wait_ms };
         let (answer, target) = self.ask(&Operation::Read(ask)).await?;
         match answer {
             Answer::Records(batch) if batch.is_empty() || batch.first() == from => Ok(batch),
@@ -236,7 +441,8 @@ impl Client {
 
     /// Follows the log from `from` on: every record once, in order, whatever breaks in between.
     pub fn follow(&self, from: Position) -> Follower {
-        Follower::new(self.clone(), from)
+        let seed = self.inner.seeds.fetch_add(1, Ordering::Relaxed);
+        Follower::new(self.clone(), from, seed)
     }
 
     /// The next position to be given out.
@@ -244,7 +450,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn tail(&self, level: ReadLevel) -> Result<Position, ClientError> {
-        match self.ask(&Operation::Tail { log: LOG, level }).await? {
+        match self.ask(&Operation::Tail { log: self.log, level }).await? {
             (Answer::Tail(tail), _) => Ok(tail),
             (other, target) => Err(bad_answer(target, &other)),
         }
@@ -316,7 +522,7 @@ impl Client {
         loop {
             let session = link.session(deadline).await.map_err(Failure::NoEffect)?;
             match session.call(operation.clone(), deadline).await {
-                Ok(Answer::Failed { code, leader, text }) if may_retry(operation, code) => {
+                Ok(Answer::Failed { code, leader, detail, text }) if may_retry(operation, code) => {
                     if code != ErrorCode::Overloaded {
                         link.move_from(&session, leader).await;
                     }
@@ -326,7 +532,7 @@ impl Client {
                     let at_once = redirects == 1 && leader.is_some();
                     let pause = if at_once { Duration::ZERO } else { backoff.next() };
                     if timeout_at(deadline, sleep(pause)).await.is_err() {
-                        let failed = Answer::Failed { code, leader, text };
+                        let failed = Answer::Failed { code, leader, detail, text };
                         return Ok((failed, session.target.clone()));
                     }
                 }
@@ -353,7 +559,7 @@ impl Client {
             // It takes requests and does not answer: the next call tries another node.
             self.inner.link.move_from(session, None).await;
         }
-        let is_append = matches!(operation, Operation::Append { .. });
+        let is_append = operation.is_append();
         match lost {
             NoAnswer { sent: true, why, .. } if is_append => Err(Failure::Unknown(why)),
             NoAnswer { timed_out: true, why, .. } => {
@@ -366,8 +572,9 @@ impl Client {
 
 /// Whether sending `operation` again after this answer is safe and of use.
 fn may_retry(operation: &Operation, code: ErrorCode) -> bool {
-    let is_append = matches!(operation, Operation::Append { .. });
-    code.is_retryable() || (!is_append && code == ErrorCode::Corrupted)
+    let is_append = operation.is_append();
+    let without_harm = matches!(code, ErrorCode::Corrupted | ErrorCode::OutcomeUnknown);
+    code.is_retryable() || (!is_append && without_harm)
 }
 
 fn bad_answer(target: String, answer: &Answer) -> ClientError {

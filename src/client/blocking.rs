@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::base::Position;
+use crate::base::{FenceToken, LogId, LogTerms, Position};
+use crate::wire::status::LogStatus;
 use crate::wire::{NodeStatus, ReadLevel};
 
-use super::{AppendError, Appended, ClientError, ClientOptions, ReadOptions, Record, RecordBatch};
+use super::{
+    AppendError, AppendOptions, Appended, ClientError, ClientOptions, ReadOptions, Record,
+    RecordBatch,
+};
 
 /// A client of one cluster that blocks. Clones share its connection and its runtime, which runs
 /// on the calling threads, and only while a call is going on.
@@ -54,6 +58,63 @@ impl Client {
     /// As there.
     pub fn append<R: AsRef<[u8]>>(&self, records: &[R]) -> Result<Appended, AppendError> {
         self.runtime.block_on(self.client.append(records))
+    }
+
+    /// As [`super::Client::append_if`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_if<R: AsRef<[u8]>>(
+        &self,
+        options: AppendOptions,
+        records: &[R],
+    ) -> Result<Appended, AppendError> {
+        self.runtime.block_on(self.client.append_if(options, records))
+    }
+
+    /// As [`super::Client::fence`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fence(&self, token: FenceToken) -> Result<Position, AppendError> {
+        self.runtime.block_on(self.client.fence(token))
+    }
+
+    /// As [`super::Client::of_log`].
+    pub fn of_log(&self, log: LogId) -> Client {
+        Client { client: self.client.of_log(log), runtime: self.runtime.clone() }
+    }
+
+    /// As [`super::Client::create_log`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_log(&self, terms: &LogTerms) -> Result<LogId, ClientError> {
+        self.runtime.block_on(self.client.create_log(terms))
+    }
+
+    /// As [`super::Client::delete_log`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_log(&self, log: LogId) -> Result<bool, ClientError> {
+        self.runtime.block_on(self.client.delete_log(log))
+    }
+
+    /// As [`super::Client::find_log`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find_log(&self, name: &str, level: ReadLevel) -> Result<Option<LogStatus>, ClientError> {
+        self.runtime.block_on(self.client.find_log(name, level))
+    }
+
+    /// As [`super::Client::list_logs`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn list_logs(&self, level: ReadLevel) -> Result<Vec<LogStatus>, ClientError> {
+        self.runtime.block_on(self.client.list_logs(level))
     }
 
     /// As [`super::Client::read`].

@@ -12,7 +12,9 @@ use std::fmt;
 
 use crate::base::limits::RECORD_BYTES_MAX;
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
-use crate::base::{ClusterId, GroupId, LogId, Position};
+use crate::base::{
+    AppendTerms, ClusterId, GroupId, LogId, LogTerms, Position, SessionId, SessionTerms,
+};
 use crate::wire::client::{AppendHead, decode_response, encode_append, encode_request};
 use crate::wire::hello::{decode_hello_reply, encode_hello};
 use crate::wire::{
@@ -66,15 +68,6 @@ pub enum ConnectionError {
     WrongAnswer(&'static str),
 }
 
-/// Names an append over all its retries: the client's session and the number within.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct AppendName {
-    /// The session, 0 for none.
-    pub session: u64,
-    /// The append within the session.
-    pub sequence: u64,
-}
-
 /// What has come in.
 #[derive(Debug)]
 pub enum Incoming<'a, T> {
@@ -94,14 +87,29 @@ pub enum Incoming<'a, T> {
         /// The answer.
         response: Response<'a>,
     },
+    /// Records for a follower, which goes on.
+    Pushed {
+        /// What was handed in with the request.
+        tag: &'a T,
+        /// [`Response::Records`].
+        response: Response<'a>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
-    Append { records: u32 },
+    Append {
+        records: u32,
+    },
     Read,
     Tail,
     Status,
+    Session,
+    Created,
+    Logs,
+    Done,
+    /// Any number of records, then the end.
+    Follow,
 }
 
 #[derive(Debug)]
@@ -117,6 +125,7 @@ struct Slab<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
     count_max: usize,
+    followers: usize,
 }
 
 impl<T> Slab<T> {
@@ -131,6 +140,7 @@ impl<T> Slab<T> {
         });
         let entry = &mut self.entries[index as usize];
         entry.generation = entry.generation.wrapping_add(1);
+        self.followers += usize::from(expected == Expected::Follow);
         entry.pending = Some((tag, expected));
         RequestId(u64::from(entry.generation) << 32 | u64::from(index))
     }
@@ -142,10 +152,15 @@ impl<T> Slab<T> {
         Some(*expected).filter(|_| entry.generation == (id.0 >> 32) as u32)
     }
 
+    fn tag(&self, id: RequestId) -> Option<&T> {
+        self.entries.get(id.0 as u32 as usize)?.pending.as_ref().map(|(tag, _)| tag)
+    }
+
     /// Ends the request in flight with this id.
     fn remove(&mut self, id: RequestId) -> Option<T> {
         let index = id.0 as u32;
-        let (tag, _) = self.entries.get_mut(index as usize)?.pending.take()?;
+        let (tag, expected) = self.entries.get_mut(index as usize)?.pending.take()?;
+        self.followers -= usize::from(expected == Expected::Follow);
         self.free.push(index);
         Some(tag)
     }
@@ -203,7 +218,12 @@ impl<T> ClientConnection<T> {
             encoder,
             decoder: FrameDecoder::plain(),
             output,
-            slab: Slab { entries: Vec::new(), free: Vec::new(), count_max: inflight_max },
+            slab: Slab {
+                entries: Vec::new(),
+                free: Vec::new(),
+                count_max: inflight_max,
+                followers: 0,
+            },
             state: State::Greeting,
             limits: Limits::default(),
             group: GroupId(0),
@@ -223,6 +243,11 @@ impl<T> ClientConnection<T> {
     /// Requests submitted and not yet answered.
     pub fn inflight_count(&self) -> usize {
         self.slab.count()
+    }
+
+    /// Of the requests submitted and not yet answered: followers.
+    pub fn followers_count(&self) -> usize {
+        self.slab.followers
     }
 
     /// The limits of the server, or those of this version before it has answered.
@@ -269,7 +294,8 @@ impl<T> ClientConnection<T> {
     }
 
     /// Submits an append of `records`, which are copied once, into the output. The tag comes back
-    /// with the answer, or at once with the error.
+    /// with the answer, or at once with the error. An append of no records takes its turn in its
+    /// session, or sets a fence.
     ///
     /// # Errors
     /// [`SubmitError`]; nothing was submitted then.
@@ -277,7 +303,7 @@ impl<T> ClientConnection<T> {
         &mut self,
         tag: T,
         log: LogId,
-        name: AppendName,
+        terms: AppendTerms,
         records: &[R],
     ) -> Result<RequestId, (T, SubmitError)> {
         let record_max = (self.limits.record_bytes_max as usize).min(RECORD_BYTES_MAX);
@@ -290,7 +316,7 @@ impl<T> ClientConnection<T> {
             }
             run_size += RECORD_PREFIX_SIZE + size;
         }
-        self.append_with(tag, log, name, records.len(), run_size, |out| {
+        self.append_with(tag, log, terms, records.len(), run_size, |out| {
             records.iter().for_each(|record| push_record(out, record.as_ref()));
         })
     }
@@ -304,11 +330,11 @@ impl<T> ClientConnection<T> {
         &mut self,
         tag: T,
         log: LogId,
-        name: AppendName,
+        terms: AppendTerms,
         records: u32,
         run: &[u8],
     ) -> Result<RequestId, (T, SubmitError)> {
-        self.append_with(tag, log, name, records as usize, run.len(), |out| {
+        self.append_with(tag, log, terms, records as usize, run.len(), |out| {
             out.extend_from_slice(run);
         })
     }
@@ -317,27 +343,29 @@ impl<T> ClientConnection<T> {
         &mut self,
         tag: T,
         log: LogId,
-        name: AppendName,
+        terms: AppendTerms,
         records: usize,
         run_size: usize,
         put_run: impl FnOnce(&mut Vec<u8>),
     ) -> Result<RequestId, (T, SubmitError)> {
-        if let Err(error) = self.check_append(records, run_size) {
+        let is_void = records == 0
+            && (terms.session != SessionId::NONE || terms.fence.is_some())
+            && self.can_submit();
+        if !is_void && let Err(error) = self.check_append(records, run_size) {
             return Err((tag, error));
         }
         let records = records as u32;
         let request = self.slab.insert(tag, Expected::Append { records });
-        let AppendName { session, sequence } = name;
-        let head = AppendHead { request, log, session, sequence, records };
+        let head = AppendHead { request, log, terms, records };
         encode_append(&head, self.group, &mut self.encoder, &mut self.output, put_run);
         Ok(request)
     }
 
-    fn submit(
+    fn submit<'r>(
         &mut self,
         tag: T,
         expected: Expected,
-        make: impl FnOnce(RequestId) -> Request<'static>,
+        make: impl FnOnce(RequestId) -> Request<'r>,
     ) -> Result<RequestId, (T, SubmitError)> {
         if let Err(error) = self.check_open() {
             return Err((tag, error));
@@ -385,6 +413,121 @@ impl<T> ClientConnection<T> {
         self.submit(tag, Expected::Status, |request| Request::Status { request })
     }
 
+    /// Submits the opening of a session; [`Response::SessionOpened`] answers it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn open_session(
+        &mut self,
+        tag: T,
+        terms: SessionTerms,
+    ) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Session, |request| Request::OpenSession { request, terms })
+    }
+
+    /// Submits the end of a session; [`Response::Done`] answers it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn close_session(
+        &mut self,
+        tag: T,
+        session: SessionId,
+    ) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Done, |request| Request::CloseSession { request, session })
+    }
+
+    /// Submits the creation of a log; [`Response::LogCreated`] answers it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn create_log(&mut self, tag: T, terms: &LogTerms) -> Result<RequestId, (T, SubmitError)> {
+        let LogTerms { name, record_bytes_max } = terms;
+        let record_bytes_max = *record_bytes_max;
+        self.submit(tag, Expected::Created, |request| Request::CreateLog {
+            request,
+            name,
+            record_bytes_max,
+        })
+    }
+
+    /// Submits the deletion of a log; [`Response::Done`] answers it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn delete_log(&mut self, tag: T, log: LogId) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Done, |request| Request::DeleteLog { request, log })
+    }
+
+    /// Submits the question for the log of a name; [`Response::LogsAre`] answers it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn find_log(
+        &mut self,
+        tag: T,
+        name: &str,
+        level: ReadLevel,
+    ) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Logs, |request| Request::FindLog { request, name, level })
+    }
+
+    /// Submits the question for at most `logs_max` logs behind a name; [`Response::LogsAre`]
+    /// answers it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn list_logs(
+        &mut self,
+        tag: T,
+        after: &str,
+        logs_max: u32,
+        level: ReadLevel,
+    ) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Logs, |request| Request::ListLogs {
+            request,
+            after,
+            logs_max,
+            level,
+        })
+    }
+
+    /// Submits a follower with its first credit: [`Incoming::Pushed`] brings records until
+    /// [`Incoming::Answer`] brings its end.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then.
+    pub fn follow(
+        &mut self,
+        tag: T,
+        log: LogId,
+        from: Position,
+        credit_bytes: u32,
+    ) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Follow, |request| Request::Follow {
+            request,
+            log,
+            from,
+            credit_bytes,
+        })
+    }
+
+    /// Gives a follower credit; nothing happens when it has ended.
+    pub fn credit(&mut self, follower: RequestId, bytes: u32) {
+        if self.is_ready() && self.slab.expected(follower) == Some(Expected::Follow) {
+            let request = Request::Credit { request: follower, bytes };
+            encode_request(&request, self.group, &mut self.encoder, &mut self.output);
+        }
+    }
+
+    /// Asks a follower to end; nothing happens when it has ended.
+    pub fn unfollow(&mut self, follower: RequestId) {
+        if self.is_ready() && self.slab.expected(follower) == Some(Expected::Follow) {
+            let request = Request::Unfollow { request: follower };
+            encode_request(&request, self.group, &mut self.encoder, &mut self.output);
+        }
+    }
+
     /// Takes received bytes and hands out what they complete.
     ///
     /// # Errors
@@ -419,6 +562,7 @@ impl<T> ClientConnection<T> {
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.state = State::Ended;
         self.slab.free.clear();
+        self.slab.followers = 0;
         self.slab.entries.drain(..).filter_map(|entry| entry.pending.map(|(tag, _)| tag))
     }
 }
@@ -480,12 +624,22 @@ fn answer<T>(
     let id = response.id();
     let expected = slab.expected(id).ok_or(ConnectionError::UnknownRequest(id))?;
     match (&response, expected) {
+        (Response::Records { .. }, Expected::Follow) => {
+            let tag = slab.tag(id).ok_or(ConnectionError::UnknownRequest(id))?;
+            on_incoming(Incoming::Pushed { tag, response });
+            return Ok(());
+        }
         (Response::Failed { .. }, _)
         | (Response::Records { .. }, Expected::Read)
         | (Response::TailIs { .. }, Expected::Tail)
-        | (Response::StatusIs { .. }, Expected::Status) => {}
+        | (Response::StatusIs { .. }, Expected::Status)
+        | (Response::SessionOpened { .. }, Expected::Session)
+        | (Response::LogCreated { .. }, Expected::Created)
+        | (Response::LogsAre { .. }, Expected::Logs)
+        | (Response::Done { .. }, Expected::Done | Expected::Follow) => {}
         (Response::Appended { records, .. }, Expected::Append { records: asked }) => {
-            if *records != asked {
+            // A void that comes after its append gets the append's own answer.
+            if *records != asked && asked > 0 {
                 let why = "another number of records than was appended";
                 return Err(ConnectionError::WrongAnswer(why));
             }

@@ -1,5 +1,6 @@
 //! What can go wrong for a user of the client, and what each means for an append.
 
+use crate::base::{FenceToken, Position};
 use crate::wire::{ErrorCode, RefuseReason};
 
 use super::connection::SubmitError;
@@ -57,6 +58,18 @@ pub enum AppendError {
         code: ErrorCode,
         /// Why, for people.
         text: String,
+    },
+    /// The log's tail was not where the append wanted it. No effect.
+    #[error("the log's tail is at {tail}, not where the append wants it")]
+    TailMoved {
+        /// Where it was when the append came to its turn.
+        tail: Position,
+    },
+    /// The log has taken a higher fencing token: another writer has taken over. No effect.
+    #[error("the log has taken the fencing token {token}, which is higher")]
+    Fenced {
+        /// The log's token.
+        token: FenceToken,
     },
     /// No leader took it in the time given. No effect.
     #[error(transparent)]

@@ -42,6 +42,11 @@ impl Backoff {
         self.attempt += 1;
         self.rng.between(ceiling / 2, ceiling)
     }
+
+    /// All is well: the next pause is a short one.
+    pub(super) fn reset(&mut self) {
+        self.attempt = 0;
+    }
 }
 
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! The client library: leader discovery, reconnects, retries, pipelining.
 //!
 //! Callers: whoever embeds Loggos, the command line, and (its [`connection`] half) the load
-//! generator. Guarantee: an append is sent again only where the one before certainly had no
-//! effect, so that the client itself never appends anything twice; where the outcome cannot be
-//! known, the answer is [`AppendError::OutcomeUnknown`], never a guess.
+//! generator. Guarantee: an append is in the log once, however often it had to be sent (see
+//! [`appends`]); where the outcome cannot be known, the answer is [`AppendError::OutcomeUnknown`],
+//! never a guess.
 //!
 //! - [`Client`]: async, on `tokio`; cheap to clone, concurrent calls share one connection.
 //! - [`blocking::Client`]: the same calls for threads.
@@ -29,8 +29,10 @@
 #![forbid(unsafe_code)]
 
 mod api;
+pub mod appends;
 pub mod blocking;
 pub mod connection;
+mod driver;
 mod error;
 mod follower;
 mod link;
@@ -39,8 +41,10 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use crate::base::LogTerms;
+pub use crate::wire::status::LogStatus;
 pub use crate::wire::{ErrorCode, NodeStatus, ReadLevel, RefuseReason};
-pub use api::{Appended, Client, ClientOptions, ReadOptions};
+pub use api::{AppendOptions, Appended, Client, ClientOptions, ReadOptions};
 pub use error::{AppendError, ClientError};
 pub use follower::Follower;
 pub use records::{Record, RecordBatch};

@@ -63,6 +63,11 @@ impl RecordBatch {
         self.count as usize
     }
 
+    /// Their bytes with their prefixes.
+    pub(super) fn run_bytes(&self) -> usize {
+        self.run.len()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.count == 0

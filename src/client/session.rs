@@ -15,10 +15,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::base::{ClusterId, LogId, NodeId, Position};
-use crate::wire::{ErrorCode, NodeStatus, ReadLevel, RefuseReason, Response, Welcome};
+use crate::base::{
+    AppendTerms, ClusterId, LogId, LogTerms, NodeId, Position, Sequence, SessionId, SessionTerms,
+};
+use crate::wire::status::LogStatus;
+use crate::wire::{ErrorCode, NodeStatus, ReadLevel, RefuseReason, RequestId, Response, Welcome};
 
-use super::connection::{AppendName, ClientConnection, Incoming, ReadAsk, SubmitError};
+use super::connection::{ClientConnection, Incoming, ReadAsk, SubmitError};
 use super::records::RecordBatch;
 
 /// Calls handed to a connection and not yet encoded; more wait.
@@ -31,24 +34,74 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 /// What a call asks for. Cloning shares the records.
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
-    Append { log: LogId, name: AppendName, records: u32, run: Bytes },
+    Append {
+        log: LogId,
+        terms: AppendTerms,
+        records: u32,
+        run: Bytes,
+    },
     Read(ReadAsk),
-    Tail { log: LogId, level: ReadLevel },
+    Tail {
+        log: LogId,
+        level: ReadLevel,
+    },
     Status,
+    OpenSession(SessionTerms),
+    CloseSession(SessionId),
+    CreateLog(LogTerms),
+    DeleteLog(LogId),
+    FindLog {
+        name: String,
+        level: ReadLevel,
+    },
+    ListLogs {
+        after: String,
+        logs_max: u32,
+        level: ReadLevel,
+    },
+    Follow {
+        log: LogId,
+        from: Position,
+        credit_bytes: u32,
+    },
+    /// Credit for the follower that was started with this flow; not answered.
+    Credit {
+        flow: Flow,
+        bytes: u32,
+    },
+    Unfollow {
+        flow: Flow,
+    },
 }
+
+impl Operation {
+    /// Whether it changes the log, so that doing it twice is not the same as once.
+    pub(super) fn is_append(&self) -> bool {
+        matches!(self, Operation::Append { .. })
+    }
+}
+
+/// A follower's number on its connection, known once it is submitted.
+pub(super) type Flow = Arc<OnceLock<RequestId>>;
 
 /// What a call got.
 #[derive(Debug)]
 pub(super) enum Answer {
     Appended {
         first: Position,
+        records: u32,
     },
     Records(RecordBatch),
     Tail(Position),
     Status(Box<NodeStatus>),
+    SessionOpened(SessionId),
+    LogCreated(LogId),
+    Logs(Vec<LogStatus>),
+    Done,
     Failed {
         code: ErrorCode,
         leader: Option<NodeId>,
+        detail: u64,
         text: String,
     },
     /// The connection did not take it. No effect.
@@ -82,10 +135,45 @@ impl Ticket {
     }
 }
 
+/// Who gets an answer.
+pub(super) enum Reply {
+    /// A call that waits for it.
+    Call(oneshot::Sender<Answer>),
+    /// The driver of the client's appends. (Bounded by its window.)
+    Append { session: SessionId, sequence: Sequence, to: mpsc::UnboundedSender<Back> },
+    /// The same, which has asked for a session.
+    Session(mpsc::UnboundedSender<Back>),
+    /// A follower. (Bounded by its credit.)
+    Follow { flow: Flow, to: mpsc::UnboundedSender<Answer> },
+    /// Nobody.
+    Nobody,
+}
+
+/// An answer for the driver of the client's appends.
+pub(super) enum Back {
+    Session(Answer),
+    Append { session: SessionId, sequence: Sequence, answer: Answer },
+}
+
+impl Reply {
+    /// Hands over the answer. Whoever asked may have gone; then nobody needs it.
+    fn send(self, answer: Answer) {
+        match self {
+            Reply::Call(to) => drop(to.send(answer)),
+            Reply::Append { session, sequence, to } => {
+                drop(to.send(Back::Append { session, sequence, answer }));
+            }
+            Reply::Session(to) => drop(to.send(Back::Session(answer))),
+            Reply::Follow { to, .. } => drop(to.send(answer)),
+            Reply::Nobody => {}
+        }
+    }
+}
+
 struct Command {
     operation: Operation,
     ticket: Arc<Ticket>,
-    reply: oneshot::Sender<Answer>,
+    reply: Reply,
 }
 
 /// The handle on a connection that stands (or has just died). The task ends when the last handle
@@ -148,7 +236,7 @@ impl Session {
     ) -> Result<Answer, NoAnswer> {
         let ticket = Arc::new(Ticket::default());
         let (reply, answer) = oneshot::channel();
-        let command = Command { operation, ticket: ticket.clone(), reply };
+        let command = Command { operation, ticket: ticket.clone(), reply: Reply::Call(reply) };
         match timeout_at(deadline, self.commands.send(command)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(self.lost(false)),
@@ -162,7 +250,26 @@ impl Session {
         }
     }
 
-    fn lost(&self, sent: bool) -> NoAnswer {
+    /// Queues `operation`, in the order of these calls; its answer goes to `reply`, unless the
+    /// connection ends first ([`Session::ended`]).
+    pub(super) async fn submit(&self, operation: Operation, reply: Reply) -> Result<(), NoAnswer> {
+        let command = Command { operation, ticket: Arc::default(), reply };
+        self.commands.send(command).await.map_err(|_| self.lost(false))
+    }
+
+    /// As [`Session::submit`], at once or not at all.
+    pub(super) fn try_submit(&self, operation: Operation) {
+        let command = Command { operation, ticket: Arc::default(), reply: Reply::Nobody };
+        // What is not taken is a courtesy to a connection that is full or gone.
+        let _ = self.commands.try_send(command);
+    }
+
+    /// Waits until the connection has ended.
+    pub(super) async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
+    pub(super) fn lost(&self, sent: bool) -> NoAnswer {
         let why = match self.ended.get() {
             Some(why) => why.clone(),
             None => format!("the connection to {} has ended", self.target),
@@ -176,7 +283,7 @@ impl Session {
     }
 }
 
-type Connection = ClientConnection<oneshot::Sender<Answer>>;
+type Connection = ClientConnection<Reply>;
 
 async fn greet(
     target: &str,
@@ -201,7 +308,7 @@ async fn greet(
             Incoming::Refused { reason, text } => {
                 result = Some(Err(OpenError::Refused { reason, text: text.to_owned() }));
             }
-            Incoming::Answer { .. } => {}
+            Incoming::Answer { .. } | Incoming::Pushed { .. } => {}
         });
         received.map_err(|error| failed(&error))?;
         if let Some(result) = result {
@@ -239,6 +346,8 @@ impl Task {
             self.refill();
             let has_output = self.written < self.outgoing.len();
             let inflight = self.connection.inflight_count();
+            // Followers may be silent for as long as there is nothing to tell.
+            let waiting = inflight - self.connection.followers_count();
             if !self.is_open && inflight == 0 && !has_output {
                 return "no longer used".to_owned();
             }
@@ -269,7 +378,7 @@ impl Task {
                     Some(command) => self.take(command),
                     None => self.is_open = false,
                 },
-                () = sleep_until(self.last_progress + self.stall_timeout), if inflight > 0 => {
+                () = sleep_until(self.last_progress + self.stall_timeout), if waiting > 0 => {
                     return format!("silent for {} ms", self.stall_timeout.as_millis());
                 }
             }
@@ -285,7 +394,7 @@ impl Task {
 
     /// Encodes a command and those queued behind it.
     fn take(&mut self, command: Command) {
-        if self.connection.inflight_count() == 0 {
+        if self.connection.inflight_count() == self.connection.followers_count() {
             self.last_progress = Instant::now();
         }
         self.submit(command);
@@ -303,25 +412,62 @@ impl Task {
         }
         let (connection, reply) = (&mut self.connection, command.reply);
         let submitted = match command.operation {
-            Operation::Append { log, name, records, run } => {
-                connection.append_run(reply, log, name, records, &run)
+            Operation::Append { log, terms, records, run } => {
+                connection.append_run(reply, log, terms, records, &run)
             }
             Operation::Read(ask) => connection.read(reply, &ask),
             Operation::Tail { log, level } => connection.tail(reply, log, level),
             Operation::Status => connection.status(reply),
+            Operation::OpenSession(terms) => connection.open_session(reply, terms),
+            Operation::CloseSession(session) => connection.close_session(reply, session),
+            Operation::CreateLog(terms) => connection.create_log(reply, &terms),
+            Operation::DeleteLog(log) => connection.delete_log(reply, log),
+            Operation::FindLog { name, level } => connection.find_log(reply, &name, level),
+            Operation::ListLogs { after, logs_max, level } => {
+                connection.list_logs(reply, &after, logs_max, level)
+            }
+            Operation::Follow { log, from, credit_bytes } => {
+                let flow = match &reply {
+                    Reply::Follow { flow, .. } => Some(flow.clone()),
+                    _ => None,
+                };
+                let followed = connection.follow(reply, log, from, credit_bytes);
+                if let (Ok(request), Some(flow)) = (&followed, flow) {
+                    let first = flow.set(*request);
+                    assert!(first.is_ok(), "a flow is started once");
+                }
+                followed
+            }
+            Operation::Credit { flow, bytes } => {
+                flow.get().into_iter().for_each(|request| connection.credit(*request, bytes));
+                return;
+            }
+            Operation::Unfollow { flow } => {
+                flow.get().into_iter().for_each(|request| connection.unfollow(*request));
+                return;
+            }
         };
         if let Err((reply, error)) = submitted {
-            // Whoever asked may have gone; then nobody needs the answer.
-            let _ = reply.send(Answer::Invalid(error));
+            reply.send(Answer::Invalid(error));
         }
     }
 }
 
 /// Hands an answer to its caller, who may have gone.
-fn finish(incoming: Incoming<'_, oneshot::Sender<Answer>>) {
-    let Incoming::Answer { tag, response } = incoming else { return };
-    let answer = match response {
-        Response::Appended { first, .. } => Answer::Appended { first },
+fn finish(incoming: Incoming<'_, Reply>) {
+    match incoming {
+        Incoming::Answer { tag, response } => tag.send(answer_of(&response)),
+        Incoming::Pushed { tag: Reply::Follow { to, .. }, response } => {
+            // A follower that is gone has asked for its end, or its credit runs out.
+            let _ = to.send(answer_of(&response));
+        }
+        _ => {}
+    }
+}
+
+fn answer_of(response: &Response<'_>) -> Answer {
+    match *response {
+        Response::Appended { first, records, .. } => Answer::Appended { first, records },
         Response::Records { first, records, tail, run, .. } => {
             match RecordBatch::new(first, tail, records, Bytes::copy_from_slice(run)) {
                 Ok(batch) => Answer::Records(batch),
@@ -333,9 +479,15 @@ fn finish(incoming: Incoming<'_, oneshot::Sender<Answer>>) {
             Ok(status) => Answer::Status(Box::new(status)),
             Err(error) => Answer::Bad(format!("the status: {error}")),
         },
-        Response::Failed { error, leader, text, .. } => {
-            Answer::Failed { code: error, leader, text: text.to_owned() }
+        Response::SessionOpened { session, .. } => Answer::SessionOpened(session),
+        Response::LogCreated { log, .. } => Answer::LogCreated(log),
+        Response::LogsAre { json, .. } => match serde_json::from_slice(json) {
+            Ok(logs) => Answer::Logs(logs),
+            Err(error) => Answer::Bad(format!("the list of logs: {error}")),
+        },
+        Response::Done { .. } => Answer::Done,
+        Response::Failed { error, leader, detail, text, .. } => {
+            Answer::Failed { code: error, leader, detail, text: text.to_owned() }
         }
-    };
-    let _ = tag.send(answer);
+    }
 }

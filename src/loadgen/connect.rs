@@ -100,7 +100,9 @@ pub fn connect(address: &str, inflight_max: usize) -> Result<Session, ConnectErr
         let received = connection.receive(&buffer[..count], |incoming| match incoming {
             Incoming::Welcome(welcome) => reply = Some(Ok(welcome.clone())),
             Incoming::Refused { text, .. } => reply = Some(Err(text.to_owned())),
-            Incoming::Answer { .. } => unreachable!("nothing was asked yet"),
+            Incoming::Answer { .. } | Incoming::Pushed { .. } => {
+                unreachable!("nothing was asked yet")
+            }
         });
         received.map_err(|source| ConnectError::Foreign { address: address_owned(), source })?;
     }

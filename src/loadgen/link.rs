@@ -17,10 +17,10 @@ use super::stats::{Loss, Phases, Tally};
 use super::workload::{Pacing, Workload};
 use crate::base::records::{RECORD_PREFIX_SIZE, Records, push_record};
 use crate::base::rng::Rng;
-use crate::base::{LogId, Position};
+use crate::base::{AppendTerms, LogId, Position};
 use crate::client::ErrorCode;
 use crate::client::connection::{
-    AppendName, ClientConnection, ConnectionError, Incoming, ReadAsk, Response, SubmitError,
+    ClientConnection, ConnectionError, Incoming, ReadAsk, Response, SubmitError,
 };
 
 /// How long an operation may be answered "try again" before it counts as failed, and how long an
@@ -302,7 +302,7 @@ impl Link {
                 if self.workload.history {
                     fill_values(&mut self.run, &self.workload, worker, value);
                 }
-                connection.append_run(slot, LogId(0), AppendName::default(), records, &self.run)
+                connection.append_run(slot, LogId(0), AppendTerms::default(), records, &self.run)
             }
             What::Read { from } => {
                 let ask = ReadAsk {

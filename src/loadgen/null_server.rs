@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::base::{ClusterId, GroupId, NodeId, Position};
+use crate::base::{ClusterId, GroupId, LogId, NodeId, Position, SessionId};
 use crate::wire::client::{decode_request, encode_response};
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::{
@@ -162,7 +162,8 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
     let every = behaviour.fail_every.load(Ordering::Relaxed);
     if every > 0 && seen.is_multiple_of(every) {
         let error = behaviour.error.lock().unwrap().unwrap_or(ErrorCode::Overloaded);
-        return Response::Failed { request: request.id(), error, leader: None, text: "planted" };
+        let (request, text) = (request.id(), "planted");
+        return Response::Failed { request, error, leader: None, detail: 0, text };
     }
     match *request {
         Request::Append { request, records, .. } => {
@@ -180,6 +181,20 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
             let tail = Position(behaviour.tail.load(Ordering::Relaxed));
             Response::TailIs { request, tail }
         }
+        Request::OpenSession { request, .. } => {
+            Response::SessionOpened { request, session: SessionId(1) }
+        }
+        Request::CreateLog { request, .. } => {
+            Response::LogCreated { request, log: LogId(1), created: true }
+        }
+        Request::FindLog { request, .. } | Request::ListLogs { request, .. } => {
+            Response::LogsAre { request, json: b"[]" }
+        }
+        Request::CloseSession { request, .. }
+        | Request::DeleteLog { request, .. }
+        | Request::Follow { request, .. }
+        | Request::Credit { request, .. }
+        | Request::Unfollow { request } => Response::Done { request },
         Request::Status { request } => Response::StatusIs { request, json: b"{}" },
     }
 }

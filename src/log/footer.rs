@@ -6,7 +6,7 @@
 //!
 //! A footer is derived from the entries: a damaged one is never believed and is built again.
 
-use crate::base::limits::{BLOCK_SIZE, block_align};
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX, block_align};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{Ballot, Checksum, NodeId, Position, Slot};
 
@@ -166,11 +166,27 @@ fn decode_row(row: &[u8]) -> Result<IndexEntry, String> {
     let sound = match applied {
         true => (1..u64::MAX).contains(&entry.slot.0),
         false => entry.records == 0,
-    };
+    } && entry.value_size as usize <= VALUE_BYTES_MAX;
     if !sound || entry.first.0.checked_add(entry.records.into()).is_none() {
         return Err(format!("a row of the index footer makes no sense (slot {})", entry.slot));
     }
     Ok(entry)
+}
+
+/// Whether a footer's rows tell of these entries (slot, ballot, value size), in the order and at
+/// the offsets in which they stand in the segment.
+pub(super) fn tells_of(
+    entries: &[IndexEntry],
+    standing: impl ExactSizeIterator<Item = (Slot, Ballot, u32)>,
+) -> bool {
+    let mut offset = BLOCK_SIZE as u64;
+    let same = entries.len() == standing.len();
+    same && entries.iter().zip(standing).all(|(entry, (slot, ballot, value_size))| {
+        let told = (entry.slot, entry.ballot, entry.value_size, u64::from(entry.offset));
+        let fits = told == (slot, ballot, value_size, offset);
+        offset += block_align(ENTRY_HEADER_SIZE + value_size as usize) as u64;
+        fits
+    })
 }
 
 #[cfg(test)]
@@ -227,6 +243,20 @@ mod tests {
         let mut bytes = vec![1; trailer.size()];
         encode(&trailer, entries, &mut bytes);
         (trailer, bytes)
+    }
+
+    #[test]
+    fn a_footer_that_tells_the_impossible_is_refused() {
+        let sound = rows(3).pop().expect("three rows");
+        let decoded = |entry: IndexEntry| {
+            let (_, bytes) = encoded(&[entry]);
+            decode(&bytes, &PLACE).map(|(_, entries)| entries)
+        };
+        assert_eq!(decoded(sound.clone()), Ok(vec![sound.clone()]));
+        let size = VALUE_BYTES_MAX as u32 + 1;
+        assert!(decoded(IndexEntry { value_size: size, ..sound.clone() }).is_err());
+        let (first, records) = (Position(u64::MAX), 2);
+        assert!(decoded(IndexEntry { first, records, more: None, ..sound }).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
-use super::footer::Trailer;
+use super::footer::{self, Trailer};
 use super::format::{
     EntryHeader, EntryKind, GENERATION_FIRST, Place, is_segment_temporary, join, segment_name,
     segment_number, segment_temporary,
@@ -268,7 +268,11 @@ impl<S: Storage> Recovery<'_, S> {
             let count = rows.len() as u64;
             let same = u64::from(trailer.count) == count
                 && trailer.first_sequence == first_sequence
-                && trailer.last == self.chain.previous;
+                && trailer.last == self.chain.previous
+                && footer::tells_of(
+                    &entries,
+                    rows.iter().map(|row| (row.slot, row.ballot, row.value_size)),
+                );
             if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
                 let Broken { offset, slot, why, .. } = broken;
                 let why = format!("{why}; the index footer proves that it had been durable");

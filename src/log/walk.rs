@@ -52,6 +52,9 @@ impl SegmentReader {
             let wanted = length.clamp(READ_AHEAD_BYTES, BUFFER_BYTES_MAX).min(left);
             self.start = offset;
             self.filled = 0;
+            if wanted == 0 {
+                return Ok(&[]);
+            }
             self.filled = storage
                 .read_at(self.file, offset, &mut self.buffer, wanted)
                 .map_err(LogError::io(format!("reading {} at {offset}", self.name)))?;

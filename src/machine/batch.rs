@@ -2,48 +2,81 @@
 //!
 //! Called by `node/` (to build and to read) and by tools that print a log. The same bytes stand
 //! on every disk and in every peer's socket, so the layout is part of the format: numbers are
-//! little-endian, and the fields for logs, sessions and sequences are there from the first day.
+//! little-endian.
 //!
 //! ```text
-//! batch header, 32 bytes            command header, 32 bytes
-//!   0  u32 magic "LGB1"               0  u16 kind
-//!   4  u16 format (1)                 2  u16 flags (0)
-//!   6  u16 flags (0)                  4  u32 log
-//!   8  u32 commands                   8  u64 session (0: none)
-//!  12  u32 records                   16  u64 sequence
-//!  16  u32 size, header included     24  u32 records
-//!  20  12 bytes zero                 28  u32 run size, padding excluded
-//!                                    32  run of records, zero-padded to 8 bytes
+//! batch header, 32 bytes              command header, 32 bytes
+//!   0  u32 magic "LGB1"                 0  u8  kind
+//!   4  u16 format (1)                   1  u8  flags (1: if_tail, 2: fence)
+//!   6  u16 flags (0)                    2  u16 unanswered
+//!   8  u32 commands                     4  u32 log
+//!  12  u32 records                      8  u64 session (0: none)
+//!  16  u32 size, header included       16  u64 sequence
+//!  20  u64 log time, in milliseconds   24  u32 records
+//!  28  u32 logs besides `default`      28  u32 run size, padding excluded
+//!                                      32  u64 if_tail, u64 fence: each if its flag is set
+//!                                      ..  run, zero-padded to 8 bytes
 //! ```
+//!
+//! The run of an append holds its records; that of other commands what their kind says.
 //!
 //! The empty value is the no-op. A batch's checksum stands in what carries it (entry header,
 //! frame header), not in the batch.
 
-use crate::base::limits::{APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX};
-use crate::base::{Batch, BlockBuf, BlockPool, Checksum, LogId};
+use std::collections::HashSet;
+
+use crate::base::limits::{
+    APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, LOGS_PER_BATCH_MAX, VALUE_BYTES_MAX,
+};
+use crate::base::{
+    AppendTerms, Batch, BlockBuf, BlockPool, Checksum, FenceToken, LogId, Position, Sequence,
+    SessionId,
+};
 
 /// Bytes of the header of a batch.
 pub const BATCH_HEADER_SIZE: usize = 32;
-/// Bytes of the header of a command.
+/// Bytes of the header of a command, without its conditions.
 pub const COMMAND_HEADER_SIZE: usize = 32;
+/// Bytes of each condition of a command.
+const CONDITION_SIZE: usize = 8;
+const FLAG_IF_TAIL: u8 = 1;
+const FLAG_FENCE: u8 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"LGB1");
 const FORMAT: u16 = 1;
 const ALIGNMENT: usize = 8;
 
-const _: () = assert!(BATCH_HEADER_SIZE + command_size(APPEND_BYTES_MAX) <= VALUE_BYTES_MAX);
+const _: () = assert!(BATCH_HEADER_SIZE + command_size_max(APPEND_BYTES_MAX) <= VALUE_BYTES_MAX);
 
-/// Bytes that a command with a run of `run_size` bytes takes in a batch.
-pub const fn command_size(run_size: usize) -> usize {
-    COMMAND_HEADER_SIZE + run_size.div_ceil(ALIGNMENT) * ALIGNMENT
+/// The most bytes that a command with a run of `run_size` bytes takes in a batch.
+pub const fn command_size_max(run_size: usize) -> usize {
+    COMMAND_HEADER_SIZE + 2 * CONDITION_SIZE + run_size.div_ceil(ALIGNMENT) * ALIGNMENT
 }
 
 /// What a command does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum CommandKind {
     /// Appends its records to its log.
     Append = 1,
+    /// Opens a session; the run holds [`crate::base::SessionTerms`].
+    OpenSession = 2,
+    /// Ends the session that its terms name.
+    CloseSession = 3,
+    /// Creates a log; the run holds [`crate::base::LogTerms`].
+    CreateLog = 4,
+    /// Deletes its log.
+    DeleteLog = 5,
+}
+
+impl CommandKind {
+    const ALL: [CommandKind; 5] = [
+        CommandKind::Append,
+        CommandKind::OpenSession,
+        CommandKind::CloseSession,
+        CommandKind::CreateLog,
+        CommandKind::DeleteLog,
+    ];
 }
 
 /// One command of a batch.
@@ -53,14 +86,28 @@ pub struct Command<'a> {
     pub kind: CommandKind,
     /// The log it is for.
     pub log: LogId,
-    /// The client's session; 0 = none.
-    pub session: u64,
-    /// The command's number within the session.
-    pub sequence: u64,
-    /// How many records the run holds.
+    /// Its place in its session, and its conditions.
+    pub terms: AppendTerms,
+    /// How many records the run holds: 0 unless it is an append.
     pub records: u32,
-    /// The records (see [`crate::base::records`]).
+    /// The records (see [`crate::base::records`]), or what the kind says.
     pub run: &'a [u8],
+}
+
+impl<'a> Command<'a> {
+    /// An append without a session or conditions.
+    pub fn append(log: LogId, records: u32, run: &'a [u8]) -> Command<'a> {
+        let terms = AppendTerms::default();
+        Command { kind: CommandKind::Append, log, terms, records, run }
+    }
+
+    fn size(&self) -> usize {
+        let conditions =
+            usize::from(self.terms.if_tail.is_some()) + usize::from(self.terms.fence.is_some());
+        COMMAND_HEADER_SIZE
+            + conditions * CONDITION_SIZE
+            + self.run.len().next_multiple_of(ALIGNMENT)
+    }
 }
 
 /// Why bytes are not a batch.
@@ -77,7 +124,7 @@ pub enum BatchError {
     Inconsistent,
     /// A command of a kind that this version does not know.
     #[error("command kind {0} is not known to this version")]
-    Kind(u16),
+    Kind(u8),
 }
 
 /// Collects commands in one aligned buffer, behind the room for the node's entry header.
@@ -91,6 +138,8 @@ pub struct BatchBuilder {
     size: usize,
     commands: u32,
     records: u32,
+    /// The logs named, `default` left out.
+    logs: HashSet<LogId>,
     size_expected: usize,
 }
 
@@ -103,6 +152,7 @@ impl BatchBuilder {
             size: BATCH_HEADER_SIZE,
             commands: 0,
             records: 0,
+            logs: HashSet::new(),
             size_expected: 0,
         }
     }
@@ -122,9 +172,15 @@ impl BatchBuilder {
         self.records
     }
 
-    /// Whether a command with a run of `run_size` bytes still fits.
+    /// How many commands have been pushed since the last seal.
+    pub fn commands(&self) -> u32 {
+        self.commands
+    }
+
+    /// Whether a command of any log with a run of `run_size` bytes still fits.
     pub fn fits(&self, run_size: usize) -> bool {
-        self.size + command_size(run_size) <= VALUE_BYTES_MAX
+        self.size + command_size_max(run_size) <= VALUE_BYTES_MAX
+            && self.logs.len() < LOGS_PER_BATCH_MAX
     }
 
     /// Adds a command.
@@ -132,31 +188,46 @@ impl BatchBuilder {
     /// # Panics
     /// When it does not fit: callers ask [`BatchBuilder::fits`].
     pub fn push(&mut self, command: &Command<'_>) {
-        let size = command_size(command.run.len());
+        let size = command.size();
         assert!(self.fits(command.run.len()), "a command of {size} bytes fits the batch");
+        assert!(command.kind == CommandKind::Append || command.records == 0, "only appends add");
         self.reserve(self.size + size);
         let start = ENTRY_HEADER_SIZE + self.size;
         let buffer = self.buffer.as_mut().expect("reserved above");
-        let (header, run) = buffer[start..start + size].split_at_mut(COMMAND_HEADER_SIZE);
-        header[0..2].copy_from_slice(&(command.kind as u16).to_le_bytes());
-        header[2..4].fill(0);
+        let (header, mut rest) = buffer[start..start + size].split_at_mut(COMMAND_HEADER_SIZE);
+        let terms = &command.terms;
+        header[0] = command.kind as u8;
+        header[1] = 0;
+        header[2..4].copy_from_slice(&terms.unanswered.to_le_bytes());
         header[4..8].copy_from_slice(&command.log.0.to_le_bytes());
-        header[8..16].copy_from_slice(&command.session.to_le_bytes());
-        header[16..24].copy_from_slice(&command.sequence.to_le_bytes());
+        header[8..16].copy_from_slice(&terms.session.0.to_le_bytes());
+        header[16..24].copy_from_slice(&terms.sequence.0.to_le_bytes());
         header[24..28].copy_from_slice(&command.records.to_le_bytes());
         header[28..32].copy_from_slice(&(command.run.len() as u32).to_le_bytes());
-        run[..command.run.len()].copy_from_slice(command.run);
-        run[command.run.len()..].fill(0);
+        let if_tail = terms.if_tail.map(|position| (FLAG_IF_TAIL, position.0));
+        let fence = terms.fence.map(|token| (FLAG_FENCE, token.0));
+        for (flag, value) in [if_tail, fence].into_iter().flatten() {
+            header[1] |= flag;
+            let (condition, behind) = rest.split_at_mut(CONDITION_SIZE);
+            condition.copy_from_slice(&value.to_le_bytes());
+            rest = behind;
+        }
+        rest[..command.run.len()].copy_from_slice(command.run);
+        rest[command.run.len()..].fill(0);
+        if command.log != LogId(0) {
+            self.logs.insert(command.log);
+        }
         self.size += size;
         self.commands += 1;
         self.records += command.records;
     }
 
     /// Ends the batch: writes its header, checksums it once, and starts an empty one.
+    /// `log_time_ms` is the time by which sessions age (see [`super::Machine::time_ms`]).
     ///
     /// # Panics
     /// When the builder is empty.
-    pub fn seal(&mut self) -> Batch {
+    pub fn seal(&mut self, log_time_ms: u64) -> Batch {
         let mut buffer = self.buffer.take().expect("an empty batch is not sealed");
         let value = &mut buffer[ENTRY_HEADER_SIZE..ENTRY_HEADER_SIZE + self.size];
         value[0..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -165,23 +236,27 @@ impl BatchBuilder {
         value[8..12].copy_from_slice(&self.commands.to_le_bytes());
         value[12..16].copy_from_slice(&self.records.to_le_bytes());
         value[16..20].copy_from_slice(&(self.size as u32).to_le_bytes());
-        value[20..32].fill(0);
+        value[20..28].copy_from_slice(&log_time_ms.to_le_bytes());
+        value[28..32].copy_from_slice(&(self.logs.len() as u32).to_le_bytes());
         let checksum = Checksum::of(value);
         let batch = Batch::seal(buffer, self.size, checksum);
         // Follow growth at once and shrinking slowly: a move costs a copy, room costs nothing.
         self.size_expected = self.size.max(self.size_expected - self.size_expected / 8);
-        self.size = BATCH_HEADER_SIZE;
-        self.commands = 0;
-        self.records = 0;
+        self.start_empty();
         batch
     }
 
     /// Drops what has been pushed.
     pub fn clear(&mut self) {
         self.buffer = None;
+        self.start_empty();
+    }
+
+    fn start_empty(&mut self) {
         self.size = BATCH_HEADER_SIZE;
         self.commands = 0;
         self.records = 0;
+        self.logs.clear();
     }
 
     fn reserve(&mut self, size: usize) {
@@ -203,23 +278,13 @@ impl BatchBuilder {
     }
 }
 
-/// How many commands the placement of `value` may tell of: what its header says, as far as its
-/// size permits. A value that is no batch places nothing, whatever is said here.
-pub fn placement_commands(value: &[u8]) -> usize {
-    match value.first_chunk::<BATCH_HEADER_SIZE>() {
-        None => 0,
-        Some(header) => {
-            let commands_max = (value.len() - BATCH_HEADER_SIZE) / COMMAND_HEADER_SIZE;
-            (u32_at(header, 8) as usize).min(commands_max)
-        }
-    }
-}
-
 /// A checked view of a value.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchView<'a> {
     commands: u32,
     records: u32,
+    logs: u32,
+    log_time_ms: u64,
     body: &'a [u8],
 }
 
@@ -228,7 +293,7 @@ impl<'a> BatchView<'a> {
     /// are not looked into.
     pub fn parse(value: &'a [u8]) -> Result<BatchView<'a>, BatchError> {
         if value.is_empty() {
-            return Ok(BatchView { commands: 0, records: 0, body: &[] });
+            return Ok(BatchView { commands: 0, records: 0, logs: 0, log_time_ms: 0, body: &[] });
         }
         let (header, body) =
             value.split_first_chunk::<BATCH_HEADER_SIZE>().ok_or(BatchError::Magic)?;
@@ -242,7 +307,16 @@ impl<'a> BatchView<'a> {
         if u32_at(header, 16) as usize != value.len() {
             return Err(BatchError::Inconsistent);
         }
-        let view = BatchView { commands: u32_at(header, 8), records: u32_at(header, 12), body };
+        let view = BatchView {
+            commands: u32_at(header, 8),
+            records: u32_at(header, 12),
+            logs: u32_at(header, 28),
+            log_time_ms: u64_at(header, 20),
+            body,
+        };
+        if view.logs as usize > LOGS_PER_BATCH_MAX {
+            return Err(BatchError::Inconsistent);
+        }
         let (mut commands, mut records) = (0u32, 0u64);
         let mut rest = body;
         while !rest.is_empty() {
@@ -260,6 +334,16 @@ impl<'a> BatchView<'a> {
     /// How many records the commands carry together.
     pub fn records(&self) -> u32 {
         self.records
+    }
+
+    /// The log's time at which the batch was sealed, in milliseconds.
+    pub fn log_time_ms(&self) -> u64 {
+        self.log_time_ms
+    }
+
+    /// The most logs besides `default` that the commands name.
+    pub fn logs(&self) -> u32 {
+        self.logs
     }
 
     /// The commands, in order.
@@ -287,25 +371,54 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 fn split_command(bytes: &[u8]) -> Result<(Command<'_>, &[u8]), BatchError> {
     let (header, rest) =
         bytes.split_first_chunk::<COMMAND_HEADER_SIZE>().ok_or(BatchError::Inconsistent)?;
-    let kind = match u16::from_le_bytes([header[0], header[1]]) {
-        1 => CommandKind::Append,
-        other => return Err(BatchError::Kind(other)),
-    };
+    let kind = CommandKind::ALL
+        .into_iter()
+        .find(|kind| *kind as u8 == header[0])
+        .ok_or(BatchError::Kind(header[0]))?;
+    let flags = header[1];
+    if flags & !(FLAG_IF_TAIL | FLAG_FENCE) != 0 {
+        return Err(BatchError::Inconsistent);
+    }
+    let (if_tail, rest) = condition(flags & FLAG_IF_TAIL != 0, rest)?;
+    let (fence, rest) = condition(flags & FLAG_FENCE != 0, rest)?;
+    let records = u32_at(header, 24);
     let run_size = u32_at(header, 28) as usize;
     let padded = run_size.checked_next_multiple_of(ALIGNMENT).ok_or(BatchError::Inconsistent)?;
-    if padded > rest.len() {
+    if padded > rest.len() || (kind != CommandKind::Append && records > 0) {
         return Err(BatchError::Inconsistent);
     }
     let (run, rest) = rest.split_at(padded);
-    let command = Command {
-        kind,
-        log: LogId(u32_at(header, 4)),
-        session: u64_at(header, 8),
-        sequence: u64_at(header, 16),
-        records: u32_at(header, 24),
-        run: &run[..run_size],
+    let terms = AppendTerms {
+        session: SessionId(u64_at(header, 8)),
+        sequence: Sequence(u64_at(header, 16)),
+        unanswered: u16::from_le_bytes([header[2], header[3]]),
+        if_tail: if_tail.map(Position),
+        fence: fence.map(FenceToken),
     };
-    Ok((command, rest))
+    let log = LogId(u32_at(header, 4));
+    Ok((Command { kind, log, terms, records, run: &run[..run_size] }, rest))
+}
+
+/// The condition at the front of `bytes`, if there is to be one, and what follows.
+fn condition(present: bool, bytes: &[u8]) -> Result<(Option<u64>, &[u8]), BatchError> {
+    if !present {
+        return Ok((None, bytes));
+    }
+    let (value, rest) =
+        bytes.split_first_chunk::<CONDITION_SIZE>().ok_or(BatchError::Inconsistent)?;
+    Ok((Some(u64::from_le_bytes(*value)), rest))
+}
+
+/// How many commands the value says that it carries, and how many logs they name besides
+/// `default`; none for what is no batch. For reservations: the counts are not checked here.
+pub fn stated_counts(value: &[u8]) -> (usize, usize) {
+    match value.split_first_chunk::<BATCH_HEADER_SIZE>() {
+        Some((header, _)) if u32_at(header, 0) == MAGIC => {
+            let commands = (u32_at(header, 8) as usize).min(value.len() / COMMAND_HEADER_SIZE);
+            (commands, (u32_at(header, 28) as usize).min(LOGS_PER_BATCH_MAX).min(commands))
+        }
+        _ => (0, 0),
+    }
 }
 
 #[cfg(test)]
@@ -320,7 +433,14 @@ mod tests {
     }
 
     fn append<'a>(records: u32, run: &'a [u8]) -> Command<'a> {
-        Command { kind: CommandKind::Append, log: LogId(0), session: 7, sequence: 9, records, run }
+        let terms = AppendTerms {
+            session: SessionId(7),
+            sequence: Sequence(9),
+            unanswered: 3,
+            if_tail: (records > 1).then_some(Position(40)),
+            fence: Some(FenceToken(u64::from(records))),
+        };
+        Command { terms, ..Command::append(LogId(records), records, run) }
     }
 
     #[test]
@@ -331,11 +451,13 @@ mod tests {
             for (run, records) in runs.iter().zip([2, 1, 1]) {
                 builder.push(&append(records, run));
             }
-            let batch = builder.seal();
+            let batch = builder.seal(1000 + round);
             assert!(builder.is_empty(), "round {round}");
             assert_eq!(batch.checksum(), Checksum::of(batch.value()));
             let view = BatchView::parse(batch.value()).unwrap();
-            assert_eq!(view.records(), 4);
+            assert_eq!((view.records(), view.logs()), (4, 2));
+            assert_eq!(view.log_time_ms(), 1000 + round);
+            assert_eq!(stated_counts(batch.value()), (3, 2));
             let found: Vec<_> = view.commands().collect();
             assert_eq!(found.len(), 3);
             for (command, (run, records)) in found.iter().zip(runs.iter().zip([2, 1, 1])) {
@@ -348,9 +470,21 @@ mod tests {
     fn a_full_batch_takes_no_more() {
         let mut builder = BatchBuilder::new(BlockPool::new(0));
         let big = vec![0; APPEND_BYTES_MAX];
-        builder.push(&append(1, &big));
+        builder.push(&Command::append(LogId(0), 1, &big));
         assert!(!builder.fits(APPEND_BYTES_MAX));
-        assert!(builder.fits(VALUE_BYTES_MAX - builder.size() - COMMAND_HEADER_SIZE - 8));
+        assert!(builder.fits(VALUE_BYTES_MAX - builder.size() - command_size_max(0)));
+    }
+
+    #[test]
+    fn a_batch_names_a_bounded_number_of_logs() {
+        let mut builder = BatchBuilder::new(BlockPool::new(0));
+        for log in 0..LOGS_PER_BATCH_MAX as u32 {
+            assert!(builder.fits(0), "log {log}");
+            builder.push(&Command::append(LogId(log + 1), 0, &[]));
+        }
+        assert!(!builder.fits(0));
+        let batch = builder.seal(0);
+        assert_eq!(BatchView::parse(batch.value()).unwrap().logs() as usize, LOGS_PER_BATCH_MAX);
     }
 
     #[test]
@@ -358,8 +492,8 @@ mod tests {
         let mut builder = BatchBuilder::new(BlockPool::new(1 << 20));
         let run = run(&[b"0123456789"]);
         builder.push(&append(1, &run));
-        builder.push(&append(1, &run));
-        let batch = builder.seal();
+        builder.push(&append(2, &run));
+        let batch = builder.seal(5);
         for cut in 1..batch.value().len() {
             assert!(BatchView::parse(&batch.value()[..cut]).is_err(), "cut at {cut}");
         }
@@ -370,6 +504,7 @@ mod tests {
                 if let Ok(view) = BatchView::parse(&value) {
                     assert_eq!(view.commands().count(), 2);
                 }
+                stated_counts(&value);
                 value[index] ^= 1 << bit;
             }
         }

@@ -5,10 +5,14 @@
 //! same answers. No IO, no clock, no randomness; imports only `base`.
 
 mod batch;
+mod logs;
+mod sessions;
 mod state;
 
 pub use batch::{
     BATCH_HEADER_SIZE, BatchBuilder, BatchError, BatchView, COMMAND_HEADER_SIZE, Command,
-    CommandKind, command_size, placement_commands,
+    CommandKind, command_size_max, stated_counts,
 };
-pub use state::{Machine, Outcome};
+pub use logs::{DEFAULT_LOG_NAME, LOGS_MAX, LogState, Logs};
+pub use sessions::{RESULTS_MAX, SESSIONS_MAX};
+pub use state::{AppendRefusal, Machine, Outcome, Placed};

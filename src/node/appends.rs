@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 
-use super::{Answer, AppendFailure, Ticket};
+use super::{Answer, CommandFailure, Ticket};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Batch, BlockPool, Slot};
-use crate::machine::{BatchBuilder, Command, Outcome, command_size};
+use crate::machine::{BatchBuilder, Command, Outcome, command_size_max};
 
 /// Lists of tickets kept for reuse.
 const SPARE_LISTS_MAX: usize = 16;
@@ -48,7 +48,8 @@ impl Appends {
 
     /// Whether the open batch takes an append of any permitted size.
     pub fn has_room(&self) -> bool {
-        self.builder.size() + command_size(self.append_bytes_max) <= self.value_bytes_max
+        self.builder.size() + command_size_max(self.append_bytes_max) <= self.value_bytes_max
+            && self.builder.fits(self.append_bytes_max)
     }
 
     /// Whether the open batch is empty.
@@ -67,15 +68,15 @@ impl Appends {
         self.tickets.push(ticket);
     }
 
-    /// Seals the open batch, to be proposed for `slot`.
-    pub fn seal(&mut self, slot: Slot) -> Batch {
+    /// Seals the open batch, to be proposed for `slot`, at this time of the log.
+    pub fn seal(&mut self, slot: Slot, log_time_ms: u64) -> Batch {
         if let Some(last) = self.proposed.back() {
             assert!(slot > last.slot, "slots are proposed in order");
         }
         let empty = self.spare_lists.pop().unwrap_or_default();
         let tickets = std::mem::replace(&mut self.tickets, empty);
         self.proposed.push_back(Proposed { slot, tickets });
-        self.builder.seal()
+        self.builder.seal(log_time_ms)
     }
 
     /// A slot is applied: answers whoever waits for it.
@@ -94,11 +95,7 @@ impl Appends {
             "a leader's own value is applied as it was built"
         );
         for (ticket, outcome) in tickets.drain(..).zip(outcomes) {
-            let result = match outcome {
-                Outcome::Appended { first, records } => Ok((*first, *records)),
-                Outcome::NoSuchLog(log) => Err(AppendFailure::NoSuchLog(*log)),
-            };
-            answers.push(Answer::Append { ticket, result });
+            answers.push(Answer::Command { ticket, result: Ok(*outcome) });
         }
         if self.spare_lists.len() < SPARE_LISTS_MAX {
             self.spare_lists.push(tickets);
@@ -107,18 +104,18 @@ impl Appends {
 
     /// This replica leads no more: what was never proposed certainly had no effect (`failure`);
     /// what was proposed may yet be chosen under another leader.
-    pub fn fail_all(&mut self, failure: AppendFailure, answers: &mut Vec<Answer>) {
+    pub fn fail_all(&mut self, failure: CommandFailure, answers: &mut Vec<Answer>) {
         for proposed in self.proposed.drain(..) {
             answers.extend(proposed.tickets.into_iter().map(|ticket| {
                 let unknown = !planted(Mutant::UnknownAnsweredAsFailed);
-                let why = if unknown { AppendFailure::OutcomeUnknown } else { failure.clone() };
-                Answer::Append { ticket, result: Err(why) }
+                let why = if unknown { CommandFailure::OutcomeUnknown } else { failure.clone() };
+                Answer::Command { ticket, result: Err(why) }
             }));
         }
         answers.extend(
             self.tickets
                 .drain(..)
-                .map(|ticket| Answer::Append { ticket, result: Err(failure.clone()) }),
+                .map(|ticket| Answer::Command { ticket, result: Err(failure.clone()) }),
         );
         self.builder.clear();
     }

@@ -4,9 +4,13 @@
 //! Owned by the node; filled at apply, in slot order. Its memory is bounded by
 //! [`SlotCache::new`]'s limit (of what the batches keep alive, not of their values).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
-use crate::base::{Ballot, Batch, Position, Slot};
+use crate::base::{Ballot, Batch, LogId, Placement, Position, Slot};
+
+/// What a span costs in memory, its place in the index by log included, in bytes.
+const SPAN_COST: usize = 64;
 
 /// An applied slot.
 #[derive(Clone, Debug)]
@@ -15,10 +19,8 @@ pub struct AppliedSlot {
     pub slot: Slot,
     /// The ballot of the value in this replica's log.
     pub ballot: Ballot,
-    /// The position of its first record; of the next record to come when it has none.
-    pub first: Position,
-    /// How many records it has.
-    pub records: u32,
+    /// Where its records stand, and which of its commands had no effect.
+    pub placement: Rc<Placement>,
     /// Its value.
     pub batch: Batch,
 }
@@ -27,6 +29,8 @@ pub struct AppliedSlot {
 #[derive(Debug)]
 pub struct SlotCache {
     slots: VecDeque<AppliedSlot>,
+    /// Of each log with records here: the slots that hold them, with their first positions.
+    by_log: HashMap<LogId, VecDeque<(Position, Slot)>>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -34,7 +38,7 @@ pub struct SlotCache {
 impl SlotCache {
     /// A cache that keeps at most `bytes_max` bytes of memory alive (but always the last slot).
     pub fn new(bytes_max: usize) -> SlotCache {
-        SlotCache { slots: VecDeque::new(), bytes: 0, bytes_max }
+        SlotCache { slots: VecDeque::new(), by_log: HashMap::new(), bytes: 0, bytes_max }
     }
 
     /// Adds the slot that was just applied, and lets the oldest go.
@@ -43,10 +47,14 @@ impl SlotCache {
             assert_eq!(applied.slot, last.slot.next(), "slots are applied without a gap");
         }
         self.bytes += cost(&applied);
+        for span in &applied.placement.spans {
+            self.by_log.entry(span.log).or_default().push_back((span.first, applied.slot));
+        }
         self.slots.push_back(applied);
         while self.bytes > self.bytes_max && self.slots.len() > 1 {
             let oldest = self.slots.pop_front().expect("not empty");
             self.bytes -= cost(&oldest);
+            self.forget(&oldest);
         }
     }
 
@@ -57,47 +65,60 @@ impl SlotCache {
         self.slots.get(usize::try_from(index).ok()?)
     }
 
-    /// The slots from the one that holds the record at `position` on; empty when that record is
-    /// not kept.
-    pub fn starting_at(&self, position: Position) -> impl Iterator<Item = &AppliedSlot> {
-        let after = self.slots.partition_point(|applied| applied.first <= position);
-        // Slots without records share their first position with the next one: step back over
-        // them to the one slot that may hold the record.
-        let start = (0..after)
-            .rev()
-            .find(|index| self.slots[*index].records > 0)
-            .filter(|index| holds(&self.slots[*index], position))
-            .unwrap_or(self.slots.len());
-        self.slots.range(start..)
+    fn forget(&mut self, oldest: &AppliedSlot) {
+        for span in &oldest.placement.spans {
+            let slots = self.by_log.get_mut(&span.log).expect("noted when it came");
+            assert_eq!(slots.pop_front(), Some((span.first, oldest.slot)), "slots go in order");
+            if slots.is_empty() {
+                self.by_log.remove(&span.log);
+            }
+        }
+    }
+
+    /// The slots with records of `log`, from the one that holds the record at `position` on, each
+    /// with the position of its first record in that log; empty when that record is not kept.
+    pub fn starting_at(
+        &self,
+        log: LogId,
+        position: Position,
+    ) -> impl Iterator<Item = (Position, &AppliedSlot)> {
+        let slots = self.by_log.get(&log);
+        let start = slots.and_then(|slots| {
+            let at = slots.partition_point(|(first, _)| *first <= position).checked_sub(1)?;
+            let span = self.slot(slots[at].1)?.placement.span(log)?;
+            span.holds(log, position).then_some(at)
+        });
+        let found = slots.into_iter().zip(start).flat_map(|(slots, start)| slots.range(start..));
+        found.filter_map(|(first, slot)| Some((*first, self.slot(*slot)?)))
     }
 }
 
-fn holds(applied: &AppliedSlot, position: Position) -> bool {
-    position >= applied.first && position < applied.first.plus(u64::from(applied.records))
-}
-
 fn cost(applied: &AppliedSlot) -> usize {
-    applied.batch.memory_size() + size_of::<AppliedSlot>()
+    let spans = applied.placement.spans.len() * SPAN_COST;
+    applied.batch.memory_size() + size_of::<AppliedSlot>() + spans + applied.placement.refused.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{BlockPool, NodeId};
+    use crate::base::{BlockPool, NodeId, Span};
 
     fn applied(slot: u64, first: u64, records: u32, batch: Batch) -> AppliedSlot {
         let ballot = Ballot { round: 1, node: NodeId(1) };
-        AppliedSlot { slot: Slot(slot), ballot, first: Position(first), records, batch }
+        let placement = Rc::new(Placement::simple(Position(first), records));
+        AppliedSlot { slot: Slot(slot), ballot, placement, batch }
     }
 
     #[test]
     fn finds_by_slot_and_by_position_across_empty_slots() {
         let mut cache = SlotCache::new(1 << 20);
-        assert_eq!(cache.starting_at(Position(0)).count(), 0);
+        assert_eq!(cache.starting_at(LogId(0), Position(0)).count(), 0);
         for (slot, first, records) in [(5, 10, 3), (6, 13, 0), (7, 13, 0), (8, 13, 2), (9, 15, 0)] {
             cache.push(applied(slot, first, records, Batch::noop()));
         }
-        let found = |position| cache.starting_at(Position(position)).next().map(|a| a.slot.0);
+        let found = |position| {
+            cache.starting_at(LogId(0), Position(position)).next().map(|(_, a)| a.slot.0)
+        };
         assert_eq!(found(9), None);
         assert_eq!((found(10), found(12)), (Some(5), Some(5)));
         assert_eq!((found(13), found(14)), (Some(8), Some(8)));
@@ -105,6 +126,35 @@ mod tests {
         assert_eq!(cache.slot(Slot(4)).map(|a| a.slot), None);
         assert_eq!(cache.slot(Slot(9)).map(|a| a.slot), Some(Slot(9)));
         assert_eq!(cache.slot(Slot(10)).map(|a| a.slot), None);
+    }
+
+    #[test]
+    fn logs_are_found_apart_and_forgotten_together() {
+        let span = |log, first, records| Span { log: LogId(log), first: Position(first), records };
+        let mut cache = SlotCache::new(1 << 20);
+        let spans = [
+            vec![span(0, 0, 2), span(7, 0, 1)],
+            vec![span(3, 5, 1)],
+            vec![span(7, 1, 2)],
+            vec![span(0, 2, 1), span(3, 6, 4), span(7, 3, 1)],
+        ];
+        for (slot, spans) in (1..).zip(spans) {
+            let placement = Rc::new(Placement { spans, refused: vec![] });
+            cache.push(AppliedSlot { placement, ..applied(slot, 0, 0, Batch::noop()) });
+        }
+        let found = |cache: &SlotCache, log, position| -> Vec<(u64, u64)> {
+            let found = cache.starting_at(LogId(log), Position(position));
+            found.map(|(first, applied)| (first.0, applied.slot.0)).collect()
+        };
+        assert_eq!(found(&cache, 7, 0), [(0, 1), (1, 3), (3, 4)]);
+        assert_eq!(found(&cache, 7, 2), [(1, 3), (3, 4)]);
+        assert_eq!(found(&cache, 3, 4), []);
+        assert_eq!(found(&cache, 0, 2), [(2, 4)]);
+        assert_eq!(found(&cache, 9, 0), []);
+        cache.bytes_max = 0;
+        cache.push(applied(5, 3, 1, Batch::noop()));
+        assert_eq!(found(&cache, 7, 3), []);
+        assert_eq!(cache.by_log.len(), 1);
     }
 
     #[test]

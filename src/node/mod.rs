@@ -26,10 +26,10 @@ pub use replica::Node;
 pub use status::Watermarks;
 
 use crate::base::limits::{APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX};
-use crate::base::{BlockPool, GroupId, LogId, NodeId, Position};
+use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::ConnId;
 use crate::log::{LogError, LogFailure, LogOptions, ReadEntry, ReadError};
-use crate::machine::{BATCH_HEADER_SIZE, command_size};
+use crate::machine::{BATCH_HEADER_SIZE, Outcome, command_size_max};
 use crate::paxos::{Config, ConfigError};
 
 /// Linearizable reads that wait to be confirmed, at most.
@@ -92,7 +92,7 @@ impl NodeOptions {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        let needed = BATCH_HEADER_SIZE + command_size(self.append_bytes_max);
+        let needed = BATCH_HEADER_SIZE + command_size_max(self.append_bytes_max);
         if self.append_bytes_max > APPEND_BYTES_MAX || needed > self.value_bytes_max() {
             return Err(ConfigError::Range("append_bytes_max must fit an entry of the log"));
         }
@@ -117,12 +117,12 @@ pub struct Ticket {
 /// An answer to a client's request. Each ticket handed in comes back once.
 #[derive(Debug)]
 pub enum Answer {
-    /// An append has ended.
-    Append {
+    /// A command has been applied, or will not be answered from here.
+    Command {
         /// Who waits.
         ticket: Ticket,
-        /// The position of its first record and how many records it has.
-        result: Result<(Position, u32), AppendFailure>,
+        /// What it came to.
+        result: Result<Outcome, CommandFailure>,
     },
     /// A linearizable read may be answered from here now, or no leader has confirmed it.
     Confirmed {
@@ -140,9 +140,9 @@ pub enum Answer {
     },
 }
 
-/// Why an append that was taken has no position.
+/// Why a command that was taken has no outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AppendFailure {
+pub enum CommandFailure {
     /// Never proposed: certainly without effect.
     NotLeader {
         /// Who leads, if known.
@@ -150,8 +150,6 @@ pub enum AppendFailure {
     },
     /// Proposed by a leader that leads no more: it may yet be chosen, or not.
     OutcomeUnknown,
-    /// Applied without effect: there is no such log.
-    NoSuchLog(LogId),
 }
 
 /// Why a request is not taken. It certainly has no effect.

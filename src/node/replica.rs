@@ -16,14 +16,14 @@ use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
-use super::{Answer, AppendFailure, BARRIERS_MAX, NodeFailure, NodeOptions, Refusal, Ticket};
+use super::{Answer, BARRIERS_MAX, CommandFailure, NodeFailure, NodeOptions, Refusal, Ticket};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, LogId, NodeId, Placement, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
 use crate::log::{
     AppendId, COMMAND_BYTES_MIN, Entry, Log, LogEvent, LogRecovered, VoteId, placement_bytes_max,
 };
-use crate::machine::{COMMAND_HEADER_SIZE, Command, Machine, Outcome, placement_commands};
+use crate::machine::{COMMAND_HEADER_SIZE, Command, Logs, Machine, Outcome, stated_counts};
 use crate::paxos::{
     Core, Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
@@ -76,7 +76,11 @@ pub struct Node {
     log_events: Vec<LogEvent>,
     peer_events: Vec<PeerEvent>,
     answers: Vec<Answer>,
+    /// The logs that have grown or gone since [`Node::take_touched`].
+    touched: Vec<LogId>,
     pub(super) role: Role,
+    /// When this replica began to lead, and the log's time then, in milliseconds.
+    leading_since: (Instant, u64),
     /// Slots and records applied since the start, the replayed ones not included.
     pub(super) applied_slots: u64,
     pub(super) applied_records: u64,
@@ -92,16 +96,16 @@ impl Node {
         let mut machine = Machine::new();
         let mut outcomes = Vec::new();
         log.replay(io, &mut |slot, ballot, batch| {
-            let first = machine.tail();
-            outcomes.clear();
-            if let Err(error) = machine.apply(slot, batch.value(), &mut outcomes) {
-                // As when it was applied first: a no-op everywhere.
-                error!(%slot, %error, "a chosen value is not a batch");
-            }
-            let records = records_between(first, machine.tail());
-            audit.applied(|| AppliedSlot { slot, ballot, first, records, batch: batch.clone() });
-            Ok(Rc::new(Placement::simple(first, records)))
+            // A value that is no batch: as when it was applied first.
+            let placement = apply(&mut machine, slot, batch.value(), &mut outcomes);
+            let applied =
+                || AppliedSlot { slot, ballot, placement: placement.clone(), batch: batch.clone() };
+            audit.applied(applied);
+            Ok(placement)
         })?;
+        if planted(Mutant::SessionsLostAtRestart) {
+            machine.forget_sessions();
+        }
         info!(
             chosen = %recovered.chosen,
             promised = %recovered.promised,
@@ -138,7 +142,9 @@ impl Node {
             log_events: Vec::new(),
             peer_events: Vec::new(),
             answers: Vec::new(),
+            touched: Vec::new(),
             role,
+            leading_since: (io.now(), 0),
             applied_slots: 0,
             applied_records: 0,
             options,
@@ -153,9 +159,9 @@ impl Node {
         self.role != Role::Leader || self.appends.has_room() || self.core.can_propose()
     }
 
-    /// Takes an append into the open batch; an [`Answer`] with the ticket follows. The caller has
+    /// Takes a command into the open batch; an [`Answer`] with the ticket follows. The caller has
     /// checked the run and asked [`Node::has_append_room`].
-    pub fn append(
+    pub fn submit(
         &mut self,
         now: Instant,
         ticket: Ticket,
@@ -173,8 +179,19 @@ impl Node {
         if !self.appends.has_room() {
             return Err(Refusal::Overloaded);
         }
+        self.check_early(command)?;
         self.appends.push(ticket, command);
         Ok(())
+    }
+
+    /// Where the mistake is planted to judge conditions when an append is taken, this judges them.
+    fn check_early(&self, command: &Command<'_>) -> Result<(), Refusal> {
+        let Some(log) = self.machine.logs().get(command.log) else { return Ok(()) };
+        let moved = command.terms.if_tail.is_some_and(|tail| tail != log.tail)
+            && planted(Mutant::ConditionCheckedByLeaderOnly);
+        let fenced = command.terms.fence.unwrap_or_default() < log.fence
+            && planted(Mutant::FenceCheckedByLeaderOnly);
+        if moved || fenced { Err(Refusal::Overloaded) } else { Ok(()) }
     }
 
     /// Whether a linearizable read that has arrived by `now` may be answered from here at once;
@@ -197,28 +214,35 @@ impl Node {
         Ok(false)
     }
 
-    /// Reads the slot that holds `position` from the log: [`Answer::Read`] follows.
+    /// Reads the slot that holds the record at `position` of a log from the disk: [`Answer::Read`]
+    /// follows.
     pub fn read_position<I: Io>(
         &mut self,
         io: &mut I,
         ticket: Ticket,
+        log: LogId,
         position: Position,
     ) -> Result<(), Refusal> {
         let read = self.serving.client_read(ticket);
-        self.log.read_position(io, read, LogId(0), position).map_err(|error| {
+        self.log.read_position(io, read, log, position).map_err(|error| {
             self.serving.forget(read);
             Refusal::NotStored(error.to_string())
         })
     }
 
-    /// The slots from the one that holds `position` on, as far as they are in memory.
-    pub fn cached(&self, position: Position) -> impl Iterator<Item = &AppliedSlot> {
-        self.cache.starting_at(position)
+    /// The slots with records of `log`, from the one that holds the record at `position` on, as far
+    /// as they are in memory; each with the position of its first record in that log.
+    pub fn cached(
+        &self,
+        log: LogId,
+        position: Position,
+    ) -> impl Iterator<Item = (Position, &AppliedSlot)> {
+        self.cache.starting_at(log, position)
     }
 
-    /// The next position to be given out, as far as this replica has applied.
-    pub fn tail(&self) -> Position {
-        self.machine.tail()
+    /// The logs, as far as this replica has applied.
+    pub fn logs(&self) -> &Logs {
+        self.machine.logs()
     }
 
     /// The leader that this replica knows of, itself included.
@@ -229,6 +253,12 @@ impl Node {
     /// Moves what has been answered since the last call to the end of `answers`.
     pub fn take_answers(&mut self, answers: &mut Vec<Answer>) {
         answers.append(&mut self.answers);
+    }
+
+    /// Moves the logs that have grown or gone since the last call to the end of `logs`; a log may
+    /// come several times.
+    pub fn take_touched(&mut self, logs: &mut Vec<LogId>) {
+        logs.append(&mut self.touched);
     }
 
     /// The answer to a greeting.
@@ -354,13 +384,13 @@ impl Node {
             let mut effects = std::mem::take(&mut self.effects);
             self.core.step(now, input, &mut effects);
             for effect in effects.drain(..) {
-                self.carry_out(effect);
+                self.carry_out(now, effect);
             }
             self.effects = effects;
         }
     }
 
-    fn carry_out(&mut self, effect: Effect<Batch>) {
+    fn carry_out(&mut self, now: Instant, effect: Effect<Batch>) {
         match effect {
             Effect::Persist { id, write, then } => self.persist(id, write, then),
             Effect::Send(out) => self.peers.queue(out.to, &out.message),
@@ -372,7 +402,7 @@ impl Node {
             Effect::ReadFailed { first, last } => {
                 self.barriers.end(first, last, false, &mut self.answers);
             }
-            Effect::RoleChanged(role) => self.change_role(role),
+            Effect::RoleChanged(role) => self.change_role(now, role),
         }
     }
 
@@ -389,52 +419,58 @@ impl Node {
                 } else {
                     then
                 };
-                let commands = placement_commands(value.value());
-                let write = self.log.append(Entry {
-                    slot,
-                    ballot,
-                    chosen,
-                    batch: &value,
-                    placement_bytes_max: placement_bytes_max(commands, 0),
-                });
+                let (commands, logs) = stated_counts(value.value());
+                let placement_bytes_max = placement_bytes_max(commands, logs);
+                let entry = Entry { slot, ballot, chosen, batch: &value, placement_bytes_max };
+                let write = self.log.append(entry);
                 self.pending_entries.push_back(Pending { write, id, then });
             }
         }
     }
 
     fn apply(&mut self, slot: Slot, ballot: Ballot, batch: Batch) {
-        let first = self.machine.tail();
-        self.outcomes.clear();
-        if let Err(error) = self.machine.apply(slot, batch.value(), &mut self.outcomes) {
-            error!(%slot, %error, "a chosen value is not a batch: applied as a no-op");
-        }
-        let records = records_between(first, self.machine.tail());
+        let placement = apply(&mut self.machine, slot, batch.value(), &mut self.outcomes);
+        self.touched.extend(placement.spans.iter().map(|span| span.log));
+        self.touched.extend(self.outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::LogDeleted(log) => Some(*log),
+            _ => None,
+        }));
         self.applied_slots += 1;
-        self.applied_records += u64::from(records);
-        self.log.set_placement(slot, Rc::new(Placement::simple(first, records)));
+        self.applied_records += u64::from(placement.records());
+        self.log.set_placement(slot, placement.clone());
         self.appends.chosen(slot, &self.outcomes, &mut self.answers);
-        let applied = AppliedSlot { slot, ballot, first, records, batch };
+        let applied = AppliedSlot { slot, ballot, placement, batch };
         self.audit.applied(|| applied.clone());
         self.cache.push(applied);
     }
 
-    fn change_role(&mut self, role: Role) {
+    fn change_role(&mut self, now: Instant, role: Role) {
         info!(?role, ballot = %self.core.promised(), chosen = %self.core.chosen(), "role");
         if self.role == Role::Leader && role != Role::Leader {
             let hint = match role {
                 Role::Follower { leader } => leader,
                 _ => None,
             };
-            let failure = AppendFailure::NotLeader { hint };
+            let failure = CommandFailure::NotLeader { hint };
             self.appends.fail_all(failure, &mut self.answers);
         }
+        if role == Role::Leader && self.role != Role::Leader {
+            self.leading_since = (now, self.machine.time_ms());
+        }
         self.role = role;
+    }
+
+    /// The log's time goes on while somebody leads, from where the last leader left it, by the
+    /// leader's own monotonic clock: no wall clock can make all sessions end at once.
+    fn log_time_ms(&self, now: Instant) -> u64 {
+        let (since, base_ms) = self.leading_since;
+        base_ms + now.since(since).as_millis() as u64
     }
 
     /// Seals the open batch and proposes it.
     fn propose(&mut self, now: Instant) {
         let slot = self.core.next_slot();
-        let batch = self.appends.seal(slot);
+        let batch = self.appends.seal(slot, self.log_time_ms(now));
         self.step(now, Input::Propose(batch));
     }
 
@@ -444,6 +480,7 @@ impl Node {
     /// write and send.
     pub fn end_turn<I: Io>(&mut self, io: &mut I) {
         let now = io.now();
+        self.core.note_room(now, self.log.has_room());
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.step(now, Input::Tick);
         }
@@ -475,6 +512,16 @@ fn into_core(recovered: LogRecovered) -> Recovered<Batch> {
     Recovered { promised, chosen, accepted }
 }
 
-fn records_between(first: Position, tail: Position) -> u32 {
-    u32::try_from(tail.0 - first.0).expect("a value's records are bounded by its size")
+/// Applies a chosen value; one that is no batch is a no-op, here as everywhere.
+fn apply(
+    machine: &mut Machine,
+    slot: Slot,
+    value: &[u8],
+    outcomes: &mut Vec<Outcome>,
+) -> Rc<Placement> {
+    outcomes.clear();
+    Rc::new(machine.apply(slot, value, outcomes).unwrap_or_else(|error| {
+        error!(%slot, %error, "a chosen value is not a batch: applied as a no-op");
+        Placement::default()
+    }))
 }

@@ -45,7 +45,7 @@ pub struct Config {
     /// What has not been answered for this long is sent again.
     pub resend_timeout: Duration,
     /// A leader whose write has not completed for this long steps down, and a replica in that
-    /// state does not campaign.
+    /// state does not campaign. A leader without room for new values steps down after it, too.
     pub disk_stall_timeout: Duration,
 }
 

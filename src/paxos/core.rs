@@ -104,6 +104,9 @@ pub struct Core<V: Value> {
     pub(super) grant: Grant,
     /// The linearizable reads that wait.
     pub(super) reads: Reads,
+    /// Since when the log has no room for a value, as far as it was told; from the beginning of
+    /// its leadership on, while it leads.
+    pub(super) roomless_since: Option<Instant>,
     /// The role that the caller has been told.
     pub(super) role_told: Role,
 }
@@ -164,6 +167,7 @@ impl<V: Value> Core<V> {
             peers: vec![Peer::default(); members],
             fetching: None,
             sequence: 0,
+            roomless_since: None,
             role_told: Role::Follower { leader: None },
             config,
         };
@@ -202,6 +206,17 @@ impl<V: Value> Core<V> {
         assert!(self.promised >= self.promised_durable, "the disk is never ahead of memory");
         assert!(self.window.first() <= self.chosen.next(), "slots above the watermark are held");
         assert_eq!(self.role(), self.role_told, "every change of role is told");
+    }
+
+    /// Tells whether the log has room for a value of any size. A leader that has none for
+    /// `disk_stall_timeout` gives way, and a replica that has none lets others campaign first:
+    /// one full disk must not hold up those who have room.
+    pub fn note_room(&mut self, now: Instant, has_room: bool) {
+        self.now = self.now.max(now);
+        match has_room {
+            true => self.roomless_since = None,
+            false => _ = self.roomless_since.get_or_insert(self.now),
+        }
     }
 
     /// When the core wants an [`Input::Tick`], if ever.
@@ -465,6 +480,12 @@ impl<V: Value> Core<V> {
     /// Whether the disk does not complete writes.
     pub(super) fn disk_stalled(&self) -> bool {
         self.persists.stalled(self.now, self.config.disk_stall_timeout)
+    }
+
+    /// Whether it has led without room for so long that another member should try.
+    pub(super) fn is_long_roomless(&self) -> bool {
+        let long = |since| self.now.since(since) >= self.config.disk_stall_timeout;
+        self.peers.len() > 1 && self.roomless_since.is_some_and(long)
     }
 
     /// Whether an accept quorum has answered at this ballot within the election timeout.

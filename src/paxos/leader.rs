@@ -165,6 +165,8 @@ impl<V: Value> Core<V> {
             lease: Lease::new(self.peers.len()),
         });
         self.restart_reads();
+        // When all disks are full, each leader has its time.
+        self.roomless_since = self.roomless_since.map(|_| self.now);
         self.leader = Some(self.config.id);
         self.unused = None;
         self.fetching = None;
@@ -420,11 +422,11 @@ impl<V: Value> Core<V> {
             return;
         }
         leading.heartbeat_at = self.now + self.config.heartbeat_interval;
-        // A leader that reaches no quorum, or whose disk stands still, holds up everybody who
-        // still hears it.
+        // A leader that reaches no quorum, or whose disk stands still or is full, holds up
+        // everybody who still hears it.
         let lonely = !self.has_quorum_contact() && !planted(Mutant::LonelyLeaderStays);
         let stalled = self.disk_stalled() && !planted(Mutant::StalledLeaderStays);
-        if lonely || stalled {
+        if lonely || stalled || self.is_long_roomless() {
             return self.give_up(fx);
         }
         self.heartbeat_all(fx);

@@ -49,6 +49,7 @@ impl<V: Value + Hash> Core<V> {
             sequence: _,
             grant: _,
             reads: _,
+            roomless_since: _,
             role_told: _,
         } = self;
         (me, promised, promised_durable, chosen).hash(hasher);

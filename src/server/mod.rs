@@ -5,6 +5,8 @@
 //! answer, or its connection ends; a client that sends faster than the cluster commits is slowed
 //! down by its socket, never by a queue without a bound.
 
+mod commands;
+mod follow;
 mod reads;
 mod service;
 mod session;
@@ -15,6 +17,10 @@ pub use service::{Gauges, Resources, Server, Turn, run};
 const SESSIONS_MAX: usize = 16 * 1024;
 /// The most long-polling reads that wait for new records, over all clients.
 const WAITERS_MAX: usize = 16 * 1024;
+/// The most followers, over all clients.
+const FOLLOWERS_MAX: usize = 16 * 1024;
+/// The most logs in one answer.
+const LOGS_LISTED_MAX: usize = 1024;
 /// The most reads of the log's files under way for clients.
 const DISK_READS_MAX: usize = 128;
 /// The most bytes of records in one answer to a read (a single larger record still goes alone).

@@ -7,18 +7,29 @@
 use std::time::Duration;
 
 use crate::base::records::{RECORD_PREFIX_SIZE, Records};
-use crate::base::{Instant, Position};
+use crate::base::{Instant, LogId, Placement, Position};
 use crate::io::ConnId;
 use crate::machine::BatchView;
 use crate::wire::RequestId;
 
 use super::READ_BYTES_MAX;
 
+/// Whom a read is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A request: it is answered once.
+    Answer,
+    /// A follower, which goes on behind it.
+    Follow,
+}
+
 /// A read under way.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) conn: ConnId,
     pub(super) request: RequestId,
+    pub(super) purpose: Purpose,
+    pub(super) log: LogId,
     /// The first position asked for.
     pub(super) from: Position,
     /// The records collected so far, from `from` on.
@@ -34,7 +45,11 @@ pub(super) enum Confirming {
     /// A read, and how long it may then wait for new records.
     Read(Read, Duration),
     /// The question for the tail.
-    Tail { conn: ConnId, request: RequestId },
+    Tail { conn: ConnId, request: RequestId, log: LogId },
+    /// The question for the log of a name.
+    Find { conn: ConnId, request: RequestId, name: String },
+    /// The question for the logs behind a name.
+    List { conn: ConnId, request: RequestId, after: String, logs_max: u32 },
 }
 
 impl Confirming {
@@ -42,7 +57,9 @@ impl Confirming {
     pub(super) fn client(&self) -> (ConnId, RequestId) {
         match self {
             Confirming::Read(read, _) => (read.conn, read.request),
-            Confirming::Tail { conn, request } => (*conn, *request),
+            Confirming::Tail { conn, request, .. }
+            | Confirming::Find { conn, request, .. }
+            | Confirming::List { conn, request, .. } => (*conn, *request),
         }
     }
 }
@@ -60,6 +77,7 @@ impl Read {
     pub(super) fn new(
         conn: ConnId,
         request: RequestId,
+        log: LogId,
         from: Position,
         records_max: u32,
         bytes_max: u32,
@@ -71,12 +89,19 @@ impl Read {
         Read {
             conn,
             request,
+            purpose: Purpose::Answer,
+            log,
             from,
             run: Vec::new(),
             records: 0,
             records_max: or_limit(records_max as usize, u32::MAX as usize) as u32,
             bytes_max: or_limit(bytes_max as usize, READ_BYTES_MAX),
         }
+    }
+
+    /// The same for another purpose.
+    pub(super) fn with(self, purpose: Purpose) -> Read {
+        Read { purpose, ..self }
     }
 
     /// The next position to collect.
@@ -89,19 +114,18 @@ impl Read {
         self.records >= self.records_max || self.run.len() >= self.bytes_max
     }
 
-    /// Collects what is wanted of a slot whose first record has the position `first`. Returns
+    /// Collects what is wanted of a slot whose records stand where `placement` says. Returns
     /// whether the read can go on behind this slot.
-    pub(super) fn collect(&mut self, first: Position, value: &[u8]) -> bool {
-        let Ok(view) = BatchView::parse(value) else {
-            // Applied as a no-op everywhere: it has no positions.
+    pub(super) fn collect(&mut self, placement: &Placement, value: &[u8]) -> bool {
+        let (Some(span), Ok(view)) = (placement.span(self.log), BatchView::parse(value)) else {
             return true;
         };
-        let mut position = first;
-        for command in view.commands() {
-            let end = position.plus(u64::from(command.records));
-            if command.log.0 != 0 {
+        let mut position = span.first;
+        for (index, command) in view.commands().enumerate() {
+            if command.log != self.log || command.records == 0 || placement.is_refused(index) {
                 continue;
             }
+            let end = position.plus(u64::from(command.records));
             let whole = position == self.next()
                 && command.records <= self.records_max - self.records
                 && self.run.len() + command.run.len() <= self.bytes_max;
@@ -139,8 +163,8 @@ impl Read {
 mod tests {
     use super::*;
     use crate::base::records::push_record;
-    use crate::base::{Batch, BlockPool, LogId};
-    use crate::machine::{BatchBuilder, Command, CommandKind};
+    use crate::base::{Batch, BlockPool, Span};
+    use crate::machine::{BatchBuilder, Command};
 
     /// A batch of appends of `counts` records each; each record is its position.
     fn batch(first: u64, counts: &[u32]) -> Batch {
@@ -152,20 +176,13 @@ mod tests {
                 push_record(&mut run, &position.to_le_bytes());
                 position += 1;
             }
-            builder.push(&Command {
-                kind: CommandKind::Append,
-                log: LogId(0),
-                session: 0,
-                sequence: 0,
-                records: *records,
-                run: &run,
-            });
+            builder.push(&Command::append(LogId(0), *records, &run));
         }
-        builder.seal()
+        builder.seal(0)
     }
 
     fn read(from: u64, records_max: u32, bytes_max: u32) -> Read {
-        Read::new(ConnId(1), RequestId(1), Position(from), records_max, bytes_max)
+        Read::new(ConnId(1), RequestId(1), LogId(0), Position(from), records_max, bytes_max)
     }
 
     fn positions(read: &Read) -> Vec<u64> {
@@ -176,12 +193,13 @@ mod tests {
 
     #[test]
     fn collects_exactly_what_is_asked_for_across_slots_and_commands() {
-        let slots = [(0, batch(0, &[3, 1, 4])), (8, batch(8, &[5]))];
+        let slots = [(0, 8, batch(0, &[3, 1, 4])), (8, 5, batch(8, &[5]))];
         for from in 0..13 {
             for records_max in 0..=14 {
                 let mut read = read(from, records_max, 0);
-                for (first, batch) in &slots {
-                    if !read.collect(Position(*first), batch.value()) {
+                for (first, records, batch) in &slots {
+                    let placement = Placement::simple(Position(*first), *records);
+                    if !read.collect(&placement, batch.value()) {
                         break;
                     }
                 }
@@ -197,20 +215,47 @@ mod tests {
     fn a_slot_whose_first_record_does_not_fit_any_more_adds_nothing() {
         let (first, second) = (batch(0, &[1]), batch(1, &[1]));
         let mut read = read(0, 0, 20);
-        assert!(read.collect(Position(0), first.value()), "there is room left");
-        assert!(!read.collect(Position(1), second.value()), "but not for a whole record");
+        let at = |position| Placement::simple(Position(position), 1);
+        assert!(read.collect(&at(0), first.value()), "there is room left");
+        assert!(!read.collect(&at(1), second.value()), "but not for a whole record");
         assert_eq!(positions(&read), [0]);
     }
 
     #[test]
     fn the_byte_limit_holds_but_one_record_always_goes() {
         let batch = batch(0, &[10]);
+        let placement = Placement::simple(Position(0), 10);
         let mut small = read(2, 0, 30);
-        assert!(!small.collect(Position(0), batch.value()));
+        assert!(!small.collect(&placement, batch.value()));
         assert_eq!(positions(&small), [2, 3]);
         let mut tiny = read(2, 0, 1);
-        assert!(!tiny.collect(Position(0), batch.value()));
+        assert!(!tiny.collect(&placement, batch.value()));
         assert_eq!(positions(&tiny), [2]);
         assert!(tiny.is_full());
+    }
+
+    #[test]
+    fn refused_commands_and_other_logs_are_left_out() {
+        let mut builder = BatchBuilder::new(BlockPool::new(0));
+        let mut push = |log, record: u64| {
+            let mut run = Vec::new();
+            push_record(&mut run, &record.to_le_bytes());
+            builder.push(&Command::append(LogId(log), 1, &run));
+        };
+        for (log, record) in [(0, 100), (7, 10), (0, 999), (7, 999), (0, 101), (7, 11)] {
+            push(log, record);
+        }
+        let value = builder.seal(0);
+        let span = |log, first| Span { log: LogId(log), first: Position(first), records: 2 };
+        let mut placement = Placement { spans: vec![span(0, 100), span(7, 10)], refused: vec![] };
+        placement.refuse(2);
+        placement.refuse(3);
+        for (log, from, expected) in
+            [(0, 100, vec![100, 101]), (0, 101, vec![101]), (7, 10, vec![10, 11]), (8, 0, vec![])]
+        {
+            let mut read = Read::new(ConnId(1), RequestId(1), LogId(log), Position(from), 0, 0);
+            assert!(read.collect(&placement, value.value()));
+            assert_eq!(positions(&read), expected, "log {log} from {from}");
+        }
     }
 }

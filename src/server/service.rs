@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::reads::{Confirming, Read, Waiter};
+use super::follow::Followers;
+use super::reads::{Confirming, Purpose, Read, Waiter};
 use super::session::{Phase, Session};
-use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, SESSIONS_MAX, WAITERS_MAX};
+use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, LOGS_LISTED_MAX, SESSIONS_MAX, WAITERS_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
-use crate::base::records::{RecordsError, check_run};
-use crate::base::{BlockPool, Instant, LogId, NodeId};
+use crate::base::{BlockPool, Instant, LogId, LogTerms, NodeId, Position};
 use crate::io::{ConnId, Event, Io, Net, Wait};
 use crate::log::{ReadEntry, ReadError};
-use crate::machine::{Command, CommandKind};
-use crate::node::{Answer, AppendFailure, Node, NodeFailure, Refusal, Ticket};
+use crate::machine::{Command, LogState};
+use crate::node::{Answer, Node, NodeFailure, Refusal, Ticket};
 use crate::wire::client::decode_request;
 use crate::wire::hello::{decode_hello, encode_hello_reply};
-use crate::wire::status::ResourceStatus;
+use crate::wire::status::{LogStatus, ResourceStatus};
 use crate::wire::{
     ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PAYLOAD_SIZE_MAX, PROTOCOL_VERSION,
     ReadLevel, RefuseReason, Request, RequestId, Response, WireError,
@@ -30,9 +30,9 @@ const READ_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A node and its clients.
 pub struct Server {
-    node: Node,
+    pub(super) node: Node,
     pool: BlockPool,
-    sessions: HashMap<ConnId, Session>,
+    pub(super) sessions: HashMap<ConnId, Session>,
     /// Connections with answers to flush.
     dirty: Vec<ConnId>,
     /// Connections whose input is held back.
@@ -44,6 +44,9 @@ pub struct Server {
     /// Linearizable reads that wait to be confirmed, by the number in their ticket.
     confirming: BTreeMap<u64, Confirming>,
     confirms_started: u64,
+    pub(super) followers: Followers,
+    /// Memory for reuse.
+    pub(super) logs_touched: Vec<LogId>,
     answers: Vec<Answer>,
     started: Instant,
     resources: Resources,
@@ -84,6 +87,8 @@ pub struct Gauges {
     pub disk_reads: usize,
     /// Reads that wait for new records.
     pub waiting_reads: usize,
+    /// Followers.
+    pub followers: usize,
 }
 
 /// How a turn has ended.
@@ -109,6 +114,8 @@ impl Server {
             waiters: Vec::new(),
             confirming: BTreeMap::new(),
             confirms_started: 0,
+            followers: Followers::default(),
+            logs_touched: Vec::new(),
             answers: Vec::new(),
             started: now,
             resources,
@@ -137,6 +144,7 @@ impl Server {
             stalled_clients: self.stalled.len(),
             disk_reads: self.reads.len(),
             waiting_reads: self.waiters.len(),
+            followers: self.followers.count(),
         }
     }
 
@@ -194,11 +202,15 @@ impl Server {
                 Some(session) => {
                     session.outbox.sent(parts);
                     self.mark_dirty(conn);
+                    self.resume_followers(io, conn);
                 }
                 None => self.node.on_sent(conn, parts),
             },
             Event::Closed { conn, reason } => match self.sessions.remove(&conn) {
-                Some(_) => debug!(?conn, %reason, "a client is gone"),
+                Some(_) => {
+                    debug!(?conn, %reason, "a client is gone");
+                    self.drop_followers(conn);
+                }
                 None => self.node.on_closed(io.now(), conn, &reason),
             },
             Event::Woken => {}
@@ -227,6 +239,7 @@ impl Server {
         }
         self.answers = answers;
         self.wake_waiters(io);
+        self.push_to_followers(io);
         self.flush(io);
     }
 
@@ -240,6 +253,7 @@ impl Server {
             if session.phase == Phase::Closing && session.outbox.queued_bytes() == 0 {
                 Net::close(io, conn);
                 self.sessions.remove(&conn);
+                self.drop_followers(conn);
             }
         }
         self.dirty = dirty;
@@ -297,8 +311,12 @@ impl Server {
             }
             // Taken out while its frame borrows the decoder; the map keeps the rest in place.
             let Some(session) = self.sessions.get_mut(&conn) else { return };
-            let mut decoder = std::mem::take(&mut session.decoder);
             let phase = session.phase;
+            if phase == Phase::Closing {
+                // Refused already: whatever it goes on to say, nothing more is queued for it.
+                return;
+            }
+            let mut decoder = std::mem::take(&mut session.decoder);
             let result = match decoder.next(&mut rest, &self.pool) {
                 Ok(None) => {
                     session.decoder = decoder;
@@ -306,7 +324,7 @@ impl Server {
                 }
                 Ok(Some(frame)) => match phase {
                     Phase::Client => self.on_request(io, conn, &frame),
-                    Phase::Closing => Ok(()),
+                    Phase::Closing => unreachable!("looked at above"),
                     Phase::Greeting => match self.on_hello(io, conn, &frame) {
                         Some(peer) => {
                             self.sessions.remove(&conn);
@@ -379,24 +397,44 @@ impl Server {
         conn: ConnId,
         frame: &Frame<'_>,
     ) -> Result<(), WireError> {
+        let now = io.now();
         match decode_request(frame)? {
-            Request::Append { request, log, session, sequence, records, run } => {
-                let kind = CommandKind::Append;
-                let command = Command { kind, log, session, sequence, records, run };
-                self.on_append(io.now(), conn, request, &command);
+            Request::Append { request, log, terms, records, run } => {
+                let append = Command { terms, ..Command::append(log, records, run) };
+                self.on_append(now, conn, request, &append);
             }
             Request::Read { request, log, from, records_max, bytes_max, level, wait_ms } => {
-                if self.is_served(conn, request, log) {
-                    let read = Read::new(conn, request, from, records_max, bytes_max);
-                    let wait = Duration::from_millis(u64::from(wait_ms));
-                    self.confirm(io, level, Confirming::Read(read, wait));
-                }
+                let read = Read::new(conn, request, log, from, records_max, bytes_max);
+                let wait = Duration::from_millis(u64::from(wait_ms));
+                self.confirm(io, level, Confirming::Read(read, wait));
             }
             Request::Tail { request, log, level } => {
-                if self.is_served(conn, request, log) {
-                    self.confirm(io, level, Confirming::Tail { conn, request });
-                }
+                self.confirm(io, level, Confirming::Tail { conn, request, log });
             }
+            Request::FindLog { request, name, level } => {
+                let name = name.to_owned();
+                self.confirm(io, level, Confirming::Find { conn, request, name });
+            }
+            Request::ListLogs { request, after, logs_max, level } => {
+                let after = after.to_owned();
+                self.confirm(io, level, Confirming::List { conn, request, after, logs_max });
+            }
+            Request::OpenSession { request, terms } => {
+                self.on_open_session(now, conn, request, terms);
+            }
+            Request::CloseSession { request, session } => {
+                self.on_close_session(now, conn, request, session);
+            }
+            Request::CreateLog { request, name, record_bytes_max } => {
+                let terms = LogTerms { name: name.to_owned(), record_bytes_max };
+                self.on_create_log(now, conn, request, &terms);
+            }
+            Request::DeleteLog { request, log } => self.on_delete_log(now, conn, request, log),
+            Request::Follow { request, log, from, credit_bytes } => {
+                self.on_follow(io, (conn, request), log, from, credit_bytes);
+            }
+            Request::Credit { request, bytes } => self.on_credit(io, (conn, request), bytes),
+            Request::Unfollow { request } => self.on_unfollow((conn, request)),
             Request::Status { request } => {
                 let status = self.status(io.now());
                 match serde_json::to_vec(&status) {
@@ -419,37 +457,6 @@ impl Server {
             ..(self.resources)()
         };
         NodeStatus { resources, ..self.node.status(now) }
-    }
-
-    /// Refuses what this version does not serve.
-    fn is_served(&mut self, conn: ConnId, request: RequestId, log: LogId) -> bool {
-        if log != LogId(0) {
-            self.fail(conn, request, ErrorCode::NoSuchLog, None, "there is only log 0 (default)");
-            return false;
-        }
-        true
-    }
-
-    fn on_append(&mut self, now: Instant, conn: ConnId, request: RequestId, append: &Command<'_>) {
-        if let Err(error) = check_run(append.run, append.records) {
-            let code = match error {
-                RecordsError::RecordTooLarge(_)
-                | RecordsError::RunTooLarge(_)
-                | RecordsError::TooMany(_) => ErrorCode::TooLarge,
-                _ => ErrorCode::BadRequest,
-            };
-            self.fail(conn, request, code, None, &error.to_string());
-            return;
-        }
-        let limit = self.node.append_bytes_max();
-        if append.run.len() > limit {
-            let text = format!("{} bytes are over this node's limit of {limit}", append.run.len());
-            return self.fail(conn, request, ErrorCode::TooLarge, None, &text);
-        }
-        let ticket = Ticket { conn, request: request.0 };
-        if let Err(refusal) = self.node.append(now, ticket, append) {
-            self.refuse(conn, request, &refusal);
-        }
     }
 
     // ---- reads ------------------------------------------------------------------------------
@@ -476,15 +483,51 @@ impl Server {
     fn confirmed<I: Io>(&mut self, io: &mut I, asked: Confirming) {
         match asked {
             Confirming::Read(read, wait) => self.start_read(io, read, wait),
-            Confirming::Tail { conn, request } => {
-                let tail = self.node.tail();
-                self.respond(conn, &Response::TailIs { request, tail });
+            Confirming::Tail { conn, request, log } => match self.tail(log) {
+                Some(tail) => self.respond(conn, &Response::TailIs { request, tail }),
+                None => self.fail_no_log(conn, request, log),
+            },
+            Confirming::Find { conn, request, name } => match self.node.logs().find(&name) {
+                Some((log, state)) => {
+                    let found = [status_of_log(log, state)];
+                    self.respond_logs(conn, request, &found);
+                }
+                None => {
+                    let text = format!("there is no log {name:?}");
+                    self.fail(conn, request, ErrorCode::NoSuchLog, None, &text);
+                }
+            },
+            Confirming::List { conn, request, after, logs_max } => {
+                let count = match logs_max as usize {
+                    0 => LOGS_LISTED_MAX,
+                    wanted => wanted.min(LOGS_LISTED_MAX),
+                };
+                let logs = self.node.logs().by_name_after(&after).take(count);
+                let logs: Vec<LogStatus> = logs.map(|(log, of)| status_of_log(log, of)).collect();
+                self.respond_logs(conn, request, &logs);
+            }
+        }
+    }
+
+    /// The next position to be given out, as far as this node has applied.
+    fn tail(&self, log: LogId) -> Option<Position> {
+        self.node.logs().get(log).map(|state| state.tail)
+    }
+
+    fn respond_logs(&mut self, conn: ConnId, request: RequestId, logs: &[LogStatus]) {
+        match serde_json::to_vec(logs) {
+            Ok(json) => self.respond(conn, &Response::LogsAre { request, json: &json }),
+            Err(error) => {
+                self.fail(conn, request, ErrorCode::Unavailable, None, &error.to_string());
             }
         }
     }
 
     fn start_read<I: Io>(&mut self, io: &mut I, read: Read, wait: Duration) {
-        if read.from < self.node.tail() {
+        let Some(tail) = self.tail(read.log) else {
+            return self.fail_no_log(read.conn, read.request, read.log);
+        };
+        if read.from < tail {
             self.go_on_reading(io, read);
         } else if wait.is_zero() {
             self.finish_read(read);
@@ -499,27 +542,57 @@ impl Server {
 
     /// Collects from the cache; what it does not keep is read from the log first.
     fn go_on_reading<I: Io>(&mut self, io: &mut I, mut read: Read) {
+        let at_tail = |server: &Server, read: &Read| {
+            server.tail(read.log).is_none_or(|tail| read.next() >= tail)
+        };
+        match self.collect_cached(&mut read) || read.is_full() || at_tail(self, &read) {
+            true => self.end_read(io, read),
+            false => self.read_stored(io, read),
+        }
+    }
+
+    /// Collects from the cache. Returns whether the read's next record was there.
+    pub(super) fn collect_cached(&self, read: &mut Read) -> bool {
         let mut in_cache = false;
-        for applied in self.node.cached(read.next()) {
+        for (_, applied) in self.node.cached(read.log, read.next()) {
             in_cache = true;
-            if !read.collect(applied.first, applied.batch.value()) {
+            if !read.collect(&applied.placement, applied.batch.value()) {
                 break;
             }
         }
-        if in_cache || read.is_full() || read.next() >= self.node.tail() {
-            return self.finish_read(read);
-        }
+        in_cache
+    }
+
+    /// Reads the slot with the read's next record from the log's files.
+    pub(super) fn read_stored<I: Io>(&mut self, io: &mut I, read: Read) {
         if self.reads.len() >= DISK_READS_MAX {
             let text = "too many reads of old records are under way";
-            return self.fail(read.conn, read.request, ErrorCode::Overloaded, None, text);
+            return self.fail_read(&read, ErrorCode::Overloaded, text);
         }
         self.reads_started += 1;
         let ticket = Ticket { conn: read.conn, request: self.reads_started };
-        match self.node.read_position(io, ticket, read.next()) {
+        match self.node.read_position(io, ticket, read.log, read.next()) {
             Ok(()) => {
                 self.reads.insert(self.reads_started, read);
             }
-            Err(refusal) => self.refuse(read.conn, read.request, &refusal),
+            Err(refusal) => {
+                let (code, _, text) = describe(&refusal);
+                self.fail_read(&read, code, &text);
+            }
+        }
+    }
+
+    fn fail_read(&mut self, read: &Read, code: ErrorCode, text: &str) {
+        match read.purpose {
+            Purpose::Answer => self.fail(read.conn, read.request, code, None, text),
+            Purpose::Follow => self.end_follower((read.conn, read.request), code, text),
+        }
+    }
+
+    fn end_read<I: Io>(&mut self, io: &mut I, read: Read) {
+        match read.purpose {
+            Purpose::Answer => self.finish_read(read),
+            Purpose::Follow => self.on_followed(io, read),
         }
     }
 
@@ -534,30 +607,31 @@ impl Server {
             Ok(entry) => {
                 let before = read.next();
                 let placement = entry.placement.expect("found by position, so it is applied");
-                let first = placement.span(LogId(0)).expect("found by its position there").first;
-                let more = read.collect(first, entry.batch.value());
+                let more = read.collect(&placement, entry.batch.value());
                 // The next record may be over the read's byte limit, but the first one always goes.
                 let went_on = read.next() > before;
                 assert!(went_on || read.records > 0, "the slot that was found holds the position");
-                match more && read.next() < self.node.tail() {
+                let at_tail = self.tail(read.log).is_none_or(|tail| read.next() >= tail);
+                match more && !at_tail {
                     true => self.go_on_reading(io, read),
-                    false => self.finish_read(read),
+                    false => self.end_read(io, read),
                 }
             }
             Err(error) => {
                 warn!(position = %read.next(), %error, "cannot read a stored record");
-                let text = error.to_string();
-                self.fail(read.conn, read.request, ErrorCode::Corrupted, None, &text);
+                self.fail_read(&read, ErrorCode::Corrupted, &error.to_string());
             }
         }
     }
 
-    fn finish_read(&mut self, read: Read) {
+    /// Sends what has been collected.
+    pub(super) fn finish_read(&mut self, read: Read) {
         let response = Response::Records {
             request: read.request,
             first: read.from,
             records: read.records,
-            tail: self.node.tail(),
+            // A log that has been deleted meanwhile has no tail any more; its records are read.
+            tail: self.tail(read.log).unwrap_or(read.next()),
             run: &read.run,
         };
         self.respond(read.conn, &response);
@@ -565,13 +639,13 @@ impl Server {
 
     /// Serves the waiting reads whose records have come or whose time is up.
     fn wake_waiters<I: Io>(&mut self, io: &mut I) {
-        let (now, tail) = (io.now(), self.node.tail());
+        let now = io.now();
         let mut index = 0;
         while index < self.waiters.len() {
             let waiter = &self.waiters[index];
-            if waiter.read.from < tail {
+            if self.tail(waiter.read.log).is_none_or(|tail| waiter.read.from < tail) {
                 let waiter = self.waiters.swap_remove(index);
-                self.go_on_reading(io, waiter.read);
+                self.start_read(io, waiter.read, Duration::ZERO);
             } else if waiter.deadline <= now {
                 let waiter = self.waiters.swap_remove(index);
                 self.finish_read(waiter.read);
@@ -587,15 +661,7 @@ impl Server {
 
     fn on_answer<I: Io>(&mut self, io: &mut I, answer: Answer) {
         match answer {
-            Answer::Append { ticket, result } => {
-                let request = RequestId(ticket.request);
-                match result {
-                    Ok((first, records)) => {
-                        self.respond(ticket.conn, &Response::Appended { request, first, records });
-                    }
-                    Err(failure) => self.fail_append(ticket.conn, request, &failure),
-                }
-            }
+            Answer::Command { ticket, result } => self.on_command(ticket, result),
             Answer::Confirmed { ticket, confirmed } => {
                 let asked = self.confirming.remove(&ticket.request);
                 let asked = asked.expect("every read that waits is kept");
@@ -613,42 +679,12 @@ impl Server {
         }
     }
 
-    fn fail_append(&mut self, conn: ConnId, request: RequestId, failure: &AppendFailure) {
-        match failure {
-            AppendFailure::NotLeader { hint } => {
-                self.refuse(conn, request, &Refusal::NotLeader { hint: *hint });
-            }
-            AppendFailure::OutcomeUnknown => {
-                let text = "this node stopped leading before the append was chosen";
-                self.fail(conn, request, ErrorCode::OutcomeUnknown, self.node.leader(), text);
-            }
-            AppendFailure::NoSuchLog(log) => {
-                let text = format!("there is no log {log}");
-                self.fail(conn, request, ErrorCode::NoSuchLog, None, &text);
-            }
-        }
-    }
-
-    fn refuse(&mut self, conn: ConnId, request: RequestId, refusal: &Refusal) {
-        let (code, leader, text) = match refusal {
-            Refusal::NotLeader { hint: Some(leader) } => {
-                (ErrorCode::NotLeader, Some(*leader), format!("node {leader} leads"))
-            }
-            Refusal::NotLeader { hint: None } => {
-                (ErrorCode::NotLeader, None, "no leader is known at the moment".to_owned())
-            }
-            Refusal::DiskFull => {
-                (ErrorCode::DiskFull, None, "the leader's disk is full".to_owned())
-            }
-            Refusal::Overloaded => {
-                (ErrorCode::Overloaded, None, "too much is under way".to_owned())
-            }
-            Refusal::NotStored(text) => (ErrorCode::Unavailable, None, text.clone()),
-        };
+    pub(super) fn refuse(&mut self, conn: ConnId, request: RequestId, refusal: &Refusal) {
+        let (code, leader, text) = describe(refusal);
         self.fail(conn, request, code, leader, &text);
     }
 
-    fn fail(
+    pub(super) fn fail(
         &mut self,
         conn: ConnId,
         request: RequestId,
@@ -656,11 +692,12 @@ impl Server {
         leader: Option<NodeId>,
         text: &str,
     ) {
-        self.respond(conn, &Response::Failed { request, error, leader, text });
+        let detail = 0;
+        self.respond(conn, &Response::Failed { request, error, leader, detail, text });
     }
 
     /// Queues an answer; a client that has gone meanwhile gets none.
-    fn respond(&mut self, conn: ConnId, response: &Response<'_>) {
+    pub(super) fn respond(&mut self, conn: ConnId, response: &Response<'_>) {
         if let Some(session) = self.sessions.get_mut(&conn) {
             session.respond(response);
             self.mark_dirty(conn);
@@ -679,4 +716,28 @@ impl Server {
 
 fn refused(reason: RefuseReason, text: String) -> HelloReply {
     HelloReply::Refused { protocol_version: PROTOCOL_VERSION, reason, text }
+}
+
+fn describe(refusal: &Refusal) -> (ErrorCode, Option<NodeId>, String) {
+    match refusal {
+        Refusal::NotLeader { hint: Some(leader) } => {
+            (ErrorCode::NotLeader, Some(*leader), format!("node {leader} leads"))
+        }
+        Refusal::NotLeader { hint: None } => {
+            (ErrorCode::NotLeader, None, "no leader is known at the moment".to_owned())
+        }
+        Refusal::DiskFull => (ErrorCode::DiskFull, None, "the leader's disk is full".to_owned()),
+        Refusal::Overloaded => (ErrorCode::Overloaded, None, "too much is under way".to_owned()),
+        Refusal::NotStored(text) => (ErrorCode::Unavailable, None, text.clone()),
+    }
+}
+
+fn status_of_log(log: LogId, state: &LogState) -> LogStatus {
+    LogStatus {
+        log: log.0,
+        name: state.terms.name.clone(),
+        tail: state.tail.0,
+        fence: state.fence.0,
+        record_bytes_max: state.terms.record_bytes_max,
+    }
 }

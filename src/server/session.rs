@@ -65,7 +65,7 @@ impl Session {
         leader: Option<NodeId>,
         text: &str,
     ) {
-        self.respond(&Response::Failed { request, error, leader, text });
+        self.respond(&Response::Failed { request, error, leader, detail: 0, text });
     }
 
     /// Holds back `rest` and stops receiving.

@@ -16,8 +16,8 @@ use super::time::Time;
 use super::trace::HostId;
 use crate::base::records::Records;
 use crate::base::rng::Rng;
-use crate::base::{ClusterId, LogId, NodeId, Position};
-use crate::client::connection::{AppendName, ClientConnection, Incoming, ReadAsk, Response};
+use crate::base::{AppendTerms, ClusterId, LogId, NodeId, Position};
+use crate::client::connection::{ClientConnection, Incoming, ReadAsk, Response};
 use crate::io::{ConnId, Event, SendPart};
 use crate::wire::{ErrorCode, ReadLevel};
 
@@ -312,7 +312,7 @@ impl SimClient {
                 let records: Vec<Vec<u8>> = (0..*records)
                     .map(|index| ValueId { number: first.number + index, ..*first }.record(*size))
                     .collect();
-                link.protocol.append(slot, log, AppendName::default(), &records)
+                link.protocol.append(slot, log, AppendTerms::default(), &records)
             }
             Kind::Read { from, records_max, level, .. } => {
                 let wait_ms = if self.rng.below(2) == 0 { 0 } else { self.rng.below(300) as u32 };
@@ -388,6 +388,7 @@ impl SimClient {
             Incoming::Answer { tag, response } => {
                 answers.push(Answered::Call(tag, Reply::of(&response)));
             }
+            Incoming::Pushed { .. } => unreachable!("nothing is followed"),
         });
         self.link = Some(link);
         for answer in answers {
@@ -512,7 +513,7 @@ enum Reply {
     /// `None`: not all of them are records of this world.
     Records(Position, Option<Vec<ValueId>>, Position),
     Tail(Position),
-    Status,
+    Other,
     Failed(ErrorCode, Option<NodeId>),
 }
 
@@ -527,7 +528,11 @@ impl Reply {
                 Reply::Records(*first, values, *tail)
             }
             Response::TailIs { tail, .. } => Reply::Tail(*tail),
-            Response::StatusIs { .. } => Reply::Status,
+            Response::StatusIs { .. }
+            | Response::SessionOpened { .. }
+            | Response::LogCreated { .. }
+            | Response::LogsAre { .. }
+            | Response::Done { .. } => Reply::Other,
             Response::Failed { error, leader, .. } => Reply::Failed(*error, *leader),
         }
     }

@@ -1,7 +1,11 @@
 //! What a run has hit: every fault class and every branch of interest has a name and a count.
 //!
 //! A class that a thousand seeds never hit is not tested, whatever the code looks like: `loggos
-//! sim` reports it. Written by the world and its faults, summed over runs by the command.
+//! sim` reports it. One branch that is not here: a hole filled with a no-op. A peer's acceptances
+//! have no gap above what it knows to be chosen, as long as connections keep the order of what is
+//! sent on them, and they do, by the frames' sequence; only the explorer, the core's chaos tests
+//! and its golden script `holes`, where messages get lost, come there.
+//! Written by the world and its faults, summed over runs by the command.
 
 use std::collections::BTreeMap;
 
@@ -59,6 +63,7 @@ hits! {
         ConnectLost = "connection attempt unanswered",
         SenderTimeout = "connection given up by the sender",
         HalfOpen = "connection half open after a power cut",
+        Succession = "leader dies while a follower catches up",
         Kill = "process killed",
         PowerCut = "power cut on one node",
         PowerCutAll = "power cut on all nodes at once",
@@ -69,6 +74,7 @@ hits! {
         ClockJump = "clock jumps forward",
         ClientDies = "client drops its connection",
         DiskSlow = "disk slow for a while",
+        DiskStall = "disk stands still for a while",
         DiskFull = "disk full for a while",
         DiskWriteFails = "disk fails a write",
         DiskWriteShort = "disk writes too little",
@@ -83,12 +89,22 @@ hits! {
         DamageZeroed = "damage at rest: zeroed block",
         DiskWiped = "disk wiped",
         DiskOldCopy = "disk's old copy put back",
+        LeftPoweredOff = "left for good: without power",
+        LeftPaused = "left for good: paused",
+        LeftIsolated = "left for good: cut off from all nodes",
+        LeftHanging = "left for good: connected to one node only",
+        LeftStalled = "left for good: disk stands still",
     }
     Branch {
         Elected = "leader elected",
         SteppedDown = "leader stepped down",
         CandidateFailed = "campaign failed",
-        HoleFilled = "hole filled with a no-op",
+        PreVoteRefused = "pre-vote refused",
+        StaleBallotRefused = "stale ballot refused",
+        PromiseReports = "promise that reports accepted values",
+        AcceptedFetched = "accepted value asked for by a candidate",
+        ValueProposedAgain = "value of an earlier ballot proposed again",
+        CaughtUp = "chosen slots asked for by who is behind",
         Reopened = "node reopened its log",
         TornTailCut = "torn tail cut at start",
         VoteMended = "damaged copy of the vote mended at start",
@@ -123,7 +139,26 @@ hits! {
         PromiseChecked = "promise found kept after a restart",
         AcceptanceChecked = "acceptance found kept after a restart",
         MessageSeen = "message between replicas seen",
+        CampaignChecked = "campaign found backed by pre-votes",
+        QuorumChecked = "slot found accepted by a quorum",
+        Inspected = "log files read by inspect",
         LivenessReached = "progress after healing",
+    }
+}
+
+impl Hit {
+    /// What the healing leaves broken: see `phases`.
+    pub const FOR_GOOD: [Hit; 5] = [
+        Hit::LeftPoweredOff,
+        Hit::LeftPaused,
+        Hit::LeftIsolated,
+        Hit::LeftHanging,
+        Hit::LeftStalled,
+    ];
+
+    /// Whether the healing leaves nodes broken so.
+    pub fn is_for_good(self) -> bool {
+        Hit::FOR_GOOD.contains(&self)
     }
 }
 

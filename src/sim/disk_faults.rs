@@ -22,6 +22,8 @@ use crate::base::rng::Rng;
 /// The disk faults that a strike chooses from.
 pub const STRIKES: &[Hit] = &[
     Hit::DiskSlow,
+    Hit::DiskStall,
+    Hit::DiskFull,
     Hit::DiskFull,
     Hit::DiskWriteFails,
     Hit::DiskWriteShort,
@@ -29,13 +31,44 @@ pub const STRIKES: &[Hit] = &[
     Hit::DiskFlushFails,
     Hit::DiskReadFails,
     Hit::DiskNameFails,
+    Hit::DiskNameFails,
+    Hit::DiskWriteLost,
+    Hit::DiskWriteLost,
     Hit::DiskWriteLost,
     Hit::DiskWriteMisdirected,
+    Hit::DiskWriteMisdirected,
+    Hit::DiskWriteMisdirected,
+    Hit::DamageFlip,
+    Hit::DamageFlip,
+    Hit::DamageFlip,
+    Hit::DamageFlip,
     Hit::DamageFlip,
     Hit::DamageUnreadable,
     Hit::DamageZeroed,
     Hit::DiskWiped,
     Hit::DiskOldCopy,
+];
+
+/// Where damage strikes; what is named more often is struck more often, for it is rarer.
+const REGIONS: [Region; 18] = [
+    Region::Padding,
+    Region::Header,
+    Region::Footer,
+    Region::Payload,
+    Region::Tail,
+    Region::Footer,
+    Region::Padding,
+    Region::Vote,
+    Region::Payload,
+    Region::SegmentHeader,
+    Region::Footer,
+    Region::SegmentHeader,
+    Region::Header,
+    Region::Footer,
+    Region::Tail,
+    Region::Blank,
+    Region::Footer,
+    Region::Identity,
 ];
 
 /// What the counters of a disk call trouble: after it a node may stop or refuse to start.
@@ -53,10 +86,24 @@ pub fn trouble(disk: &SimDisk) -> u64 {
     TROUBLE.iter().map(|name| disk.counters().get(name)).sum()
 }
 
+/// Whether the class is a lie or damage, which strikes a minority only.
+fn is_damage(hit: Hit) -> bool {
+    matches!(
+        hit,
+        Hit::DiskWriteLost
+            | Hit::DiskWriteMisdirected
+            | Hit::DamageFlip
+            | Hit::DamageUnreadable
+            | Hit::DamageZeroed
+            | Hit::DiskWiped
+            | Hit::DiskOldCopy
+    )
+}
+
 /// The nodes whose disks may lie and rot: drawn, and always a minority.
 pub fn draw_damageable(nodes: usize, rng: &mut Rng) -> Vec<bool> {
     let mut chosen = vec![false; nodes];
-    let count = rng.below((nodes as u64 - 1) / 2 + 1);
+    let count = ((nodes as u64 - 1) / 2).min(rng.below(4));
     for _ in 0..count {
         chosen[rng.below(nodes as u64) as usize] = true;
     }
@@ -67,6 +114,12 @@ impl World {
     /// Whether this node's disk may lie and rot in this world.
     pub(super) fn damageable(&self, node: usize) -> bool {
         self.damageable[node]
+    }
+
+    /// The node itself if its disk may be damaged, or else the next one whose disk may.
+    fn damageable_near(&self, node: usize) -> Option<usize> {
+        let nodes = self.plan.nodes;
+        (0..nodes).map(|step| (node + step) % nodes).find(|node| self.damageable(*node))
     }
 
     /// Strikes a disk. Returns whether there was something to strike.
@@ -89,6 +142,7 @@ impl World {
             Hit::DiskNameFails => Some((OpKind::Name, OpFault::Error)),
             _ => None,
         };
+        let node = self.damageable_near(node).filter(|_| is_damage(hit)).unwrap_or(node);
         let process = &mut self.processes[node];
         if let Some((kind, fault)) = fault {
             process.disk_mut().inject(kind, skip, fault);
@@ -100,12 +154,18 @@ impl World {
                 process.disk_mut().slow_down(Instant(until.0));
                 Ok(true)
             }
+            Hit::DiskStall => {
+                let until = Time(now.0) + span;
+                process.disk_mut().stand_still(Instant(until.0));
+                Ok(true)
+            }
             Hit::DiskFull => {
                 let disk = process.disk_mut();
-                let room = rng.below(3) * self.plan.log.segment_bytes;
+                let room = rng.below(5).saturating_sub(2) * self.plan.log.segment_bytes;
                 let capacity = disk.used_bytes() + room;
                 disk.set_capacity(capacity);
-                self.queue.after(span, Happening::Undo(Undo::MakeRoom(node)));
+                // Prepared segments last a while.
+                self.queue.after(span * 3, Happening::Undo(Undo::MakeRoom(node)));
                 Ok(true)
             }
             _ if !self.damageable(node) => Ok(false),
@@ -121,23 +181,35 @@ impl World {
         span: Duration,
         rng: &mut Rng,
     ) -> Result<bool, Violation> {
-        let region = Region::ALL[rng.below(Region::ALL.len() as u64) as usize];
+        // The places to try, in a drawn order: not every disk has all of them.
+        let first = rng.below(REGIONS.len() as u64) as usize;
+        let regions = REGIONS.iter().cycle().skip(first).take(REGIONS.len()).copied();
+        // Mostly one bit; several at once in different places.
+        let flips = [1, 1, 2, 3, 6][rng.below(5) as usize];
+        let skip = [0, 0, 1, 3][rng.below(4) as usize];
         let process = &mut self.processes[node];
         let disk = process.disk_mut();
         // What is written over damage is no mistake of the node's.
         disk.set_check_overwrites(false);
         let done = match hit {
             Hit::DiskWriteLost => {
-                disk.inject(OpKind::Write, rng.below(4) as u32, OpFault::Lost);
+                disk.inject(OpKind::Write, skip, OpFault::Lost);
                 true
             }
             Hit::DiskWriteMisdirected => {
-                disk.inject(OpKind::Write, rng.below(4) as u32, OpFault::Misdirected);
+                disk.inject(OpKind::Write, skip, OpFault::Misdirected);
                 true
             }
-            Hit::DamageFlip => disk.flip_bit(region, rng).is_some(),
-            Hit::DamageUnreadable => disk.make_unreadable(region, rng).is_some(),
-            Hit::DamageZeroed => disk.zero_block(region, rng).is_some(),
+            Hit::DamageFlip => {
+                let flipped = regions.filter_map(|region| disk.flip_bit(region, rng));
+                flipped.take(flips).count() > 0
+            }
+            Hit::DamageUnreadable => {
+                regions.filter_map(|region| disk.make_unreadable(region, rng)).next().is_some()
+            }
+            Hit::DamageZeroed => {
+                regions.filter_map(|region| disk.zero_block(region, rng)).next().is_some()
+            }
             Hit::DiskWiped => {
                 self.stop(node, true, span);
                 self.processes[node].disk_mut().wipe();
@@ -147,9 +219,13 @@ impl World {
         };
         if done {
             self.processes[node].damaged = true;
-            // Damage shows when the node reads it: often that is at the next start.
-            if rng.below(2) == 0 {
-                self.stop(node, rng.below(2) == 0, span);
+            // Damage shows when the node reads it: often that is at the next start. A lie needs a
+            // write first.
+            let lies = matches!(hit, Hit::DiskWriteLost | Hit::DiskWriteMisdirected);
+            let stops = Undo::Stop(node, rng.below(2) == 0, span);
+            if lies || rng.below(2) == 0 {
+                let delay = if lies { span } else { Duration::ZERO };
+                self.queue.after(delay, Happening::Undo(stops));
             }
         }
         Ok(done)
@@ -172,8 +248,10 @@ impl World {
 
     /// The disk of a healed node makes no trouble any more.
     pub(super) fn heal_disk(&mut self, node: usize) {
+        let now = Instant(self.now().0);
         let disk = self.processes[node].disk_mut();
         disk.forget_injected();
+        disk.speed_up(now);
         disk.set_capacity(u64::MAX);
     }
 }

@@ -12,8 +12,11 @@ pub mod counters;
 pub mod disk;
 mod disk_faults;
 pub mod explore;
+pub mod fuzz;
 pub mod history;
 mod host;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod nemesis;
 mod net;
 mod phases;

@@ -17,6 +17,7 @@ use super::process::Absence;
 use super::trace::HostId;
 use super::world::{Happening, World};
 use crate::base::rng::Rng;
+use crate::paxos::Role;
 
 /// A fault that ends by itself.
 #[derive(Clone, Debug)]
@@ -27,10 +28,18 @@ pub enum Undo {
     Unslow(HostId, HostId),
     /// A flapping link changes once more, so many times.
     Flap(HostId, HostId, bool, u32),
+    /// The second act of a succession: the leader keeps one follower only, who is behind.
+    Succeed { leader: usize, follower: usize, span: Duration },
+    /// Its third: the leader dies.
+    Depose(usize, Duration),
+    /// A node stops, with the power or without, for a while.
+    Stop(usize, bool, Duration),
     /// A process runs again.
     Thaw(usize),
     /// A clock runs true again.
     TrueClock(usize),
+    /// A connection is to be broken within what is on its way, once something is: so many looks.
+    ResetMidFrame(u32),
     /// There is room on a disk again.
     MakeRoom(usize),
     /// A disk is replaced by what it was.
@@ -45,7 +54,8 @@ pub struct Nemesis {
     cuts: Vec<(HostId, HostId)>,
 }
 
-/// The faults that a strike chooses from.
+/// The faults that a strike chooses from, beside those of `disk_faults`. What is named twice comes
+/// twice as often.
 const STRIKES: &[Hit] = &[
     Hit::PartitionOneWay,
     Hit::PartitionPair,
@@ -56,10 +66,14 @@ const STRIKES: &[Hit] = &[
     Hit::LinkSlow,
     Hit::ConnectionReset,
     Hit::ConnectionResetMidFrame,
+    Hit::Succession,
+    Hit::Succession,
+    Hit::Kill,
     Hit::Kill,
     Hit::PowerCut,
     Hit::PowerCutAll,
     Hit::PowerCutMinority,
+    Hit::Pause,
     Hit::Pause,
     Hit::ClockDrift,
     Hit::ClockRate,
@@ -67,9 +81,15 @@ const STRIKES: &[Hit] = &[
     Hit::ClientDies,
 ];
 
+/// How often a mid-frame reset looks whether something is on its way, and the pause between looks.
+const RESET_LOOKS_MAX: u32 = 400;
+const RESET_LOOK_EVERY: Duration = Duration::from_micros(500);
+
 /// What one strike has drawn.
 struct Strike {
     hit: Hit,
+    /// It strikes the leader in place of `node`, when there is one.
+    aimed: bool,
     node: usize,
     other: usize,
     client: usize,
@@ -90,19 +110,24 @@ impl Nemesis {
         std::mem::take(&mut self.cuts)
     }
 
-    fn draw(&mut self, plan: &Plan) -> Strike {
+    /// Draws among the classes of the plan; `None`: it has none.
+    fn draw(&mut self, plan: &Plan) -> Option<Strike> {
         let rng = &mut self.rng;
-        let disks = disk_faults::STRIKES;
-        let at = rng.below((STRIKES.len() + disks.len()) as u64) as usize;
-        let hit = STRIKES.get(at).or_else(|| disks.get(at - STRIKES.len()));
-        let hit = *hit.expect("drawn within both lists");
+        let classes = plan.drawn.union(plan.faults);
+        let all = STRIKES.iter().chain(disk_faults::STRIKES);
+        let all: Vec<Hit> = all.copied().filter(|hit| classes.has(*hit)).collect();
+        if all.is_empty() {
+            return None;
+        }
+        let hit = all[rng.below(all.len() as u64) as usize];
+        let aimed = rng.below(3) == 0;
         let node = rng.below(plan.nodes as u64) as usize;
         let other = (node + 1 + rng.below(plan.nodes.max(2) as u64 - 1) as usize) % plan.nodes;
         let client = rng.below(plan.clients as u64) as usize;
         // Mostly about as long as an election, sometimes much longer or hardly at all.
         let scale = [1, 20, 200, 1000, 5000][rng.below(5) as usize];
         let span = rng.between(Duration::from_millis(1), Duration::from_millis(scale));
-        Strike { hit, node, other, client, span, more: rng.next_u64() }
+        Some(Strike { hit, aimed, node, other, client, span, more: rng.next_u64() })
     }
 }
 
@@ -114,7 +139,14 @@ impl World {
         let mean = self.plan.strike_every;
         let next = self.nemesis.rng.between(mean / 4, mean * 7 / 4);
         self.queue.after(next, Happening::Strike);
-        let strike = self.nemesis.draw(&self.plan);
+        let Some(mut strike) = self.nemesis.draw(&self.plan) else { return Ok(()) };
+        if let Some(leader) = self.leader().filter(|_| strike.aimed) {
+            strike.node = leader;
+            strike.other = match strike.other {
+                other if other == leader => (leader + 1) % self.plan.nodes,
+                other => other,
+            };
+        }
         self.nemesis.strikes += 1;
         if !self.plan.faults.has(strike.hit) || self.nemesis.strikes > self.plan.strikes_max {
             return Ok(());
@@ -129,9 +161,19 @@ impl World {
         Ok(())
     }
 
+    /// A node that leads, the one with the highest ballot if several think so.
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |node: &usize| {
+            let server = &self.processes[*node].live.as_ref()?.server;
+            let marks = server.node().watermarks();
+            (server.node().role() == Role::Leader).then_some(marks.promised)
+        };
+        (0..self.plan.nodes).filter(|node| leads(node).is_some()).max_by_key(leads)
+    }
+
     /// Returns whether there was something to strike.
     fn carry_out_strike(&mut self, strike: &Strike) -> Result<bool, Violation> {
-        let Strike { hit, node, other, client, span, more } = *strike;
+        let Strike { hit, aimed: _, node, other, client, span, more } = *strike;
         let (here, there) = (HostId(node as u16), HostId(other as u16));
         let nodes = self.plan.nodes;
         let hosts = nodes + self.plan.clients;
@@ -164,7 +206,12 @@ impl World {
                 nodes > 1
             }
             Hit::ConnectionReset => self.net.reset_one(&mut self.queue, false),
-            Hit::ConnectionResetMidFrame => self.net.reset_one(&mut self.queue, true),
+            Hit::ConnectionResetMidFrame => {
+                // Counted when it happens.
+                self.undo(Undo::ResetMidFrame(RESET_LOOKS_MAX))?;
+                false
+            }
+            Hit::Succession => self.begin_succession(other, span, more),
             Hit::Kill => self.stop(node, false, span),
             Hit::PowerCut => self.stop(node, true, span),
             Hit::PowerCutAll => {
@@ -205,6 +252,36 @@ impl World {
             hit => self.strike_disk(hit, node, span, more)?,
         }
         .pipe(Ok)
+    }
+
+    /// A follower is cut off until it is behind; then it alone reaches the leader, who proposes
+    /// while it catches up; then the leader dies. So are values made that only a minority has,
+    /// with holes before them.
+    fn begin_succession(&mut self, follower: usize, span: Duration, more: u64) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let nodes = self.plan.nodes;
+        let follower = if follower == leader { (leader + 1) % nodes } else { follower };
+        if nodes < 3 {
+            return false;
+        }
+        let away = Duration::from_millis(20 + more % 700);
+        let apart = |a: usize, b: usize| (a == follower) != (b == follower);
+        let done = self.cut(pairs(nodes, apart), away);
+        let next = Undo::Succeed { leader, follower, span };
+        self.queue.after(away, Happening::Undo(next));
+        done
+    }
+
+    fn succeed(&mut self, leader: usize, follower: usize, span: Duration) {
+        if self.phase != Phase::Safety || self.leader() != Some(leader) {
+            return;
+        }
+        let most = self.plan.core.election_timeout.min(Duration::from_millis(300));
+        let alone = self.rng.between(Duration::from_millis(1), most);
+        let apart =
+            |a: usize, b: usize| (a == leader && b != follower) || (b == leader && a != follower);
+        self.cut(pairs(self.plan.nodes, apart), alone);
+        self.queue.after(alone, Happening::Undo(Undo::Depose(leader, span)));
     }
 
     fn cut(&mut self, pairs: Vec<(HostId, HostId)>, span: Duration) -> bool {
@@ -278,6 +355,25 @@ impl World {
                     let span = self.rng.between(Duration::ZERO, Duration::from_millis(150));
                     let next = Undo::Flap(from, to, !is_cut, left - 1);
                     self.queue.after(span, Happening::Undo(next));
+                }
+            }
+            Undo::Succeed { leader, follower, span } => self.succeed(leader, follower, span),
+            Undo::Depose(leader, span) => {
+                if self.phase == Phase::Safety {
+                    self.stop(leader, true, span);
+                }
+            }
+            Undo::Stop(node, power_lost, span) => {
+                if self.phase == Phase::Safety {
+                    self.stop(node, power_lost, span);
+                }
+            }
+            Undo::ResetMidFrame(looks) => {
+                if self.net.reset_one(&mut self.queue, true) {
+                    self.hits.hit(Hit::ConnectionResetMidFrame);
+                } else if looks > 0 {
+                    let next = Happening::Undo(Undo::ResetMidFrame(looks - 1));
+                    self.queue.after(RESET_LOOK_EVERY, next);
                 }
             }
             Undo::MakeRoom(node) => self.processes[node].disk_mut().set_capacity(u64::MAX),

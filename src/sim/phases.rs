@@ -12,10 +12,11 @@ use super::checks::Violation;
 use super::clock::RATE_TRUE;
 use super::counters::Hit;
 use super::plan::{Plan, Workload};
+use super::process::Absence;
 use super::time::Time;
 use super::trace::HostId;
 use super::world::{Happening, World};
-use crate::base::Slot;
+use crate::base::{Instant, Slot};
 
 const NAME: &str = "liveness";
 
@@ -70,6 +71,11 @@ impl World {
         for index in (1..nodes).rev() {
             order.swap(index, self.rng.below(index as u64 + 1) as usize);
         }
+        // The leader is often among those who stay broken: it must not hold up the others.
+        if let Some(leader) = self.leader().filter(|_| self.rng.below(2) == 0) {
+            order.retain(|node| *node != leader);
+            order.push(leader);
+        }
         // Whoever's disk may lie or rot is not relied on.
         order.retain(|node| !self.damageable(*node));
         let mut quorum: Vec<usize> = order[..nodes / 2 + 1].to_vec();
@@ -97,6 +103,9 @@ impl World {
                 self.net.slow(HostId(other as u16), HostId(node as u16), Duration::ZERO);
             }
         }
+        for node in (0..nodes).filter(|node| !quorum.contains(node)) {
+            self.leave_broken(node, &quorum);
+        }
         let workload = Workload {
             think_max: Duration::from_millis(20),
             timeout: Duration::from_secs(3),
@@ -109,6 +118,64 @@ impl World {
         let target = None;
         self.phase = Phase::Liveness { quorum, until, before, target, restarted: false };
         self.queue.after(LOOK_EVERY, Happening::Phase);
+        Ok(())
+    }
+
+    /// Breaks a node that is not healed for good, in one of several ways, or not if the plan has none.
+    fn leave_broken(&mut self, node: usize, quorum: &[usize]) {
+        let classes = Hit::FOR_GOOD.iter().chain(&Hit::FOR_GOOD[1..]);
+        let drawn = self.rng.below(2 * Hit::FOR_GOOD.len() as u64 - 1) as usize;
+        let drawn = *classes.into_iter().nth(drawn).expect("drawn within both lists");
+        let friend = quorum[self.rng.below(quorum.len() as u64) as usize];
+        let is_there = self.processes[node].live.is_some();
+        // Whoever is not there can be kept from coming back.
+        let class = if is_there { drawn } else { Hit::LeftPoweredOff };
+        if !self.plan.faults.has(class) {
+            return;
+        }
+        self.hits.hit(class);
+        let host = self.processes[node].host;
+        let others: Vec<usize> = (0..self.plan.nodes).filter(|other| *other != node).collect();
+        match class {
+            Hit::LeftPoweredOff => {
+                self.net.power_lost(&mut self.queue, host);
+                self.processes[node].end(Absence::Condemned, true, &mut self.rng);
+                self.processes[node].absence = Absence::Condemned;
+            }
+            Hit::LeftPaused => {
+                self.processes[node].frozen_until = Some(Time(u64::MAX));
+                self.net.set_frozen(&mut self.queue, host, true);
+            }
+            Hit::LeftIsolated => self.cut_from(host, others.iter()),
+            Hit::LeftHanging => self.cut_from(host, others.iter().filter(|node| **node != friend)),
+            Hit::LeftStalled => {
+                let for_good = Instant(u64::MAX);
+                self.processes[node].disk_mut().stand_still(for_good);
+            }
+            _ => unreachable!("every class of the list is handled"),
+        }
+    }
+
+    /// Cuts both directions, for good.
+    fn cut_from<'a>(&mut self, host: HostId, others: impl Iterator<Item = &'a usize>) {
+        for other in others {
+            let other = self.processes[*other].host;
+            self.net.cut(host, other);
+            self.net.cut(other, host);
+        }
+    }
+
+    /// The run is over: looks at every disk that the world has not damaged.
+    fn inspect_disks(&mut self) -> Result<(), Violation> {
+        for node in 0..self.plan.nodes {
+            let process = &mut self.processes[node];
+            process.end(Absence::Stopped, false, &mut self.rng);
+            process.disk_mut().forget_injected();
+            let id = process.id;
+            if !process.damaged {
+                self.judge.inspect(id, self.processes[node].disk_mut(), &mut self.hits)?;
+            }
+        }
         Ok(())
     }
 
@@ -143,6 +210,7 @@ impl World {
             let left = self.liveness_deadline().since(now);
             self.progress_after = Some(bound.saturating_sub(left));
             self.phase = Phase::Over;
+            self.inspect_disks()?;
             return self.judge.end(&self.history, self.clocks_broken_at, &mut self.hits);
         }
         if now > self.liveness_deadline() {

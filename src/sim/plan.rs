@@ -11,7 +11,7 @@ use super::disk::DiskTiming;
 use super::net::NetOptions;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::rng::Rng;
-use crate::log::segment_bytes_min;
+use crate::log::{SECOND_WRITE_BYTES_MIN, segment_bytes_min};
 
 /// The most replicas of a world.
 pub const NODES_MAX: usize = 7;
@@ -75,6 +75,16 @@ impl FaultSet {
     /// The set without this class.
     pub fn without(self, hit: Hit) -> FaultSet {
         FaultSet(self.0 & !(1 << hit as u8))
+    }
+
+    /// The classes that are in either.
+    pub fn union(self, other: FaultSet) -> FaultSet {
+        FaultSet(self.0 | other.0)
+    }
+
+    /// The classes that are in both.
+    pub fn intersection(self, other: FaultSet) -> FaultSet {
+        FaultSet(self.0 & other.0)
     }
 
     /// Whether the class is in the set.
@@ -159,6 +169,9 @@ pub struct Plan {
     pub workload: Workload,
     /// Which faults strike in this world.
     pub faults: FaultSet,
+    /// Which faults the seed drew, those included that the limits leave out: strikes choose among
+    /// these, so that leaving a class out leaves the other strikes as they were.
+    pub drawn: FaultSet,
     /// The mean time between two strikes.
     pub strike_every: Duration,
     /// At most this many strikes.
@@ -206,6 +219,8 @@ pub struct LogPlan {
     /// Write and flush apart, instead of durable writes.
     pub write_then_fsync: bool,
     /// See `log::LogOptions`.
+    pub second_write_bytes_min: usize,
+    /// See `log::LogOptions`.
     pub mark_idle_after: Option<Duration>,
 }
 
@@ -227,7 +242,7 @@ impl Plan {
         let safety = millis(rng, 2_000, 12_000);
         let core = CorePlan::draw(rng);
         let log = LogPlan::draw(rng);
-        let operations = pick(rng, &[100, 500, 1500, 4000]);
+        let operations = pick(rng, &[100, 300, 1000, 2500]);
         let workload = Workload::draw(rng, &log, safety, operations);
         let mut net = draw_net(rng);
         // What the clients keep under way must pass a connection in a part of an election timeout:
@@ -237,6 +252,10 @@ impl Plan {
         let share = (core.election_timeout / 8).as_nanos();
         let needed = under_way * net.latency_max.as_nanos() / share;
         net.capacity = net.capacity.max(needed as usize);
+        let cache_bytes_max = pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]);
+        let disk_timing = draw_disk(rng);
+        let disk_slow_factor = pick(rng, &[20, 100, 1000, 20_000]);
+        let drawn = draw_faults(rng);
         Plan {
             seed,
             nodes: nodes.min(limits.nodes_max),
@@ -244,13 +263,14 @@ impl Plan {
             safety,
             core,
             log,
-            cache_bytes_max: pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]),
+            cache_bytes_max,
             net,
-            disk_timing: draw_disk(rng),
-            disk_slow_factor: pick(rng, &[20, 100, 1000, 20_000]),
+            disk_timing,
+            disk_slow_factor,
             workload,
-            faults: draw_faults(rng, limits),
-            strike_every: millis(rng, 50, 1_000),
+            faults: drawn.intersection(limits.faults),
+            drawn,
+            strike_every: millis(rng, 40, 700),
             strikes_max: limits.strikes_max,
             operations_max: limits.operations_max.min(operations),
         }
@@ -282,12 +302,13 @@ impl LogPlan {
         let blocks = pick(rng, &[4, 8, 16, 64]);
         let entry_bytes_max = blocks * BLOCK_SIZE;
         // One entry at the least; mostly a few dozen.
-        let extra = pick(rng, &[0, 10, 30, 60, 100, 400]);
+        let extra = pick(rng, &[0, 2, 6, 12, 30, 60, 100, 400]);
         LogPlan {
             entry_bytes_max,
             segment_bytes: segment_bytes_min(entry_bytes_max) + (extra * BLOCK_SIZE) as u64,
             spare_segments: pick(rng, &[1, 1, 2, 3]),
-            write_then_fsync: rng.below(4) == 0,
+            write_then_fsync: rng.below(3) == 0,
+            second_write_bytes_min: pick(rng, &[0, 0, 8 * KIB, SECOND_WRITE_BYTES_MIN]),
             mark_idle_after: match rng.below(4) {
                 0 => None,
                 _ => Some(millis(rng, 50, 1_500)),
@@ -302,13 +323,13 @@ impl Workload {
         let records_max = pick(rng, &[1, 1, 3, 10]);
         // One append must fit an entry with room to spare.
         let room = log.entry_bytes_max / 2;
-        let inflight = pick(rng, &[1, 2, 8, 24]);
+        let inflight = pick(rng, &[1, 2, 8, 8, 24, 60, 200]);
         // Spread over the safety phase, or all in bursts.
         let spread = safety * (2 * inflight as u32) / operations as u32;
         Workload {
             inflight,
             think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
-            append_percent: pick(rng, &[100, 80, 50]),
+            append_percent: pick(rng, &[100, 80, 50, 50, 10]),
             record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),
             records_max,
             timeout: pick(rng, &[300, 1000, 3000].map(Duration::from_millis)),
@@ -332,7 +353,7 @@ fn draw_net(rng: &mut Rng) -> NetOptions {
 
 /// As measured, or much slower, with more or fewer stragglers.
 fn draw_disk(rng: &mut Rng) -> DiskTiming {
-    let slower = pick(rng, &[1, 1, 1, 5, 30]);
+    let slower = pick(rng, &[1, 1, 1, 1, 5, 5, 30, 300]);
     let stretch = |(low, high): (Duration, Duration)| (low, high * slower);
     let measured = DiskTiming::MEASURED;
     DiskTiming {
@@ -345,8 +366,9 @@ fn draw_disk(rng: &mut Rng) -> DiskTiming {
     }
 }
 
-/// Each class is in about half of the worlds, and some worlds have none or all.
-fn draw_faults(rng: &mut Rng, limits: &Limits) -> FaultSet {
+/// Each class is in about half of the worlds, and some worlds have none or all. Whoever is not
+/// healed may stay broken in any way.
+fn draw_faults(rng: &mut Rng) -> FaultSet {
     let mode = rng.below(12);
     let mut drawn = FaultSet::NONE;
     for hit in FaultSet::all().iter() {
@@ -354,10 +376,11 @@ fn draw_faults(rng: &mut Rng, limits: &Limits) -> FaultSet {
         let chance = match mode {
             0 => 0,
             1 => 100,
+            _ if hit.is_for_good() => 100,
             2..=4 => 20,
             _ => 50,
         };
-        if coin < chance && limits.faults.has(hit) {
+        if coin < chance {
             drawn = drawn.with(hit);
         }
     }

@@ -264,6 +264,7 @@ fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, St
     options.log.segment_bytes = disk.segment_bytes;
     options.log.spare_segments = log.spare_segments;
     options.log.mark_idle_after = log.mark_idle_after;
+    options.log.second_write_bytes_min = log.second_write_bytes_min;
     if log.write_then_fsync {
         options.log.log_sync = LogSync::WriteThenFsync;
     }

@@ -69,6 +69,7 @@ pub struct World {
     pub(super) damageable: Vec<bool>,
     /// Since when some clock has not kept to what leases assume.
     pub(super) clocks_broken_at: Option<Time>,
+    steps: u64,
     /// How long after the healing progress was complete.
     pub progress_after: Option<Duration>,
     applied: Vec<AppliedSlot>,
@@ -78,6 +79,8 @@ pub struct World {
 /// From an event's arrival to the turn that handles it: the time to wake a thread.
 const WAKE_MIN: Duration = Duration::from_micros(2);
 const WAKE_MAX: Duration = Duration::from_micros(60);
+/// The most happenings of one run: the busiest worlds need a tenth of it.
+const STEPS_MAX: u64 = 40_000_000;
 /// The longest that a node stays away that has stopped by itself.
 const RESTART_MAX: Duration = Duration::from_secs(2);
 
@@ -126,6 +129,7 @@ impl World {
             damageable,
             clocks_broken_at: None,
             rng,
+            steps: 0,
             progress_after: None,
             applied: Vec::new(),
             scratch: Vec::new(),
@@ -166,6 +170,10 @@ impl World {
         let Some(happening) = self.queue.pop() else {
             return Err(Violation::new("liveness", "nothing will ever happen again"));
         };
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return Err(Violation::new("bounds", format!("{STEPS_MAX} happenings are no end")));
+        }
         match happening {
             Happening::Turn(node, number) => self.turn(node, number)?,
             Happening::Client(client, number) => self.client_turn(client, number)?,
@@ -309,7 +317,8 @@ impl World {
         let live = process.live.as_mut().expect("only a node that lives is looked at");
         live.server.node_mut().take_applied(&mut self.applied);
         for applied in self.applied.drain(..) {
-            let numbers = [applied.slot.0, applied.ballot.round, u64::from(applied.records)];
+            let records = u64::from(applied.placement.records());
+            let numbers = [applied.slot.0, applied.ballot.round, records];
             self.trace.note(now, host, "applied", numbers);
             self.judge.applied(id, &applied, &self.history, &mut self.hits)?;
         }
@@ -346,6 +355,7 @@ impl World {
         let process = &mut self.processes[node];
         let (id, host) = (process.id, process.host);
         let live = process.live.as_mut().expect("only a node that lives asks");
+        let promised = live.server.node().watermarks().promised;
         for command in live.io.port.take_commands() {
             if let NetCommand::Send(conn, parts) = &command {
                 self.scratch.clear();
@@ -358,7 +368,7 @@ impl World {
             }
             self.net.command(&mut self.queue, host, command);
         }
-        Ok(())
+        self.judge.promises.quorums.promised(id, promised)
     }
 
     // ---- clients ----------------------------------------------------------------------------

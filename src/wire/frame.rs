@@ -113,6 +113,24 @@ kinds! {
     Tail = 66,
     /// [`super::Request::Status`].
     Status = 67,
+    /// [`super::Request::OpenSession`].
+    OpenSession = 68,
+    /// [`super::Request::CloseSession`].
+    CloseSession = 69,
+    /// [`super::Request::CreateLog`].
+    CreateLog = 70,
+    /// [`super::Request::DeleteLog`].
+    DeleteLog = 71,
+    /// [`super::Request::FindLog`].
+    FindLog = 72,
+    /// [`super::Request::ListLogs`].
+    ListLogs = 73,
+    /// [`super::Request::Follow`].
+    Follow = 74,
+    /// [`super::Request::Credit`].
+    Credit = 75,
+    /// [`super::Request::Unfollow`].
+    Unfollow = 76,
     /// [`super::Response::Appended`].
     Appended = 80,
     /// [`super::Response::Records`].
@@ -123,6 +141,14 @@ kinds! {
     StatusIs = 83,
     /// [`super::Response::Failed`].
     Failed = 84,
+    /// [`super::Response::SessionOpened`].
+    SessionOpened = 85,
+    /// [`super::Response::LogCreated`].
+    LogCreated = 86,
+    /// [`super::Response::LogsAre`].
+    LogsAre = 87,
+    /// [`super::Response::Done`].
+    Done = 88,
 }
 
 impl FrameKind {

@@ -5,6 +5,22 @@
 
 use serde::{Deserialize, Serialize};
 
+/// One log of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogStatus {
+    /// Its number, which is never used again.
+    pub log: u32,
+    /// Its name.
+    pub name: String,
+    /// The next position to be given out, as far as the node that answers has applied.
+    pub tail: u64,
+    /// The highest fencing token that it has taken; 0 = none.
+    pub fence: u64,
+    /// The largest record that it takes, in bytes.
+    pub record_bytes_max: u32,
+}
+
 /// One group of one node. Watermarks (`chosen`, `applied`, `durable`, `trimmed`) are slots.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

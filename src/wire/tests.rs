@@ -17,7 +17,8 @@ use super::*;
 use crate::base::limits::{APPEND_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::base::records::push_record;
 use crate::base::{
-    Ballot, Batch, BlockPool, Checksum, ClusterId, GroupId, LogId, NodeId, Position, Slot,
+    AppendTerms, Ballot, Batch, BlockPool, Checksum, ClusterId, FenceToken, GroupId, LogId, NodeId,
+    Position, Sequence, SessionId, SessionTerms, Slot,
 };
 use crate::paxos::{AcceptedSlot, Message};
 
@@ -274,6 +275,9 @@ proptest! {
         ids in any::<[u64; 4]>(),
         numbers in any::<[u32; 4]>(),
         level in 0..3usize,
+        conditions in any::<[Option<u64>; 2]>(),
+        unanswered in any::<u16>(),
+        name in "[a-z/]{0,60}",
         run in vec(any::<u8>(), 0..3000),
         sizes in chunk_sizes(),
     ) {
@@ -281,14 +285,33 @@ proptest! {
         let [id, session, sequence, from] = ids;
         let (request, log) = (RequestId(id), LogId(numbers[0]));
         let records = numbers[1];
+        let terms = AppendTerms {
+            session: SessionId(session),
+            sequence: Sequence(sequence),
+            unanswered,
+            if_tail: conditions[0].map(Position),
+            fence: conditions[1].map(FenceToken),
+        };
+        let session = SessionId(session);
+        let session_terms = SessionTerms { timeout_ms: numbers[2], window: numbers[3] };
+        let (from, name) = (Position(from), name.as_str());
         let requests = [
-            Request::Append { request, log, session, sequence, records, run: &run },
+            Request::Append { request, log, terms, records, run: &run },
             Request::Read {
-                request, log, from: Position(from), records_max: numbers[1],
+                request, log, from, records_max: numbers[1],
                 bytes_max: numbers[2], level, wait_ms: numbers[3],
             },
             Request::Tail { request, log, level },
             Request::Status { request },
+            Request::OpenSession { request, terms: session_terms },
+            Request::CloseSession { request, session },
+            Request::CreateLog { request, name, record_bytes_max: numbers[1] },
+            Request::DeleteLog { request, log },
+            Request::FindLog { request, name, level },
+            Request::ListLogs { request, after: name, logs_max: numbers[1], level },
+            Request::Follow { request, log, from, credit_bytes: numbers[2] },
+            Request::Credit { request, bytes: numbers[3] },
+            Request::Unfollow { request },
         ];
         let (mut encoder, mut out) = (FrameEncoder::new(), Vec::new());
         requests.iter().for_each(|request| encode_request(request, GROUP, &mut encoder, &mut out));
@@ -321,7 +344,11 @@ proptest! {
             Response::Records { request, first, records, tail, run: &run },
             Response::TailIs { request, tail },
             Response::StatusIs { request, json: &run },
-            Response::Failed { request, error, leader: leader.map(NodeId), text: &text },
+            Response::SessionOpened { request, session: SessionId(id) },
+            Response::LogCreated { request, log: LogId(records), created: records % 2 == 0 },
+            Response::LogsAre { request, json: &run },
+            Response::Done { request },
+            Response::Failed { request, error, leader: leader.map(NodeId), detail: id, text: &text },
         ];
         let (mut encoder, mut out) = (FrameEncoder::new(), Vec::new());
         for response in &responses {
@@ -553,7 +580,7 @@ fn a_limited_connection_refuses_a_payload_before_it_takes_memory() {
     let pool = BlockPool::new(0);
     let mut out = Vec::new();
     let (request, log) = (RequestId(1), LogId(0));
-    let head = AppendHead { request, log, session: 0, sequence: 0, records: 1 };
+    let head = AppendHead { request, log, terms: AppendTerms::default(), records: 1 };
     encode_append(&head, GROUP, &mut FrameEncoder::new(), &mut out, |out| {
         push_record(out, &[7; 1000]);
     });

@@ -14,7 +14,7 @@ use crate::log::walk::Chain;
 pub(super) enum FooterProblem {
     /// It tells of fewer entries than stand there, or of others: made again at start.
     Outdated(String),
-    /// It tells something else of the very entries that stand there.
+    /// It tells of the very entries that stand there, but of positions that cannot be.
     Lies(String),
 }
 
@@ -41,7 +41,7 @@ pub(super) fn check_footer(
                 "the index footer tells of slot {} at offset {}, where slot {slot} stands at {}",
                 entry.slot, entry.offset, header.offset
             );
-            return Err(FooterProblem::Lies(why));
+            return Err(FooterProblem::Outdated(why));
         }
     }
     check_positions(entries)

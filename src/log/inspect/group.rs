@@ -355,6 +355,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 self.damage.push(Damage::new(&name, length, None, why));
             }
             self.report.file_bytes += length;
+            // A file that was cut anywhere is looked at as far as its blocks are whole.
+            let length = length - length % BLOCK_SIZE as u64;
             self.report.segments.push(SegmentReport {
                 segment: number,
                 file: name.clone(),
@@ -468,7 +470,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         first_sequence: u64,
     ) -> FooterReport {
         let segment = &self.files[index];
-        let (name, last) = (segment.name.clone(), segment.length - BLOCK_SIZE as u64);
+        let (name, last) = (segment.name.clone(), segment.length.saturating_sub(BLOCK_SIZE as u64));
         let (trailer, entries) = match footer {
             FoundFooter::None => return FooterReport::None,
             FoundFooter::Damaged(why) => {

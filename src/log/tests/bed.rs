@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::toy::{Fate, place};
+use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::base::{
     Ballot, Batch, BlockPool, ClusterId, GroupId, LogId, NodeId, Placement, Position, Slot,
 };
-use crate::io::DiskEvent;
+use crate::io::{DiskEvent, FileOptions, Storage};
 use crate::log::inspect::{InspectReport, inspect};
 use crate::log::{
     AppendId, DataDir, Entry, FormatRequest, Log, LogError, LogEvent, LogFailure, LogOptions,
@@ -165,6 +166,20 @@ impl Bed {
 
     pub fn log(&mut self) -> &mut Log {
         self.log.as_mut().expect("the log is open")
+    }
+
+    /// Puts `bytes` (whole blocks) in place of a file, durably, past the log.
+    pub fn replace(&mut self, name: &str, bytes: &[u8]) {
+        self.disk.remove(name).unwrap();
+        let file = self.disk.open(name, FileOptions::CreateNew).unwrap();
+        for (index, block) in bytes.chunks(BLOCK_SIZE).enumerate() {
+            let mut buffer = self.options.pool.take(BLOCK_SIZE);
+            buffer[..BLOCK_SIZE].copy_from_slice(block);
+            let offset = (index * BLOCK_SIZE) as u64;
+            self.disk.write_at(file, offset, &buffer, BLOCK_SIZE).unwrap();
+        }
+        self.disk.sync(file).unwrap();
+        self.disk.close(file);
     }
 
     // ---- what is asked of the log -----------------------------------------------------------

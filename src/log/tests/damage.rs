@@ -112,6 +112,33 @@ fn a_damaged_footer_is_made_again() {
     }
 }
 
+/// Sets one byte in the first row of segment 1's footer, and makes the checksum fit.
+fn forge_footer(bed: &mut Bed, at: usize, value: u8) {
+    let segment = Bed::segment(1);
+    let bytes = bed.disk.file_bytes(&segment).unwrap();
+    // A footer of few entries is one block, and ends with its checksum.
+    let offset = bytes.len() - BLOCK_SIZE;
+    let mut block = bytes[offset..].to_vec();
+    assert_ne!(block[at], value);
+    block[at] = value;
+    let checksum = Checksum::of(&block[..BLOCK_SIZE - 4]);
+    block[BLOCK_SIZE - 4..].copy_from_slice(&checksum.0.to_le_bytes());
+    put_block(bed, &segment, offset as u64, &block);
+}
+
+#[test]
+fn a_footer_that_tells_of_other_entries_is_not_believed_whatever_its_checksum() {
+    // Of the slot, the ballot, the offset, the value's size: its lowest and its highest byte.
+    for at in [0, 8, 24, 28, 31, 36] {
+        let mut bed = filled(1);
+        bed.disk.set_check_overwrites(false);
+        forge_footer(&mut bed, at, 0xee);
+        let found = bed.recover().unwrap();
+        assert_eq!((found.footers_damaged, found.torn_bytes), (1, 0), "byte {at}");
+        while bed.apply() {}
+    }
+}
+
 #[test]
 fn damage_of_what_a_footer_says_of_other_logs_is_found_and_mended() {
     for seed in 0..40 {

@@ -159,3 +159,17 @@ fn footers_tell_of_other_logs_and_of_refusals() {
         assert_eq!(placement.as_ref(), known, "slot {slot}");
     }
 }
+
+#[test]
+fn a_segment_that_lost_its_end_is_told_of() {
+    for blocks in [0, 1, 3] {
+        let mut bed = played();
+        let segment = Bed::segment(1);
+        let bytes = bed.disk.file_bytes(&segment).unwrap();
+        bed.replace(&segment, &bytes[..blocks * BLOCK_SIZE]);
+        let report = bed.inspect();
+        let cut = &report.damage[0];
+        assert_eq!((&cut.file, cut.offset), (&segment, (blocks * BLOCK_SIZE) as u64), "{report:?}");
+        assert!(bed.recover().is_err(), "{blocks} blocks are no segment");
+    }
+}

@@ -1,12 +1,13 @@
 //! Agreement: one value per slot, on every replica, for ever.
 //!
 //! Property: whenever any replica applies a slot, at any time, restarts and replays included, the
-//! value, the position of its first record and its number of records are those that the first
-//! replica to apply it saw; and every replica applies every slot from 1 on in order, without a
+//! value and what became of its commands are those that the first replica to apply it saw; and every replica applies every slot from 1 on in order, without a
 //! gap.
 
+use std::rc::Rc;
+
 use super::Violation;
-use crate::base::{Checksum, NodeId, Position, Slot};
+use crate::base::{Checksum, NodeId, Placement, Slot};
 use crate::node::AppliedSlot;
 
 const NAME: &str = "agreement";
@@ -14,8 +15,7 @@ const NAME: &str = "agreement";
 struct Truth {
     checksum: Checksum,
     size: usize,
-    first: Position,
-    records: u32,
+    placement: Rc<Placement>,
     by: NodeId,
 }
 
@@ -64,25 +64,18 @@ impl Agreement {
         let index = slot.0 as usize - 1;
         let Some(truth) = self.truth.get(index) else {
             assert_eq!(index, self.truth.len(), "the first to apply it applied all before");
-            let AppliedSlot { first, records, .. } = *applied;
-            self.truth.push(Truth { checksum, size, first, records, by: node });
+            let placement = applied.placement.clone();
+            self.truth.push(Truth { checksum, size, placement, by: node });
             return Ok(true);
         };
         let same = truth.checksum == checksum
             && truth.size == size
-            && truth.first == applied.first
-            && truth.records == applied.records;
+            && truth.placement == applied.placement;
         if !same {
             let text = format!(
-                "slot {slot}: node {node} applies {size} bytes {checksum} ({} records from {}), \
-                 node {} had applied {} bytes {} ({} records from {})",
-                applied.records,
-                applied.first,
-                truth.by,
-                truth.size,
-                truth.checksum,
-                truth.records,
-                truth.first
+                "slot {slot}: node {node} applies {size} bytes {checksum} as {:?}, node {} had \
+                 applied {} bytes {} as {:?}",
+                applied.placement, truth.by, truth.size, truth.checksum, truth.placement,
             );
             return Err(Violation::new(NAME, text));
         }
@@ -93,14 +86,13 @@ impl Agreement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Ballot, Batch, BlockPool};
+    use crate::base::{Ballot, Batch, BlockPool, Position};
 
     fn applied(slot: u64, value: &[u8]) -> AppliedSlot {
         AppliedSlot {
             slot: Slot(slot),
             ballot: Ballot::NONE,
-            first: Position(slot),
-            records: 1,
+            placement: Rc::new(Placement::simple(Position(slot), 1)),
             batch: Batch::copy_of(&BlockPool::new(0), value),
         }
     }

@@ -7,9 +7,12 @@
 pub mod agreement;
 pub mod bounds;
 pub mod durability;
+pub mod elections;
 pub mod freshness;
+pub mod inspected;
 pub mod linearizability;
 pub mod promises;
+pub mod quorums;
 pub mod values;
 pub mod watermarks;
 
@@ -19,6 +22,7 @@ use super::counters::{Counters, Hit};
 use super::history::History;
 use super::time::Time;
 use crate::base::NodeId;
+use crate::io::Storage;
 use crate::node::{AppliedSlot, RecoveredState};
 
 /// A property that does not hold.
@@ -100,6 +104,7 @@ impl Judge {
     ) -> Result<(), Violation> {
         hits.hit(Hit::SlotCompared);
         if self.agreement.applied(node, applied)? {
+            self.promises.quorums.chosen(applied.slot, hits)?;
             self.values.chosen(applied, history)?;
         }
         Ok(())
@@ -132,6 +137,20 @@ impl Judge {
     /// Records chosen so far.
     pub fn records(&self) -> usize {
         self.values.log().len()
+    }
+
+    /// A node's disk at the end of the run; the node does not run.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn inspect<S: Storage>(
+        &self,
+        node: NodeId,
+        storage: &mut S,
+        hits: &mut Counters,
+    ) -> Result<(), Violation> {
+        hits.hit(Hit::Inspected);
+        inspected::check(node, storage, &|slot| self.agreement.checksum(slot))
     }
 
     /// Slots chosen so far.

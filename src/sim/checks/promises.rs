@@ -12,6 +12,8 @@
 use std::collections::BTreeMap;
 
 use super::Violation;
+use super::elections::Elections;
+use super::quorums::Quorums;
 use crate::base::{Ballot, Batch, BlockPool, Checksum, NodeId, Slot};
 use crate::io::ConnId;
 use crate::node::RecoveredState;
@@ -48,7 +50,10 @@ struct Stream {
 pub struct Promises {
     nodes: Vec<Told>,
     streams: BTreeMap<ConnId, Stream>,
-    proposed: BTreeMap<(Ballot, Slot), Checksum>,
+    proposed: BTreeMap<(Slot, Ballot), Checksum>,
+    elections: Elections,
+    /// Who has accepted what.
+    pub quorums: Quorums,
     pool: BlockPool,
 }
 
@@ -59,6 +64,8 @@ impl Promises {
             nodes: (0..nodes).map(|_| Told::default()).collect(),
             streams: BTreeMap::new(),
             proposed: BTreeMap::new(),
+            elections: Elections::new(nodes),
+            quorums: Quorums::new(nodes),
             pool: BlockPool::new(1 << 20),
         }
     }
@@ -132,22 +139,45 @@ impl Promises {
             })?;
             hits.hit(Hit::MessageSeen);
             tracing::debug!(%node, ?conn, ?message, "sends");
+            if let Some(branch) = branch_of(&message) {
+                hits.hit(branch);
+            }
+            self.elections.sent(node, &message, hits)?;
+            self.quorums.sent(node, &message);
             told.sent(node, &message, &mut stream.promised)?;
             if let Message::Accept { ballot, slot, value, .. } = message {
-                check_one_value(&mut self.proposed, ballot, slot, &value)?;
+                check_one_value(&mut self.proposed, ballot, slot, &value, hits)?;
             }
         }
     }
 }
 
+/// The branch of the protocol that a message tells of.
+fn branch_of(message: &Message<Batch>) -> Option<Hit> {
+    match message {
+        Message::PreVoteReply { granted: false, .. } => Some(Hit::PreVoteRefused),
+        Message::Nack { .. } => Some(Hit::StaleBallotRefused),
+        Message::FetchAccepted { .. } => Some(Hit::AcceptedFetched),
+        Message::Fetch { .. } => Some(Hit::CaughtUp),
+        Message::Promise { accepted, .. } if !accepted.is_empty() => Some(Hit::PromiseReports),
+        _ => None,
+    }
+}
+
 fn check_one_value(
-    proposed: &mut BTreeMap<(Ballot, Slot), Checksum>,
+    proposed: &mut BTreeMap<(Slot, Ballot), Checksum>,
     ballot: Ballot,
     slot: Slot,
     value: &Batch,
+    hits: &mut Counters,
 ) -> Result<(), Violation> {
     let checksum = value.checksum();
-    let first = *proposed.entry((ballot, slot)).or_insert(checksum);
+    if !proposed.contains_key(&(slot, ballot)) {
+        let mut earlier = proposed.range((slot, Ballot::NONE)..(slot, ballot));
+        let again = earlier.any(|(_, earlier)| *earlier == checksum);
+        hits.add(Hit::ValueProposedAgain, u64::from(again));
+    }
+    let first = *proposed.entry((slot, ballot)).or_insert(checksum);
     if first == checksum {
         return Ok(());
     }

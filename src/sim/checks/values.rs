@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::Violation;
 use crate::base::records::Records;
-use crate::base::{Position, Slot};
+use crate::base::{LogId, Position, Slot};
 use crate::machine::BatchView;
 use crate::node::AppliedSlot;
 use crate::sim::history::{History, Kind, Outcome, ValueId};
@@ -60,11 +60,17 @@ impl Values {
         let bad = |text: String| Violation::new(NAME, format!("slot {slot}: {text}"));
         let view = BatchView::parse(applied.batch.value())
             .map_err(|error| bad(format!("what was chosen is not a batch: {error}")))?;
-        if applied.first.0 != self.log.len() as u64 {
-            let text = format!("its first record has position {}", applied.first);
-            return Err(bad(format!("{text}, {} records are before it", self.log.len())));
+        let before = self.log.len() as u64;
+        if let Some(span) = applied.placement.span(LogId(0))
+            && span.first.0 != before
+        {
+            let text = format!("its first record has position {}", span.first);
+            return Err(bad(format!("{text}, {before} records are before it")));
         }
-        for command in view.commands() {
+        for (index, command) in view.commands().enumerate() {
+            if command.records == 0 || applied.placement.is_refused(index) {
+                continue;
+            }
             let records: Vec<&[u8]> = Records::new(command.run).map_while(Result::ok).collect();
             self.check_append(slot, &records, history)?;
         }

@@ -174,6 +174,8 @@ pub mod names {
     pub const REORDERED: &str = "disk: completion out of order";
     /// Slow periods.
     pub const SLOW: &str = "disk: slow period";
+    /// Periods without any completion.
+    pub const STILL: &str = "disk: standstill";
     /// Operations that took ten times as long.
     pub const STRAGGLER: &str = "disk: straggler";
     /// Reads that failed.
@@ -234,9 +236,10 @@ pub mod names {
     pub const COPY_RESTORED: &str = "disk: old copy put back";
 
     /// Every fault, for reports of what was never hit.
-    pub const FAULTS: [&str; 29] = [
+    pub const FAULTS: [&str; 30] = [
         REORDERED,
         SLOW,
+        STILL,
         READ_ERROR,
         WRITE_ERROR,
         FLUSH_ERROR,

@@ -26,6 +26,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 pub use faults::{
     CHANCES, Counters, DiskFaults, DiskOptions, DiskTiming, OpFault, OpKind, names as counts,
@@ -43,6 +44,9 @@ use ops::{Flight, Op};
 
 /// Operations in flight on one disk at most; more is a leak of the caller.
 pub const IN_FLIGHT_MAX: usize = 4096;
+
+/// See [`SimDisk::speed_up`].
+pub const SPED_UP_WITHIN: Duration = Duration::from_millis(100);
 
 /// An open file.
 #[derive(Clone, Debug)]
@@ -85,6 +89,7 @@ pub struct SimDisk {
     /// Completions so far: what a flush covers is told by it.
     done: u64,
     slow_until: Instant,
+    still_until: Instant,
     planned: Vec<Planned>,
     counters: Counters,
 }
@@ -105,6 +110,7 @@ impl SimDisk {
             next_order: 0,
             done: 1,
             slow_until: Instant(0),
+            still_until: Instant(0),
             planned: Vec::new(),
             counters: Counters::default(),
         }
@@ -157,6 +163,24 @@ impl SimDisk {
         self.slow_until = self.slow_until.max(until);
     }
 
+    /// Nothing completes until then. (The blocking calls of a start-up do.)
+    pub fn stand_still(&mut self, until: Instant) {
+        self.counters.hit(counts::STILL);
+        self.still_until = self.still_until.max(until);
+    }
+
+    /// A disk that is slow or stands still is as it was before, and so are the operations in
+    /// flight: they complete, in their order, within [`SPED_UP_WITHIN`].
+    pub fn speed_up(&mut self, now: Instant) {
+        (self.slow_until, self.still_until) = (Instant(0), Instant(0));
+        let flights = std::mem::take(&mut self.flights);
+        let soon = now + SPED_UP_WITHIN;
+        self.flights = flights
+            .into_iter()
+            .map(|((at, order), flight)| ((at.min(soon), order), flight))
+            .collect();
+    }
+
     /// Orders a fault for one operation of this kind: the one after `skip` others that are started
     /// (or, during start-up, called) from now on.
     pub fn inject(&mut self, kind: OpKind, skip: u32, fault: OpFault) {
@@ -177,11 +201,14 @@ impl SimDisk {
 
     /// When the next operation completes; `None` when none is in flight.
     pub fn next_completion_at(&self) -> Option<Instant> {
-        self.flights.keys().next().map(|(at, _)| *at)
+        self.flights.keys().next().map(|(at, _)| (*at).max(self.still_until))
     }
 
     /// The next completion up to `now`.
     pub fn pop_completed(&mut self, now: Instant) -> Option<DiskEvent> {
+        if now < self.still_until {
+            return None;
+        }
         let entry = self.flights.first_entry().filter(|entry| entry.key().0 <= now)?;
         let flight = entry.remove();
         Some(self.complete(flight))
@@ -248,7 +275,6 @@ impl SimDisk {
     /// Forgets handles and queued operations; returns those in flight, in order of start.
     fn drop_operations(&mut self) -> Vec<Flight> {
         self.queued.clear();
-        self.planned.clear();
         self.handles.clear();
         let mut flights: Vec<_> = std::mem::take(&mut self.flights).into_values().collect();
         flights.sort_unstable_by_key(|flight| flight.order);

@@ -65,6 +65,9 @@ pub struct Bounds {
     pub proposers: usize,
     /// The greatest slot used.
     pub slots: u64,
+    /// Whether the exploration begins with the first replica elected by all, in peace. That
+    /// campaign is not counted.
+    pub elected: bool,
     /// Values proposed by clients, in all.
     pub proposals: u8,
     /// Campaigns, in all.
@@ -96,6 +99,7 @@ impl Bounds {
             replicas: 3,
             proposers: 2,
             slots: 1,
+            elected: false,
             proposals: 2,
             campaigns: 2,
             crashes: 0,
@@ -120,6 +124,41 @@ impl Bounds {
             ("one slot, three campaigns", Bounds { campaigns: 3, ..quiet.clone() }),
             ("one slot, a crash, a late write", Bounds { crashes: 1, delays: 1, ..quiet.clone() }),
             ("two slots", Bounds { slots: 2, ..quiet }),
+        ]
+    }
+
+    /// What `loggos sim --explore` explores, by name: minutes, and about a GiB of memory.
+    pub fn full() -> Vec<(&'static str, Bounds)> {
+        let small = Bounds::small();
+        let one = Bounds { heartbeats: false, ..small.clone() };
+        let two = Bounds { slots: 2, ..one.clone() };
+        let bare = Bounds { catch_up: false, ..two.clone() };
+        let after = Bounds { elected: true, ..bare.clone() };
+        let late = |bounds: &Bounds| Bounds { crashes: 1, delays: 1, ..bounds.clone() };
+        vec![
+            ("one slot, all hints, a crash, a late write", Bounds { hints: true, ..late(&small) }),
+            (
+                "one slot, three proposers, three campaigns",
+                Bounds { proposers: 3, campaigns: 3, ..small.clone() },
+            ),
+            ("one slot, four campaigns", Bounds { campaigns: 4, ..one.clone() }),
+            (
+                "one slot, three campaigns, a crash, a late write",
+                Bounds { campaigns: 3, ..late(&one) },
+            ),
+            ("one slot, five replicas", Bounds { replicas: 5, catch_up: false, ..one }),
+            ("two slots, heartbeats", Bounds { slots: 2, ..small }),
+            ("two slots, a crash", Bounds { crashes: 1, ..two.clone() }),
+            ("two slots, a late write", Bounds { delays: 1, ..two }),
+            ("two slots, a crash, a late write, no catch-up", late(&bare)),
+            (
+                "two slots after an election, two more campaigns, four values",
+                Bounds { proposals: 4, ..after.clone() },
+            ),
+            (
+                "three slots after an election, one more campaign, four values",
+                Bounds { slots: 3, proposals: 4, campaigns: 1, ..after },
+            ),
         ]
     }
 }

@@ -166,7 +166,26 @@ impl Search<'_> {
             *replica = self.number_local(Local::new(index, self.bounds));
         }
         let rest = Rest { left: Left::new(self.bounds), network: Network::default() };
-        World { replicas, rest }
+        let world = World { replicas, rest };
+        if self.bounds.elected { self.elect(world) } else { world }
+    }
+
+    /// The first replica campaigns, and every message arrives.
+    fn elect(&mut self, mut world: World) -> World {
+        let left = world.rest.left;
+        world.rest.left.campaigns += 1;
+        let campaign = Step { replica: 0, delay: false, action: Action::Campaign };
+        let mut steps = vec![campaign];
+        while let Some(step) = steps.pop() {
+            let next = self.step(&world, step).expect("a peaceful election breaks nothing");
+            let Some(next) = next else { continue };
+            let fresh = next.rest.network.iter().filter(|new| !world.rest.network.has(*new));
+            steps.extend(fresh.map(|message| self.delivery(message)));
+            world = next;
+        }
+        world.rest.left = left;
+        let open = world.rest.network.iter().collect();
+        self.close(world, open).expect("a peaceful election breaks nothing")
     }
 
     fn run(&mut self, progress: &mut dyn FnMut(Progress)) {
@@ -325,7 +344,8 @@ impl Search<'_> {
             if covered {
                 continue;
             }
-            let next = self.close(next, world, step);
+            let open = self.opened(&next, world, step);
+            let next = self.close(next, open);
             let next = next.map_err(|(answer, what)| (vec![step, answer], what))?;
             self.arrive(next, number, depth, step).map_err(|what| (vec![step], what))?;
         }
@@ -374,13 +394,19 @@ impl Search<'_> {
         Ok(true)
     }
 
-    /// Delivers whatever changes no replica but makes it answer. `before` is closed, and `step`
-    /// led from there to `world`.
-    fn close(&mut self, mut world: World, before: &World, step: Step) -> Result<World, Broken> {
+    /// What may have an answer in `world` that was not given in `before`, which was closed:
+    /// `step` led from there to `world`.
+    fn opened(&self, world: &World, before: &World, step: Step) -> Vec<u16> {
         let network = &world.rest.network;
-        let mut open: Vec<u16> =
-            network.iter_and(&self.addressed[usize::from(step.replica)]).collect();
+        let addressed = &self.addressed[usize::from(step.replica)];
+        let mut open: Vec<u16> = network.iter_and(addressed).collect();
         open.extend(network.iter().filter(|message| !before.rest.network.has(*message)));
+        open
+    }
+
+    /// Delivers those of `open` that change no replica but make it answer, and so on with the
+    /// answers.
+    fn close(&mut self, mut world: World, mut open: Vec<u16>) -> Result<World, Broken> {
         while let Some(message) = open.pop() {
             let step = self.delivery(message);
             let number = world.replicas[usize::from(step.replica)];

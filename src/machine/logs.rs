@@ -1,0 +1,181 @@
+//! The logs of a group: names, tails and fences.
+//!
+//! Part of the machine's state. A log is known by its number, which is never used again; log 0,
+//! `default`, is there from the first slot on and cannot be deleted.
+
+use std::collections::BTreeMap;
+
+use super::state::{AppendRefusal, Placed};
+use crate::base::limits::RECORD_BYTES_MAX;
+use crate::base::mutants::{Mutant, planted};
+use crate::base::records::Records;
+use crate::base::{AppendTerms, FenceToken, LogId, LogTerms, Placement, Position, Slot, Span};
+
+/// The most logs of a group.
+pub const LOGS_MAX: usize = 64 * 1024;
+/// The name of log 0.
+pub const DEFAULT_LOG_NAME: &str = "default";
+
+/// A log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogState {
+    /// With what it was created.
+    pub terms: LogTerms,
+    /// The next position to be given out.
+    pub tail: Position,
+    /// The highest token that it has taken; 0 = none yet.
+    pub fence: FenceToken,
+    /// The last slot that added records, and the tail before it.
+    touched: (Slot, Position),
+}
+
+impl LogState {
+    fn new(terms: LogTerms) -> LogState {
+        LogState {
+            terms,
+            tail: Position(0),
+            fence: FenceToken(0),
+            touched: (Slot::NONE, Position(0)),
+        }
+    }
+
+    /// Whether an append on these terms takes effect now, and if not, why.
+    fn check(&self, terms: &AppendTerms, run: &[u8]) -> Result<(), AppendRefusal> {
+        let token = terms.fence.unwrap_or_default();
+        if token < self.fence && !planted(Mutant::FenceCheckedByLeaderOnly) {
+            return Err(AppendRefusal::Fenced { token: self.fence });
+        }
+        if terms.if_tail.is_some_and(|tail| tail != self.tail)
+            && !planted(Mutant::ConditionCheckedByLeaderOnly)
+        {
+            return Err(AppendRefusal::TailMoved { tail: self.tail });
+        }
+        let limit = self.terms.record_bytes_max as usize;
+        let too_large = |record: &[u8]| record.len() > limit;
+        if limit < RECORD_BYTES_MAX && Records::new(run).map_while(Result::ok).any(too_large) {
+            return Err(AppendRefusal::RecordTooLarge { limit: self.terms.record_bytes_max });
+        }
+        Ok(())
+    }
+}
+
+/// The logs of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    by_id: BTreeMap<LogId, LogState>,
+    by_name: BTreeMap<String, LogId>,
+    /// The last number given out.
+    last: LogId,
+    /// The logs that the slot being applied has added records to.
+    touched: Vec<LogId>,
+}
+
+impl Default for Logs {
+    fn default() -> Logs {
+        let terms = LogTerms::named(DEFAULT_LOG_NAME);
+        Logs {
+            by_name: BTreeMap::from([(terms.name.clone(), LogId(0))]),
+            by_id: BTreeMap::from([(LogId(0), LogState::new(terms))]),
+            last: LogId(0),
+            touched: Vec::new(),
+        }
+    }
+}
+
+impl Logs {
+    /// The log with this number.
+    pub fn get(&self, log: LogId) -> Option<&LogState> {
+        self.by_id.get(&log)
+    }
+
+    /// The log with this name.
+    pub fn find(&self, name: &str) -> Option<(LogId, &LogState)> {
+        let id = *self.by_name.get(name)?;
+        Some((id, &self.by_id[&id]))
+    }
+
+    /// The logs with a name above `after`, by name.
+    pub fn by_name_after(&self, after: &str) -> impl Iterator<Item = (LogId, &LogState)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let rest = self.by_name.range::<str, _>((Excluded(after), Unbounded));
+        rest.map(|(_, id)| (*id, &self.by_id[id]))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Creates a log, or finds the one of that name; `None` when there are too many.
+    pub(super) fn create(&mut self, terms: LogTerms) -> Option<(LogId, bool)> {
+        if let Some(id) = self.by_name.get(&terms.name) {
+            return Some((*id, false));
+        }
+        if self.by_id.len() >= LOGS_MAX {
+            return None;
+        }
+        self.last = LogId(self.last.0.checked_add(1)?);
+        self.by_name.insert(terms.name.clone(), self.last);
+        self.by_id.insert(self.last, LogState::new(terms));
+        Some((self.last, true))
+    }
+
+    /// Deletes a log; whether there was one that may be deleted.
+    pub(super) fn delete(&mut self, log: LogId) -> bool {
+        if log == LogId(0) {
+            return false;
+        }
+        let Some(deleted) = self.by_id.remove(&log) else { return false };
+        self.by_name.remove(&deleted.terms.name);
+        true
+    }
+
+    /// Appends `records` records, or says why not.
+    pub(super) fn append(
+        &mut self,
+        slot: Slot,
+        log: LogId,
+        terms: &AppendTerms,
+        records: u32,
+        run: &[u8],
+    ) -> Result<Placed, AppendRefusal> {
+        let state = self.by_id.get_mut(&log).ok_or(AppendRefusal::NoSuchLog(log))?;
+        state.check(terms, run)?;
+        state.fence = state.fence.max(terms.fence.unwrap_or_default());
+        let first = state.tail;
+        if records > 0 && state.touched.0 != slot {
+            state.touched = (slot, first);
+            self.touched.push(log);
+        }
+        state.tail = first.plus(u64::from(records));
+        Ok(Placed { first, records })
+    }
+
+    /// Adds what the logs got in the slot just applied to `placement`.
+    pub(super) fn end_slot(&mut self, placement: &mut Placement) {
+        self.touched.sort_unstable();
+        for log in self.touched.drain(..) {
+            // A log may have been deleted further on in the slot.
+            let Some(state) = self.by_id.get(&log) else { continue };
+            let first = state.touched.1;
+            let records = u32::try_from(state.tail.0 - first.0).expect("bounded by a value's size");
+            placement.spans.push(Span { log, first, records });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_never_used_again() {
+        let mut logs = Logs::default();
+        assert_eq!(logs.create(LogTerms::named("a")), Some((LogId(1), true)));
+        assert_eq!(logs.create(LogTerms::named("a")), Some((LogId(1), false)));
+        assert!(logs.delete(LogId(1)) && !logs.delete(LogId(1)) && !logs.delete(LogId(0)));
+        assert_eq!(logs.create(LogTerms::named("a")), Some((LogId(2), true)));
+        assert_eq!(logs.find("a").map(|(id, _)| id), Some(LogId(2)));
+        assert_eq!((logs.count(), logs.by_name_after("a").count()), (2, 1));
+    }
+}

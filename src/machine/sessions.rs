@@ -1,0 +1,239 @@
+//! Sessions: what makes a command that is sent again take effect once.
+//!
+//! Part of the machine's state, built by applying slots and by nothing else, so that every replica
+//! remembers the same results and a retry gets the same answer from whichever leader takes it
+//! (Ongaro, *Consensus: Bridging Theory and Practice*, section 6.3). Sessions age by the log's
+//! time, which the batches carry, not by any clock: they end in the same slot everywhere.
+//!
+//! Bounds: [`SESSIONS_MAX`] sessions, and [`RESULTS_MAX`] results over all of their windows.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::state::{AppendRefusal, Placed};
+use crate::base::mutants::{Mutant, planted};
+use crate::base::{AppendTerms, Sequence, SessionId, SessionTerms};
+
+/// The most sessions that are open at a time.
+pub const SESSIONS_MAX: usize = 64 * 1024;
+/// The most results that the open sessions may have remembered, by their windows.
+pub const RESULTS_MAX: u64 = 4 * 1024 * 1024;
+
+/// What came of an append of a session.
+pub(super) type AppendResult = Result<Placed, AppendRefusal>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Session {
+    terms: SessionTerms,
+    /// The log's time of its last command, in milliseconds.
+    used_ms: u64,
+    /// The last command that took its turn.
+    last: Sequence,
+    /// The results of the commands up to `last` that the client has not yet said to have, in
+    /// order.
+    results: VecDeque<AppendResult>,
+}
+
+impl Session {
+    fn has_expired(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.used_ms) > u64::from(self.terms.timeout_ms)
+    }
+
+    /// Lets go of what the client will not ask for again.
+    fn forget_before(&mut self, wanted: Sequence) {
+        let oldest = self.last.0 + 1 - self.results.len() as u64;
+        let known = wanted.0.saturating_sub(oldest).min(self.results.len() as u64);
+        self.results.drain(..known as usize);
+    }
+
+    fn result(&self, sequence: Sequence) -> Option<AppendResult> {
+        let age = usize::try_from(self.last.0.checked_sub(sequence.0)?).ok()?;
+        let at = self.results.len().checked_sub(age + 1)?;
+        Some(self.results[at])
+    }
+}
+
+/// What a session says to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It comes next: carry it out, and [`Sessions::remember`] what came of it.
+    Next,
+    /// It has been carried out before, with this result.
+    Repeated(AppendResult),
+    /// It is not to be carried out.
+    Refused(AppendRefusal),
+}
+
+/// The open sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sessions {
+    open: HashMap<SessionId, Session>,
+    /// The last number given out.
+    last: SessionId,
+    /// The windows of all open sessions together.
+    windows: u64,
+}
+
+impl Sessions {
+    /// How many are open (some of which may have expired and not been noticed).
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Opens a session; `None` when the table is full of sessions that live.
+    pub fn open(&mut self, terms: SessionTerms, now_ms: u64) -> Option<SessionId> {
+        if !self.has_room(&terms) {
+            self.sweep(now_ms);
+        }
+        if !self.has_room(&terms) {
+            return None;
+        }
+        self.last = SessionId(self.last.0 + 1);
+        self.windows += u64::from(terms.window);
+        let results = VecDeque::new();
+        let session = Session { terms, used_ms: now_ms, last: Sequence(0), results };
+        self.open.insert(self.last, session);
+        Some(self.last)
+    }
+
+    fn has_room(&self, terms: &SessionTerms) -> bool {
+        self.open.len() < SESSIONS_MAX && self.windows + u64::from(terms.window) <= RESULTS_MAX
+    }
+
+    fn sweep(&mut self, now_ms: u64) {
+        self.open.retain(|_, session| !session.has_expired(now_ms));
+        self.windows = self.open.values().map(|open| u64::from(open.terms.window)).sum();
+    }
+
+    /// Ends a session; whether there was one.
+    pub fn close(&mut self, session: SessionId) -> bool {
+        let closed = self.open.remove(&session);
+        self.windows -= closed.as_ref().map_or(0, |closed| u64::from(closed.terms.window));
+        closed.is_some()
+    }
+
+    /// Drops every session: what a replica would do that kept them outside its state.
+    pub fn forget_all(&mut self) {
+        self.open.clear();
+        self.windows = 0;
+    }
+
+    /// Whether the command is to be carried out.
+    pub fn turn(&mut self, terms: &AppendTerms, now_ms: u64) -> Turn {
+        let expired = Turn::Refused(AppendRefusal::SessionExpired);
+        let Some(session) = self.open.get_mut(&terms.session) else { return expired };
+        if session.has_expired(now_ms) && !planted(Mutant::SessionNeverExpires) {
+            self.close(terms.session);
+            return expired;
+        }
+        session.used_ms = now_ms;
+        session.forget_before(terms.wanted_from());
+        let next = session.last.next();
+        if terms.sequence > next {
+            return Turn::Refused(AppendRefusal::OutOfOrder { expected: next });
+        }
+        if terms.sequence < next {
+            if planted(Mutant::RepetitionAppended) {
+                return Turn::Next;
+            }
+            return match session.result(terms.sequence) {
+                Some(result) => Turn::Repeated(result),
+                None => Turn::Refused(AppendRefusal::Forgotten),
+            };
+        }
+        if session.results.len() >= session.terms.window as usize {
+            return Turn::Refused(AppendRefusal::WindowFull);
+        }
+        Turn::Next
+    }
+
+    /// Keeps what came of the command that [`Turn::Next`] was said to.
+    pub fn remember(&mut self, terms: &AppendTerms, result: AppendResult) {
+        let session = self.open.get_mut(&terms.session).expect("its turn has just come");
+        if planted(Mutant::RepetitionAppended) && terms.sequence <= session.last {
+            return;
+        }
+        assert_eq!(terms.sequence, session.last.next(), "commands take their turn in order");
+        session.last = terms.sequence;
+        session.results.push_back(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Position;
+
+    const TERMS: SessionTerms = SessionTerms { timeout_ms: 1000, window: 4 };
+
+    fn terms(session: SessionId, sequence: u64, unanswered: u16) -> AppendTerms {
+        AppendTerms { session, sequence: Sequence(sequence), unanswered, ..Default::default() }
+    }
+
+    fn placed(first: u64) -> AppendResult {
+        Ok(Placed { first: Position(first), records: 1 })
+    }
+
+    #[test]
+    fn a_repetition_gets_the_first_result_until_the_client_has_it() {
+        let mut sessions = Sessions::default();
+        let id = sessions.open(TERMS, 0).unwrap();
+        for sequence in 1..=3 {
+            let terms = terms(id, sequence, 3);
+            assert_eq!(sessions.turn(&terms, 0), Turn::Next);
+            sessions.remember(&terms, placed(sequence * 10));
+        }
+        for sequence in 1..=3 {
+            let result = Turn::Repeated(placed(sequence * 10));
+            assert_eq!(sessions.turn(&terms(id, sequence, 3), 0), result);
+        }
+        // The client has the first two.
+        assert_eq!(sessions.turn(&terms(id, 4, 1), 0), Turn::Next);
+        sessions.remember(&terms(id, 4, 1), placed(40));
+        assert_eq!(sessions.turn(&terms(id, 3, 0), 0), Turn::Repeated(placed(30)));
+        let forgotten = Turn::Refused(AppendRefusal::Forgotten);
+        assert_eq!(sessions.turn(&terms(id, 2, 0), 0), forgotten);
+    }
+
+    #[test]
+    fn a_gap_and_a_full_window_are_refused() {
+        let mut sessions = Sessions::default();
+        let id = sessions.open(TERMS, 0).unwrap();
+        let gap = AppendRefusal::OutOfOrder { expected: Sequence(1) };
+        assert_eq!(sessions.turn(&terms(id, 2, 1), 0), Turn::Refused(gap));
+        for sequence in 1..=4 {
+            let terms = terms(id, sequence, 10);
+            assert_eq!(sessions.turn(&terms, 0), Turn::Next);
+            sessions.remember(&terms, placed(sequence));
+        }
+        let full = Turn::Refused(AppendRefusal::WindowFull);
+        assert_eq!(sessions.turn(&terms(id, 5, 10), 0), full);
+        assert_eq!(sessions.turn(&terms(id, 5, 3), 0), Turn::Next);
+    }
+
+    #[test]
+    fn sessions_end_by_the_logs_time_and_by_hand() {
+        let mut sessions = Sessions::default();
+        let expired = Turn::Refused(AppendRefusal::SessionExpired);
+        let id = sessions.open(TERMS, 5000).unwrap();
+        assert_eq!(sessions.turn(&terms(id, 1, 0), 6000), Turn::Next);
+        sessions.remember(&terms(id, 1, 0), placed(0));
+        assert_eq!(sessions.turn(&terms(id, 1, 0), 7001), expired, "1001 ms later");
+        assert_eq!(sessions.turn(&terms(id, 1, 0), 6500), expired, "and for ever");
+        let id = sessions.open(TERMS, 5000).unwrap();
+        assert!(sessions.close(id) && !sessions.close(id));
+        assert_eq!(sessions.turn(&terms(id, 1, 0), 5000), expired);
+        assert_eq!((sessions.count(), sessions.windows), (0, 0));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_makes_room_from_expired_sessions() {
+        let wide = SessionTerms { timeout_ms: 1000, window: 16 * 1024 };
+        let mut sessions = Sessions::default();
+        for _ in 0..RESULTS_MAX / u64::from(wide.window) {
+            assert!(sessions.open(wide, 0).is_some());
+        }
+        assert_eq!(sessions.open(TERMS, 1000), None, "all of them live");
+        assert!(sessions.open(TERMS, 1001).is_some());
+        assert_eq!(sessions.count(), 1);
+    }
+}
