@@ -36,6 +36,7 @@ use super::history::Recorder;
 use super::link::{Link, LinkError, Shared};
 use super::stats::{Phases, Snapshot};
 use super::workload::Workload;
+use crate::base::LogId;
 
 /// Bytes of one read from a socket.
 const READ_BYTES: usize = 256 * 1024;
@@ -66,6 +67,8 @@ pub struct WorkerPlan {
     pub connections: Range<usize>,
     /// The load of all of them.
     pub workload: Workload,
+    /// The logs that it goes to.
+    pub logs: Arc<[LogId]>,
     /// Where nodes of the cluster can be reached.
     pub addresses: Vec<String>,
     /// Where it notes what it sees.
@@ -265,7 +268,12 @@ struct Worker {
 
 impl Worker {
     fn new(mut plan: WorkerPlan, phases: Phases, timer: Timer) -> Worker {
-        let mut shared = Shared::new(plan.worker, plan.worker_count, plan.recorder.take());
+        let mut shared = Shared::new(
+            plan.worker,
+            plan.worker_count,
+            Arc::clone(&plan.logs),
+            plan.recorder.take(),
+        );
         let mut seat = |index| Seat {
             link: RefCell::new(Link::new(&plan.workload, phases, index, &mut shared)),
             waker: RefCell::new(None),

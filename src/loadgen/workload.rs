@@ -16,6 +16,13 @@ pub const RATE_PER_S_MAX: f64 = 100e6;
 /// The smallest record in bytes with which a history can be recorded: its values are unique.
 pub const HISTORY_RECORD_BYTES_MIN: usize = 16;
 
+/// The most logs that a load is spread over.
+pub const LOGS_MAX: usize = 10_000;
+/// The most followers of one run.
+pub const FOLLOWERS_MAX: usize = 4096;
+/// Bytes of the time that a record carries for the followers.
+pub const STAMP_BYTES: usize = 8;
+
 /// When an operation is sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pacing {
@@ -84,6 +91,12 @@ pub struct Workload {
     pub level: ReadLevel,
     /// Whether every operation is recorded, with unique values.
     pub history: bool,
+    /// Whether each connection numbers its appends in a session.
+    pub sessions: bool,
+    /// Logs that operations go to, in turn; 1: the log `default`.
+    pub logs: usize,
+    /// Followers, each over a connection of its own.
+    pub follow: usize,
 }
 
 impl Default for Workload {
@@ -99,6 +112,9 @@ impl Default for Workload {
             append_percent: 100,
             level: ReadLevel::Local,
             history: false,
+            sessions: false,
+            logs: 1,
+            follow: 0,
         }
     }
 }
@@ -138,9 +154,22 @@ impl Workload {
         self.records_per_append * (self.record_bytes + RECORD_PREFIX_SIZE)
     }
 
+    /// Where in each record the time stands that its append was started at, for the followers:
+    /// behind what a history needs.
+    pub fn stamp_at(&self) -> Option<usize> {
+        let front = if self.history { HISTORY_RECORD_BYTES_MIN } else { 0 };
+        (self.follow > 0).then_some(front)
+    }
+
+    /// Bytes of each record that hold a history's value.
+    pub fn value_bytes(&self) -> usize {
+        self.stamp_at().unwrap_or(self.record_bytes)
+    }
+
     /// Checks every field and how they fit together.
     pub fn validate(self) -> Result<Workload, WorkloadError> {
-        let record_bytes_min = if self.history { HISTORY_RECORD_BYTES_MIN } else { 0 };
+        let value_bytes = if self.history { HISTORY_RECORD_BYTES_MIN } else { 0 };
+        let record_bytes_min = self.stamp_at().map_or(value_bytes, |at| at + STAMP_BYTES);
         let phase_max = PHASE_MAX.as_secs_f64();
         let mut ranges = vec![
             ("connections", self.connections as f64, 1.0, CONNECTIONS_MAX as f64),
@@ -155,6 +184,8 @@ impl Workload {
             ("duration", self.duration.as_secs_f64(), 0.1, phase_max),
             ("warmup", self.warmup.as_secs_f64(), 0.0, phase_max),
             ("append-percent", f64::from(self.append_percent), 0.0, 100.0),
+            ("logs", self.logs as f64, 1.0, LOGS_MAX as f64),
+            ("follow", self.follow as f64, 0.0, FOLLOWERS_MAX as f64),
         ];
         if let Pacing::Open { rate_per_s } = self.pacing {
             ranges.push(("rate", rate_per_s, 0.001, RATE_PER_S_MAX));
@@ -194,6 +225,11 @@ mod tests {
             (Workload { records_per_append: 0, ..base() }, "records-per-append"),
             (Workload { record_bytes: RECORD_BYTES_MAX + 1, ..base() }, "record-bytes"),
             (Workload { record_bytes: 15, history: true, ..base() }, "record-bytes"),
+            (Workload { record_bytes: 7, follow: 1, ..base() }, "record-bytes"),
+            (Workload { record_bytes: 23, follow: 1, history: true, ..base() }, "record-bytes"),
+            (Workload { logs: 0, ..base() }, "logs"),
+            (Workload { logs: LOGS_MAX + 1, ..base() }, "logs"),
+            (Workload { follow: FOLLOWERS_MAX + 1, ..base() }, "follow"),
             (Workload { duration: Duration::ZERO, ..base() }, "duration"),
             (Workload { append_percent: 101, ..base() }, "append-percent"),
             (open(0.0), "rate"),
