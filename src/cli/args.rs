@@ -15,7 +15,7 @@ use super::options::{
 };
 use crate::base::limits::{MEMBERS_MAX, RECORD_BYTES_MAX};
 use crate::base::{NodeId, Position};
-use crate::loadgen::workload::{Pacing, ReadLevel, Workload};
+use crate::loadgen::workload::{Pacing, ReadFrom, ReadLevel, Workload};
 use crate::machine::DEFAULT_LOG_NAME;
 
 /// The exit codes as `loggos --help` lists them.
@@ -148,6 +148,11 @@ pub struct BenchArgs {
     /// How fresh reads must be
     #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
     pub level: ReadLevel,
+    /// Who is asked for reads: the leader, over the connections of the appends; or any of the
+    /// nodes named, round and round, over connections of their own: --append-percent of the
+    /// connections (rounded up) then append only, and the others read only
+    #[arg(long, value_enum, default_value_t = ReadFrom::Leader)]
+    pub read_from: ReadFrom,
     /// Number each connection's appends in a session, as the client library does: the cluster
     /// sees to it that each takes effect once
     #[arg(long)]
@@ -203,6 +208,7 @@ impl BenchArgs {
             pacing,
             append_percent: self.append_percent,
             level: self.level,
+            read_from: self.read_from,
             history: self.history.is_some(),
             sessions: self.sessions,
             logs: self.logs,

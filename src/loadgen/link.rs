@@ -203,6 +203,7 @@ pub struct Link {
 impl Link {
     /// Connection `index` of the workload's.
     pub fn new(workload: &Workload, phases: Phases, index: usize, shared: &mut Shared) -> Link {
+        let workload = &workload.of_connection(index);
         let schedule = match workload.pacing {
             Pacing::Closed => None,
             Pacing::Open { rate_per_s } => {

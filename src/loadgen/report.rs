@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
-use super::workload::{Pacing, Workload};
+use super::workload::{Pacing, ReadFrom, Workload};
 
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
@@ -81,6 +81,7 @@ pub struct WorkloadReport {
     rate_per_s: Option<f64>,
     append_percent: u8,
     level: Option<&'static str>,
+    read_from: Option<&'static str>,
     sessions: bool,
     logs: usize,
     follow: usize,
@@ -103,6 +104,10 @@ impl From<&Workload> for WorkloadReport {
             rate_per_s,
             append_percent: workload.append_percent,
             level: (workload.append_percent < 100).then(|| workload.level.as_str()),
+            read_from: (workload.append_percent < 100).then_some(match workload.read_from {
+                ReadFrom::Leader => "leader",
+                ReadFrom::Any => "any",
+            }),
             sessions: workload.sessions,
             logs: workload.logs,
             follow: workload.follow,
@@ -277,6 +282,7 @@ impl Report {
         }
         if let Some(level) = w.level {
             write!(out, ", {}% appends, reads at level {level}", w.append_percent)?;
+            write!(out, " from {}", w.read_from.unwrap_or("leader"))?;
         }
         if w.sessions {
             write!(out, ", in sessions")?;
@@ -448,7 +454,7 @@ mod tests {
         r#""cluster":{"nodes":3,"groups":1,"local":true,"durability":"fsync"},"#,
         r#""workload":{"connections":4,"inflight":64,"records_per_append":1,"record_bytes":256,"#,
         r#""duration_s":10.0,"warmup_s":2.0,"loop":"closed","rate_per_s":null,"#,
-        r#""append_percent":100,"level":null,"sessions":false,"logs":1,"follow":0},"#,
+        r#""append_percent":100,"level":null,"read_from":null,"sessions":false,"logs":1,"follow":0},"#,
         r#""appends":{"ok":1234567,"failed":0,"unknown":0,"per_s":123456.7,"records_per_s":0.0,"#,
         r#""bytes_per_s":0.0,"latency_us":{"p50":0.0,"p90":0.0,"p99":0.0,"p999":0.0,"#,
         r#""p9999":0.0,"max":0.0,"mean":0.0}},"reads":null,"#,

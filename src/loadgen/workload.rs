@@ -68,6 +68,16 @@ impl From<ReadLevel> for crate::client::ReadLevel {
     }
 }
 
+/// Which nodes reads are sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReadFrom {
+    /// The leader, over the connections of the appends.
+    #[default]
+    Leader,
+    /// The nodes that were named, round and round, over connections that do nothing else.
+    Any,
+}
+
 /// A load. Public fields, checked by [`Workload::validate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
@@ -89,6 +99,8 @@ pub struct Workload {
     pub append_percent: u8,
     /// How fresh reads must be.
     pub level: ReadLevel,
+    /// Who is asked for reads.
+    pub read_from: ReadFrom,
     /// Whether every operation is recorded, with unique values.
     pub history: bool,
     /// Whether each connection numbers its appends in a session.
@@ -111,6 +123,7 @@ impl Default for Workload {
             pacing: Pacing::Closed,
             append_percent: 100,
             level: ReadLevel::Local,
+            read_from: ReadFrom::Leader,
             history: false,
             sessions: false,
             logs: 1,
@@ -152,6 +165,29 @@ impl Workload {
     /// Bytes of one append's run of records, length prefixes included.
     pub fn run_bytes(&self) -> usize {
         self.records_per_append * (self.record_bytes + RECORD_PREFIX_SIZE)
+    }
+
+    /// Which one of the connections that only read connection `index` is; none when it appends, or
+    /// does both.
+    pub fn reader(&self, index: usize) -> Option<usize> {
+        if self.read_from == ReadFrom::Leader || self.append_percent == 100 {
+            return None;
+        }
+        // Where there is to be any append, one connection does it.
+        let appenders = (self.connections * usize::from(self.append_percent)).div_ceil(100);
+        index.checked_sub(appenders)
+    }
+
+    /// What connection `index` does of the load.
+    pub fn of_connection(&self, index: usize) -> Workload {
+        let append_percent = match self.reader(index) {
+            Some(_) => 0,
+            None if self.read_from == ReadFrom::Any => 100,
+            None => self.append_percent,
+        };
+        // A session is of use for appends only.
+        let sessions = self.sessions && append_percent > 0;
+        Workload { append_percent, sessions, ..self.clone() }
     }
 
     /// Where in each record the time stands that its append was started at, for the followers:
@@ -241,6 +277,22 @@ mod tests {
                 other => panic!("{workload:?}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn reads_from_any_node_have_connections_of_their_own() {
+        let base = Workload { connections: 4, append_percent: 30, ..Workload::default() };
+        assert!((0..4).all(|index| base.of_connection(index) == base));
+        let apart = Workload { read_from: ReadFrom::Any, sessions: true, ..base.clone() };
+        let parts: Vec<_> = (0..4).map(|index| apart.of_connection(index)).collect();
+        let shares: Vec<_> =
+            parts.iter().map(|part| (part.append_percent, part.sessions)).collect();
+        assert_eq!(shares, [(100, true), (100, true), (0, false), (0, false)]);
+        assert_eq!([1, 2, 3].map(|index| apart.reader(index)), [None, Some(0), Some(1)]);
+        let reads = Workload { append_percent: 0, ..apart.clone() };
+        assert_eq!(reads.reader(0), Some(0));
+        let appends = Workload { append_percent: 100, ..apart };
+        assert_eq!(appends.reader(3), None);
     }
 
     #[test]
