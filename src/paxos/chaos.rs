@@ -231,7 +231,7 @@ fn run_leases(seed: u64, trace: bool) -> Hits {
 }
 
 /// Leases and handing over: the leadership goes round while reads by lease arrive everywhere; the
-/// word to take over comes in time, late, or never.
+/// word to take over comes in time, late, or never; the leader may hear nothing of it.
 fn run_transfers(seed: u64, trace: bool) -> Hits {
     let mut rng = Rng::new(seed ^ 0x7a4e);
     let count = [3, 3, 5][rng.below(3) as usize];
@@ -252,6 +252,13 @@ fn run_transfers(seed: u64, trace: bool) -> Hits {
         let leader = (0..count).find(|node| cluster.can_propose(*node)).unwrap_or(0);
         let to = NodeId(rng.below(count as u64) as u16 + 1);
         cluster.step(leader, Input::TransferTo(to));
+        // The leader may hear nothing of what comes of it.
+        let deaf = rng.below(2) == 0;
+        if deaf {
+            let soon = rng.below(4 * MS);
+            cluster.run_until(cluster.now + soon);
+            (0..count).for_each(|other| cluster.blocked[other][leader] = other != leader);
+        }
         let until = cluster.now + (1 + rng.below(lease_ms)) * MS;
         while cluster.now < until {
             cluster.run_until(cluster.now + MS);
@@ -259,6 +266,11 @@ fn run_transfers(seed: u64, trace: bool) -> Hits {
                 propose(&mut cluster, &mut proposed, node);
                 cluster.read(node, true);
             }
+        }
+        for other in (0..count).filter(|other| deaf && *other != leader) {
+            cluster.blocked[other][leader] = false;
+            cluster.connect(other, leader);
+            cluster.connect(leader, other);
         }
         if rng.below(2) == 0 {
             cluster.step(leader, Input::TransferTo(NodeId(leader as u16 + 1)));
