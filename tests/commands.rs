@@ -184,3 +184,62 @@ fn bench_runs_an_embedded_cluster_and_reports_the_contract() {
         .collect();
     assert_eq!(left.len(), 2, "the cluster's data is removed: {left:?}");
 }
+
+#[test]
+fn bench_reports_reads_sessions_many_logs_and_followers() {
+    let dir = scratch_dir();
+    let data = dir.path().to_str().expect("a plain path");
+    let history = dir.path().join("history.jsonl");
+    for level in ["lease", "read-index", "local"] {
+        #[rustfmt::skip]
+        let output = run(&[
+            "bench", "--duration", "1", "--warmup", "0.2", "--connections", "2", "--inflight", "8",
+            "--json", "--data", data, "--append-percent", "50", "--level", level,
+            "--sessions", "--logs", "3", "--follow", "7", "--records-per-append", "2",
+            "--history", history.to_str().expect("a plain path"),
+        ]);
+        let report: Value = serde_json::from_str(&stdout(&output)).expect("one JSON object");
+        let count = |pointer: &str| {
+            let found = report.pointer(pointer).and_then(Value::as_f64);
+            found.unwrap_or_else(|| panic!("{pointer} is no number in {report}"))
+        };
+        for kind in ["appends", "reads"] {
+            assert!(count(&format!("/{kind}/ok")) > 0.0, "{report}");
+            assert!(count(&format!("/{kind}/per_s")) > 0.0, "{report}");
+            assert!(count(&format!("/{kind}/latency_us/p99")) > 0.0, "{report}");
+            assert_eq!(count(&format!("/{kind}/failed")), 0.0, "{report}");
+            assert_eq!(count(&format!("/{kind}/unknown")), 0.0, "{report}");
+        }
+        assert_eq!(report["workload"]["level"], level);
+        assert_eq!(report["workload"]["sessions"], true);
+        // Every record of the measured phase came to each follower of its log: 3, 2 and 2.
+        let records = 2.0 * count("/appends/ok");
+        let delivered = count("/follow/records");
+        assert!((2.0 * records..=3.0 * records).contains(&delivered), "{report}");
+        assert_eq!((count("/follow/followers"), count("/follow/late")), (7.0, 0.0), "{report}");
+        let [p50, max] = ["p50", "max"].map(|name| count(&format!("/follow/latency_us_{name}")));
+        assert!(p50 > 0.0 && p50 <= max && count("/follow/bytes_per_s") > 0.0, "{report}");
+
+        // Positions are each log's own, and what is read is what was appended there.
+        let history = std::fs::read_to_string(&history).expect("the history was written");
+        let lines: Vec<Value> =
+            history.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let mut appended = std::collections::HashMap::new();
+        for line in lines.iter().filter(|line| line["op"] == "append" && line["ok"] == true) {
+            let place = (line["log"].as_u64(), line["offset"].as_u64());
+            assert!(place.0.is_some_and(|log| log < 3), "{line}");
+            assert!(appended.insert(place, &line["value"]).is_none(), "{line}: two at one place");
+        }
+        let mut compared = 0;
+        for line in lines.iter().filter(|line| line["op"] == "read" && line["ok"] == true) {
+            let from = line["offset"].as_u64().expect("a position");
+            for (position, value) in (from..).zip(line["values"].as_array().expect("values")) {
+                if let Some(appended) = appended.get(&(line["log"].as_u64(), Some(position))) {
+                    assert_eq!(*appended, value, "{line}");
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 0);
+    }
+}

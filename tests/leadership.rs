@@ -92,7 +92,7 @@ fn round(cluster: &Cluster) -> u64 {
 
 /// The longest time without an acknowledgement between two moments.
 fn longest_gap(seen: &Seen, from: Instant, to: Instant) -> Duration {
-    let mut at: Vec<Instant> = seen.acknowledged_at.to_vec();
+    let mut at = seen.acknowledged_at.clone();
     at.retain(|at| (from..=to).contains(at));
     at.extend([from, to]);
     at.sort_unstable();

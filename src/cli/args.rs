@@ -15,7 +15,7 @@ use super::options::{
 };
 use crate::base::limits::{MEMBERS_MAX, RECORD_BYTES_MAX};
 use crate::base::{NodeId, Position};
-use crate::loadgen::workload::{Pacing, ReadLevel, Workload};
+use crate::loadgen::workload::{Pacing, ReadFrom, ReadLevel, Workload};
 use crate::machine::DEFAULT_LOG_NAME;
 
 /// The exit codes as `loggos --help` lists them.
@@ -148,6 +148,24 @@ pub struct BenchArgs {
     /// How fresh reads must be
     #[arg(long, value_enum, default_value_t = ReadLevel::Local)]
     pub level: ReadLevel,
+    /// Who is asked for reads: the leader, over the connections of the appends; or any of the
+    /// nodes named, round and round, over connections of their own: --append-percent of the
+    /// connections (rounded up) then append only, and the others read only
+    #[arg(long, value_enum, default_value_t = ReadFrom::Leader)]
+    pub read_from: ReadFrom,
+    /// Number each connection's appends in a session, as the client library does: the cluster
+    /// sees to it that each takes effect once
+    #[arg(long)]
+    pub sessions: bool,
+    /// Spread the operations over this many logs in turn, up to 10000: bench-0000, bench-0001 …,
+    /// made first where they are not there; 1 is the log `default`
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub logs: usize,
+    /// Followers, up to 4096, over connections of their own, spread over the nodes and the logs;
+    /// reports how long records take to reach them. Records then need at least 8 bytes (24 with
+    /// --history)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub follow: usize,
     /// Measure the host's floors first, on the same disk (about 3 s; longer while other
     /// programs are busy, which would spoil them)
     #[arg(long)]
@@ -190,7 +208,11 @@ impl BenchArgs {
             pacing,
             append_percent: self.append_percent,
             level: self.level,
+            read_from: self.read_from,
             history: self.history.is_some(),
+            sessions: self.sessions,
+            logs: self.logs,
+            follow: self.follow,
         };
         workload.validate().map_err(CliError::usage)
     }
@@ -607,12 +629,14 @@ mod tests {
         let Ok(Command::Bench(args)) = parse("loggos bench") else { panic!() };
         assert_eq!(args.workload().unwrap(), Workload::default());
         assert_eq!(args.local, 3);
-        let line = "loggos bench --rate 5e4 --duration 0.5s --history h --target a:1,b:2";
+        let line = "loggos bench --rate 5e4 --duration 0.5s --history h --target a:1,b:2 \
+                    --sessions --logs 1000 --follow 12";
         let Ok(Command::Bench(args)) = parse(line) else { panic!() };
         let workload = args.workload().unwrap();
         assert_eq!(workload.pacing, Pacing::Open { rate_per_s: 5e4 });
         assert_eq!(workload.duration, Duration::from_millis(500));
-        assert!(workload.history);
+        assert!(workload.history && workload.sessions);
+        assert_eq!((workload.logs, workload.follow), (1000, 12));
         assert_eq!(args.target.len(), 2);
         let Ok(Command::Bench(args)) = parse("loggos bench --inflight 0") else { panic!() };
         assert_eq!(args.workload().unwrap_err().exit, Exit::Usage);

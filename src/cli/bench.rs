@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::BenchArgs;
@@ -29,6 +30,8 @@ use crate::uring::host::{filesystem_of, probe, require_real_disk};
 
 /// How long a question for a node's counters may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Files that are open besides the followers' sockets, at most.
+const FILES_BESIDES: usize = 2048;
 /// The commit that this was built from, where the build knew.
 const COMMIT: &str = match option_env!("LOGGOS_COMMIT") {
     Some(commit) => commit,
@@ -39,6 +42,7 @@ const COMMIT: &str = match option_env!("LOGGOS_COMMIT") {
 pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     let workload = args.workload()?;
     let stop = watch_signals()?;
+    permit_files(workload.follow);
     // Before anything slow: a file that cannot be written is known at once.
     let histogram = args.histogram.as_deref().map(create).transpose()?;
     let folder = folder(args)?;
@@ -83,6 +87,19 @@ fn verdict(report: &Report) -> Result<(), CliError> {
     match report.appends.ok + reads_ok {
         0 => Err(CliError::failed("nothing was acknowledged; see the errors above")),
         _ => Ok(()),
+    }
+}
+
+/// Permits this process, and so the nodes that it starts, the sockets that `followers` need, as
+/// far as the host does.
+fn permit_files(followers: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (followers + FILES_BESIDES) as u64;
+    if limit.current.is_some_and(|current| current < wanted) {
+        let current = limit.maximum.map_or(Some(wanted), |maximum| Some(wanted.min(maximum)));
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, ..limit }) {
+            tracing::warn!(%error, wanted, "the limit of open files stays below what is needed");
+        }
     }
 }
 
@@ -214,7 +231,9 @@ fn measure(
     let options =
         RunOptions { workload: workload.clone(), addresses, cpus, history: args.history.clone() };
     let run = run_load(&options, &mut watch, stop).map_err(|error| match error {
-        RunError::Start(_) | RunError::History { .. } => CliError::usage(error),
+        RunError::Start(_) | RunError::Follow(_) | RunError::History { .. } => {
+            CliError::usage(error)
+        }
         _ => CliError::failed(error),
     });
     watch.display.end();
@@ -426,6 +445,7 @@ fn report(
             server_rss_bytes_max: measured.server_rss_bytes_max,
             loadgen_cpu_s: measured.run.cpu.as_secs_f64(),
         },
+        follow: measured.run.follow,
     }
 }
 

@@ -15,12 +15,16 @@ use rustix::time::ClockId;
 use tokio::sync::watch;
 
 use super::clock::{NANOS_PER_S, Nanos, cpu_time};
+use super::follow::{self, FollowError, FollowPlan};
 use super::histogram::{Interval, Latencies};
 use super::history;
-use super::report::OperationsReport;
+use super::report::{FollowReport, OperationsReport};
 use super::stats::{Counts, Phases, TallySnapshot};
 use super::worker::{self, StartError, WorkerInterval, WorkerPlan, WorkerResult};
 use super::workload::Workload;
+use crate::base::{LogId, LogTerms, Position};
+use crate::client::blocking::Client;
+use crate::client::{ClientError, ClientOptions, ReadLevel};
 
 /// Intervals on their way from the workers: many seconds of them.
 const INTERVALS_QUEUED_MAX: usize = 1024;
@@ -28,6 +32,8 @@ const INTERVALS_QUEUED_MAX: usize = 1024;
 const INTERVAL_LATE_NS: u64 = 500_000_000;
 /// How long the bench sleeps at most before it looks at the clock.
 const LOOK_UP: Duration = Duration::from_millis(50);
+/// Threads that create logs, so that these share the cluster's durable writes.
+const CREATORS: usize = 32;
 /// From "all are connected" to the first operation.
 const LEAD_NS: u64 = 10_000_000;
 
@@ -80,6 +86,8 @@ pub struct RunResult {
     pub appends: OperationsReport,
     /// What became of the reads, if there were to be any.
     pub reads: Option<OperationsReport>,
+    /// What came to the followers, if there were to be any.
+    pub follow: Option<FollowReport>,
     /// The seconds of the run, for the interval log.
     pub intervals: Vec<Interval>,
     /// When the measured phase began.
@@ -102,6 +110,12 @@ pub enum RunError {
     /// A worker could not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The followers could not start.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The logs of the load could not be made, or their ends not be learned.
+    #[error("the logs of the load: {0}")]
+    Logs(#[from] ClientError),
     /// A thread could not be made.
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
@@ -258,6 +272,7 @@ pub fn run(
         let path = options.history.clone().unwrap_or_default();
         RunError::History { path, source }
     };
+    let logs = create_logs(options)?;
     let history = options.history.as_deref().map(history::Writer::create).transpose();
     let history = history.map_err(history_error)?;
 
@@ -265,6 +280,7 @@ pub fn run(
     let (ready_sender, ready) = sync_channel(worker_count);
     let (interval_sender, intervals) = sync_channel(INTERVALS_QUEUED_MAX);
     let (phases_sender, phases_receiver) = watch::channel(None);
+    let followers = Followers::start(options, &logs, phases_receiver.clone())?;
     let mut threads = Vec::with_capacity(worker_count);
     for index in 0..worker_count {
         let plan = WorkerPlan {
@@ -272,6 +288,7 @@ pub fn run(
             worker_count: worker_count as u32,
             connections: worker::share(workload.connections, index, worker_count),
             workload: workload.clone(),
+            logs: Arc::clone(&logs),
             addresses: options.addresses.clone(),
             recorder: history.as_ref().map(history::Writer::recorder),
             ready: ready_sender.clone(),
@@ -308,10 +325,81 @@ pub fn run(
         intervals: Vec::new(),
     };
     let cpu = collect(&mut collector, &intervals, observer);
-    finish(collector, threads, began, cpu, history).and_then(|(result, written)| {
-        let history_operations = written.map_err(history_error)?;
-        Ok(RunResult { history_operations, ..result })
+    let (result, written) = finish(collector, threads, began, cpu, history)?;
+    let history_operations = written.map_err(history_error)?;
+    let follow = followers.map(|followers| followers.finish(options, &logs)).transpose()?;
+    Ok(RunResult { history_operations, follow, ..result })
+}
+
+/// Makes the logs of the load, or finds those of an earlier run.
+fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError> {
+    let count = options.workload.logs;
+    if count == 1 {
+        return Ok(Arc::new([LogId(0)]));
+    }
+    let client = Client::connect(options.addresses.clone(), ClientOptions::default())?;
+    let create = |creator: usize| -> Result<Vec<(usize, LogId)>, ClientError> {
+        let mine = (creator..count).step_by(CREATORS);
+        mine.map(|index| {
+            Ok((index, client.create_log(&LogTerms::named(&format!("bench-{index:04}")))?))
+        })
+        .collect()
+    };
+    let mut logs = vec![LogId(0); count];
+    std::thread::scope(|scope| {
+        let creators: Vec<_> =
+            (0..CREATORS).map(|creator| scope.spawn(move || create(creator))).collect();
+        for creator in creators {
+            for (index, log) in creator.join().map_err(|_| RunError::Panicked)?? {
+                logs[index] = log;
+            }
+        }
+        Ok(logs.into())
     })
+}
+
+/// The followers while the load runs.
+struct Followers {
+    thread: JoinHandle<FollowReport>,
+    ends: watch::Sender<Option<Arc<[Position]>>>,
+}
+
+impl Followers {
+    fn start(
+        options: &RunOptions,
+        logs: &Arc<[LogId]>,
+        phases: watch::Receiver<Option<Phases>>,
+    ) -> Result<Option<Followers>, RunError> {
+        if options.workload.follow == 0 {
+            return Ok(None);
+        }
+        let (ready_sender, ready) = sync_channel(1);
+        let (ends, ends_receiver) = watch::channel(None);
+        let plan = FollowPlan {
+            workload: options.workload.clone(),
+            logs: Arc::clone(logs),
+            addresses: options.addresses.clone(),
+            ready: ready_sender,
+            phases,
+            ends: ends_receiver,
+        };
+        let thread = follow::spawn(plan).map_err(RunError::Thread)?;
+        match ready.recv() {
+            Ok(started) => started?,
+            Err(_) => return Err(RunError::Panicked),
+        }
+        Ok(Some(Followers { thread, ends }))
+    }
+
+    /// Tells them where their logs end, and waits until they have got everything.
+    fn finish(self, options: &RunOptions, logs: &[LogId]) -> Result<FollowReport, RunError> {
+        let client = Client::connect(options.addresses.clone(), ClientOptions::default())?;
+        let followed = logs.len().min(options.workload.follow);
+        let tail = |log: &LogId| client.of_log(*log).tail(ReadLevel::ReadIndex);
+        let ends: Result<Vec<Position>, ClientError> = logs[..followed].iter().map(tail).collect();
+        self.ends.send_replace(Some(ends?.into()));
+        self.thread.join().map_err(|_| RunError::Panicked)
+    }
 }
 
 /// Merges and shows intervals until every worker is done; the CPU time of the measured phase.
@@ -377,6 +465,7 @@ fn finish(
     let result = RunResult {
         appends: collector.appends.report(duration),
         reads: has_reads.then(|| collector.reads.report(duration)),
+        follow: None,
         intervals: collector.intervals,
         began,
         unsent,

@@ -67,6 +67,8 @@ pub struct Operation {
     pub invoke: Nanos,
     /// How it ended.
     pub outcome: Outcome,
+    /// The log, by its number among the load's; none where there is one only.
+    pub log: Option<u32>,
     /// What it was.
     pub kind: Kind,
 }
@@ -106,6 +108,8 @@ struct Line<'a> {
     process: u32,
     op: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a str>,
     offset: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,6 +136,7 @@ impl Operation {
         let line = Line {
             process: self.process,
             op: "append",
+            log: self.log,
             value: None,
             offset: None,
             to: None,
@@ -267,7 +272,7 @@ mod tests {
         let position = matches!(outcome, Outcome::Ok(_)).then_some(Position(42));
         let value = ValueId { worker: 1, number };
         let kind = Kind::Append { value, records, record_bytes: 16, position };
-        Operation { process: 3, invoke: Nanos(10), outcome, kind }
+        Operation { process: 3, invoke: Nanos(10), outcome, log: None, kind }
     }
 
     #[test]
@@ -278,6 +283,7 @@ mod tests {
             process: 2,
             invoke: Nanos(95),
             outcome: Outcome::Ok(Nanos(99)),
+            log: Some(4),
             kind: Kind::Read {
                 from: Position(40),
                 to: Some(Position(50)),
@@ -298,7 +304,7 @@ mod tests {
             r#"{"process":3,"op":"append","value":"w1-8............","offset":null,"invoke_ns":10,"return_ns":null,"ok":null}"#,
             r#"{"process":3,"op":"append","value":"w1-9............","offset":null,"invoke_ns":10,"return_ns":null,"ok":null}"#,
             r#"{"process":3,"op":"append","value":"w1-10...........","offset":null,"invoke_ns":10,"return_ns":91,"ok":false}"#,
-            r#"{"process":2,"op":"read","offset":40,"to":50,"values":["a","b"],"eof":true,"level":"lease","invoke_ns":95,"return_ns":99,"ok":true}"#,
+            r#"{"process":2,"op":"read","log":4,"offset":40,"to":50,"values":["a","b"],"eof":true,"level":"lease","invoke_ns":95,"return_ns":99,"ok":true}"#,
         ];
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);

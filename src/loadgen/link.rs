@@ -7,17 +7,22 @@
 //!
 //! - An answer that says "no effect, try again" (not the leader, overloaded) keeps the operation;
 //!   it is sent again, with its first start time, until [`OPERATION_TIMEOUT_NS`] is over.
+//! - With sessions, such an answer leaves a gap in the numbers: the connection opens a new session
+//!   before it sends anything more (`numbering`).
 //! - A lost connection makes every operation sent on it unknown: it is never sent again, since it
 //!   may have been chosen.
 
+use std::sync::Arc;
+
 use super::clock::Nanos;
 use super::history::{Kind, Operation, Outcome, Recorder, ValueId};
+use super::numbering::Numbering;
 use super::schedule::Schedule;
 use super::stats::{Loss, Phases, Tally};
-use super::workload::{Pacing, Workload};
+use super::workload::{Pacing, STAMP_BYTES, Workload};
 use crate::base::records::{RECORD_PREFIX_SIZE, Records, push_record};
 use crate::base::rng::Rng;
-use crate::base::{AppendTerms, LogId, Position};
+use crate::base::{LogId, Position, SessionId};
 use crate::client::ErrorCode;
 use crate::client::connection::{
     ClientConnection, ConnectionError, Incoming, ReadAsk, Response, SubmitError,
@@ -34,6 +39,10 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const READ_SPAN_RECORDS: u64 = 64 * 1024;
 /// The most bytes that one read asks for.
 const READ_BYTES_MAX: u32 = 1 << 20;
+/// The tag of the wish for a session; those of operations are their places.
+const OPEN_TAG: u32 = u32::MAX;
+/// The tag of a session's end.
+const CLOSE_TAG: u32 = u32::MAX - 1;
 
 /// Why a connection is given up.
 #[derive(Debug, thiserror::Error)]
@@ -65,13 +74,23 @@ pub struct Shared {
     value_next: u64,
     process_next: u32,
     process_stride: u32,
-    tail: u64,
+    logs: Arc<[LogId]>,
+    /// The tail that is known of each log.
+    tails: Vec<u64>,
+    /// The log of the next operation, by its index.
+    log_next: usize,
     rng: Rng,
 }
 
 impl Shared {
-    /// The state of worker `worker` of `worker_count`.
-    pub fn new(worker: u32, worker_count: u32, recorder: Option<Recorder>) -> Shared {
+    /// The state of worker `worker` of `worker_count`, over `logs`.
+    pub fn new(
+        worker: u32,
+        worker_count: u32,
+        logs: Arc<[LogId]>,
+        recorder: Option<Recorder>,
+    ) -> Shared {
+        assert!(!logs.is_empty(), "operations go to some log");
         Shared {
             worker,
             appends: Tally::default(),
@@ -81,7 +100,10 @@ impl Shared {
             value_next: 0,
             process_next: worker,
             process_stride: worker_count,
-            tail: 0,
+            tails: vec![0; logs.len()],
+            // Workers go through the logs at different places.
+            log_next: logs.len() * worker as usize / worker_count as usize,
+            logs,
             rng: Rng::new(u64::from(worker)),
         }
     }
@@ -93,10 +115,23 @@ impl Shared {
         process
     }
 
+    /// The index of the next operation's log.
+    fn next_log(&mut self) -> u32 {
+        let log = self.log_next;
+        self.log_next = if log + 1 == self.logs.len() { 0 } else { log + 1 };
+        log as u32
+    }
+
     /// The position of the next read: among the last records known.
-    fn read_from(&mut self) -> Position {
-        let span = self.tail.clamp(1, READ_SPAN_RECORDS);
-        Position(self.tail.max(1) - span + self.rng.below(span))
+    fn read_from(&mut self, log: u32) -> Position {
+        let tail = self.tails[log as usize];
+        let span = tail.clamp(1, READ_SPAN_RECORDS);
+        Position(tail.max(1) - span + self.rng.below(span))
+    }
+
+    fn saw_tail(&mut self, log: u32, tail: u64) {
+        let known = &mut self.tails[log as usize];
+        *known = tail.max(*known);
     }
 }
 
@@ -121,6 +156,10 @@ enum State {
 struct Flight {
     state: State,
     what: What,
+    /// The log, by its index.
+    log: u32,
+    /// The session that it was sent in last.
+    session: SessionId,
     process: u32,
     /// The intended time in an open loop: latencies count from here.
     started: Nanos,
@@ -128,6 +167,14 @@ struct Flight {
     invoked: Nanos,
     /// When it was encoded last.
     sent: Nanos,
+}
+
+impl Flight {
+    /// As a history has it.
+    fn operation(&self, outcome: Outcome, kind: Kind, logs: usize) -> Operation {
+        let log = (logs > 1).then_some(self.log);
+        Operation { process: self.process, invoke: self.invoked, outcome, log, kind }
+    }
 }
 
 /// One connection's operations.
@@ -148,6 +195,7 @@ pub struct Link {
     /// Nothing is sent before the next tick (the node is overloaded).
     paused: bool,
     append_credit: u32,
+    numbering: Numbering,
     /// The run of records of an append, as it is sent.
     run: Vec<u8>,
 }
@@ -155,6 +203,7 @@ pub struct Link {
 impl Link {
     /// Connection `index` of the workload's.
     pub fn new(workload: &Workload, phases: Phases, index: usize, shared: &mut Shared) -> Link {
+        let workload = &workload.of_connection(index);
         let schedule = match workload.pacing {
             Pacing::Closed => None,
             Pacing::Open { rate_per_s } => {
@@ -166,6 +215,8 @@ impl Link {
         let flight = || Flight {
             state: State::Free,
             what: What::Append { value: 0 },
+            log: 0,
+            session: SessionId::NONE,
             process: shared.new_process(),
             started: Nanos(0),
             invoked: Nanos(0),
@@ -177,6 +228,7 @@ impl Link {
             free: (0..workload.inflight as u32).rev().collect(),
             retry: Vec::with_capacity(workload.inflight),
             parked: Vec::with_capacity(workload.inflight),
+            numbering: Numbering::new(workload),
             run: template_run(workload, index),
             workload: workload.clone(),
             phases,
@@ -192,6 +244,7 @@ impl Link {
     /// A new connection to a leader stands.
     pub fn connected(&mut self, connection: ClientConnection<u32>) {
         self.connection = Some(Box::new(connection));
+        self.numbering.reconnected();
         self.redirected = false;
         self.paused = false;
     }
@@ -237,8 +290,29 @@ impl Link {
     }
 
     fn can_send(&self) -> bool {
+        self.may_submit() && self.numbering.is_ready()
+    }
+
+    fn may_submit(&self) -> bool {
         let takes = self.connection.as_ref().is_some_and(|connection| connection.can_submit());
         takes && !self.redirected && !self.paused && self.output_size() < OUTPUT_BYTES_MAX
+    }
+
+    /// Closes the session that was left, if there is one, and asks for another.
+    fn open_session(&mut self, now: Nanos) -> Result<(), LinkError> {
+        if self.may_submit()
+            && let Some(left) = self.numbering.take_left()
+        {
+            let connection = self.connection.as_mut().expect("`may_submit` has seen it");
+            connection.close_session(CLOSE_TAG, left).map_err(|(_, error)| error)?;
+        }
+        if self.may_submit() {
+            let terms = self.numbering.session_terms();
+            let connection = self.connection.as_mut().expect("`may_submit` has seen it");
+            connection.open_session(OPEN_TAG, terms).map_err(|(_, error)| error)?;
+            self.numbering.asked(now);
+        }
+        Ok(())
     }
 
     /// Encodes what may be sent at `now`.
@@ -246,22 +320,26 @@ impl Link {
     /// # Errors
     /// [`LinkError::Submit`] when the node's limits are below the workload's.
     pub fn fill(&mut self, now: Nanos, shared: &mut Shared) -> Result<(), LinkError> {
+        if self.numbering.is_wanted() {
+            self.open_session(now)?;
+        }
         while self.can_send()
             && let Some(slot) = self.retry.pop()
         {
-            self.send(slot, now, shared.worker)?;
+            self.send(slot, now, shared)?;
         }
         while self.can_send()
             && let Some(&slot) = self.free.last()
             && let Some(started) = self.next_start(now)
         {
             self.free.pop();
-            let what = self.next_what(shared);
+            let (what, log) = self.next_what(shared);
             let flight = &mut self.flights[slot as usize];
             flight.what = what;
+            flight.log = log;
             flight.started = started;
             flight.invoked = now;
-            self.send(slot, now, shared.worker)?;
+            self.send(slot, now, shared)?;
         }
         Ok(())
     }
@@ -279,34 +357,41 @@ impl Link {
     }
 
     /// Appends and reads in turn, in the proportion asked for.
-    fn next_what(&mut self, shared: &mut Shared) -> What {
+    fn next_what(&mut self, shared: &mut Shared) -> (What, u32) {
+        let log = shared.next_log();
         self.append_credit += u32::from(self.workload.append_percent);
         if self.append_credit < 100 {
-            return What::Read { from: shared.read_from() };
+            return (What::Read { from: shared.read_from(log) }, log);
         }
         self.append_credit -= 100;
         let value = shared.value_next;
         shared.value_next += self.workload.records_per_append as u64;
-        What::Append { value }
+        (What::Append { value }, log)
     }
 
-    fn send(&mut self, slot: u32, now: Nanos, worker: u32) -> Result<(), LinkError> {
+    fn send(&mut self, slot: u32, now: Nanos, shared: &Shared) -> Result<(), LinkError> {
         let connection = self.connection.as_mut().expect("`can_send` has seen a connection");
         let flight = &mut self.flights[slot as usize];
         flight.state = State::Sent;
         flight.sent = now;
         self.sent_count += 1;
+        let log = shared.logs[flight.log as usize];
         let records = self.workload.records_per_append as u32;
         let submitted = match flight.what {
             What::Append { value } => {
                 if self.workload.history {
-                    fill_values(&mut self.run, &self.workload, worker, value);
+                    fill_values(&mut self.run, &self.workload, shared.worker, value);
                 }
-                connection.append_run(slot, LogId(0), AppendTerms::default(), records, &self.run)
+                if let Some(at) = self.workload.stamp_at() {
+                    fill_stamps(&mut self.run, &self.workload, at, flight.started);
+                }
+                let terms = self.numbering.next_terms();
+                flight.session = terms.session;
+                connection.append_run(slot, log, terms, records, &self.run)
             }
             What::Read { from } => {
                 let ask = ReadAsk {
-                    log: LogId(0),
+                    log,
                     from,
                     records_max: records,
                     bytes_max: READ_BYTES_MAX,
@@ -339,11 +424,32 @@ impl Link {
         let mut connection = self.connection.take().expect("bytes come on a connection");
         let received = connection.receive(bytes, |incoming| {
             if let Incoming::Answer { tag, response } = incoming {
-                self.complete(tag, &response, now, shared);
+                match tag {
+                    OPEN_TAG => self.session_answered(&response, shared),
+                    // Whatever became of it, the session ends.
+                    CLOSE_TAG => {}
+                    slot => self.complete(slot, &response, now, shared),
+                }
             }
         });
         self.connection = Some(connection);
         Ok(received?)
+    }
+
+    fn session_answered(&mut self, response: &Response<'_>, shared: &mut Shared) {
+        match *response {
+            Response::SessionOpened { session, .. } => self.numbering.opened(session),
+            Response::Failed { error, text, .. } => {
+                self.numbering.refused();
+                let elsewhere = matches!(error, ErrorCode::NotLeader | ErrorCode::Unavailable);
+                self.redirected |= elsewhere;
+                self.paused |= !elsewhere;
+                if !error.is_retryable() && shared.first_error.is_none() {
+                    shared.first_error = Some(format!("no session: {error:?}: {text}"));
+                }
+            }
+            _ => unreachable!("the connection checks that an answer is of its request's kind"),
+        }
     }
 
     /// An answer has come; the connection has checked that it fits its request.
@@ -355,7 +461,7 @@ impl Link {
                 let bytes = (self.workload.records_per_append * self.workload.record_bytes) as u64;
                 let records = u64::from(records);
                 shared.appends.ok(&self.phases, flight.started, now, records, bytes);
-                shared.tail = shared.tail.max(first.0.saturating_add(records));
+                shared.saw_tail(flight.log, first.0.saturating_add(records));
                 self.note_append(&flight, value, Outcome::Ok(now), Some(first), shared);
                 self.release(slot, State::Free);
             }
@@ -363,7 +469,7 @@ impl Link {
                 let prefixes = u64::from(records) * RECORD_PREFIX_SIZE as u64;
                 let bytes = (run.len() as u64).saturating_sub(prefixes);
                 shared.reads.ok(&self.phases, flight.started, now, u64::from(records), bytes);
-                shared.tail = shared.tail.max(tail.0);
+                shared.saw_tail(flight.log, tail.0);
                 let eof = first.0.saturating_add(u64::from(records)) >= tail.0;
                 self.note_read(&flight, from, Outcome::Ok(now), run, eof, shared);
                 self.release(slot, State::Free);
@@ -385,6 +491,15 @@ impl Link {
     ) {
         let flight = self.flights[slot as usize];
         let in_time = now.since(flight.started) < OPERATION_TIMEOUT_NS;
+        let is_append = matches!(flight.what, What::Append { .. });
+        let was_left = is_append && self.workload.sessions && is_of_session(error);
+        if is_append {
+            self.numbering.has_gap(flight.session);
+        }
+        if was_left && in_time {
+            // Never sent in that session again: it goes into the next one.
+            return self.release(slot, State::Retry);
+        }
         if error.is_retryable() {
             // Overloaded: the same node in a while. Otherwise another node, once all is answered.
             self.paused |= error == ErrorCode::Overloaded;
@@ -397,7 +512,6 @@ impl Link {
             shared.first_error = Some(format!("{error:?}: {text}"));
         }
         // A read has no effect to be unsure of.
-        let is_append = matches!(flight.what, What::Append { .. });
         let loss = match is_append && !error.append_had_no_effect() {
             true => Loss::Unknown,
             false => Loss::Failed,
@@ -454,10 +568,10 @@ impl Link {
         let kind = Kind::Append {
             value: ValueId { worker: shared.worker, number: value },
             records: self.workload.records_per_append as u32,
-            record_bytes: self.workload.record_bytes as u32,
+            record_bytes: self.workload.value_bytes() as u32,
             position,
         };
-        recorder.note(Operation { process: flight.process, invoke: flight.invoked, outcome, kind });
+        recorder.note(flight.operation(outcome, kind, shared.logs.len()));
     }
 
     fn note_read(
@@ -470,11 +584,14 @@ impl Link {
         shared: &mut Shared,
     ) {
         let Some(recorder) = &mut shared.recorder else { return };
-        let values =
-            Records::new(run).flatten().map(|r| String::from_utf8_lossy(r).into_owned()).collect();
+        let value_of = |record: &[u8]| {
+            let value = &record[..record.len().min(self.workload.value_bytes())];
+            String::from_utf8_lossy(value).into_owned()
+        };
+        let values = Records::new(run).flatten().map(value_of).collect();
         let to = Some(from.plus(self.workload.records_per_append as u64));
         let kind = Kind::Read { from, to, values, eof, level: self.workload.level };
-        recorder.note(Operation { process: flight.process, invoke: flight.invoked, outcome, kind });
+        recorder.note(flight.operation(outcome, kind, shared.logs.len()));
     }
 
     /// Takes stock, a few times a second: failed places are free again, a pause is over.
@@ -488,6 +605,10 @@ impl Link {
         }
         let overdue =
             |f: &Flight| f.state == State::Sent && now.since(f.sent) > OPERATION_TIMEOUT_NS;
+        let opening_since = self.numbering.opening_since().filter(|_| self.connection.is_some());
+        if opening_since.is_some_and(|since| now.since(since) > OPERATION_TIMEOUT_NS) {
+            return Err(LinkError::Timeout);
+        }
         match self.sent_count > 0 && self.flights.iter().any(overdue) {
             true => Err(LinkError::Timeout),
             false => Ok(()),
@@ -538,10 +659,24 @@ fn template_run(workload: &Workload, index: usize) -> Vec<u8> {
     run
 }
 
+/// Whether an answer says that an append was not in turn in its session, which is left then.
+fn is_of_session(error: ErrorCode) -> bool {
+    matches!(error, ErrorCode::OutOfOrder | ErrorCode::SessionExpired)
+}
+
+/// Writes the time `started` at byte `at` of each record of `run`.
+fn fill_stamps(run: &mut [u8], workload: &Workload, at: usize, started: Nanos) {
+    let at = RECORD_PREFIX_SIZE + at;
+    for entry in run.chunks_mut(RECORD_PREFIX_SIZE + workload.record_bytes) {
+        entry[at..at + STAMP_BYTES].copy_from_slice(&started.0.to_le_bytes());
+    }
+}
+
 /// Writes the values from `value` on over the records of `run`.
 fn fill_values(run: &mut [u8], workload: &Workload, worker: u32, value: u64) {
     let stride = RECORD_PREFIX_SIZE + workload.record_bytes;
     for (index, entry) in run.chunks_mut(stride).enumerate() {
-        ValueId { worker, number: value + index as u64 }.fill(&mut entry[RECORD_PREFIX_SIZE..]);
+        let record = &mut entry[RECORD_PREFIX_SIZE..][..workload.value_bytes()];
+        ValueId { worker, number: value + index as u64 }.fill(record);
     }
 }

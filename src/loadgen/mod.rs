@@ -8,12 +8,14 @@
 pub mod bench;
 pub mod clock;
 pub mod connect;
+pub mod follow;
 pub mod histogram;
 pub mod history;
 pub mod link;
 pub mod local;
 #[cfg(test)]
 mod null_server;
+pub mod numbering;
 pub mod report;
 #[cfg(test)]
 mod run_tests;

@@ -1,6 +1,7 @@
 //! A server for tests that acknowledges every append at once, with contiguous positions: it shows
 //! what the load generator alone can do, and lets its loops be tested without a cluster.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::base::{ClusterId, GroupId, LogId, NodeId, Position, SessionId};
+use crate::base::{ClusterId, GroupId, LogId, NodeId, Position, Sequence, SessionId};
 use crate::wire::client::{decode_request, encode_response};
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::{
@@ -29,6 +30,10 @@ pub struct Behaviour {
     pub close_after: AtomicU64,
     /// The next position.
     pub tail: AtomicU64,
+    /// Each session's next number; those that were closed are not there.
+    pub sessions: Mutex<BTreeMap<SessionId, Sequence>>,
+    /// The last session opened.
+    pub session_last: AtomicU64,
     /// Requests seen.
     pub requests: AtomicU64,
     /// The leader that the welcome names; 0 = itself.
@@ -166,7 +171,21 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
         return Response::Failed { request, error, leader: None, detail: 0, text };
     }
     match *request {
-        Request::Append { request, records, .. } => {
+        Request::Append { request, records, terms, .. } => {
+            if terms.session != SessionId::NONE {
+                let mut sessions = behaviour.sessions.lock().unwrap();
+                let next = sessions.get(&terms.session).copied();
+                let error = match next {
+                    Some(next) if next == terms.sequence => None,
+                    Some(_) => Some(ErrorCode::OutOfOrder),
+                    None => Some(ErrorCode::SessionExpired),
+                };
+                if let Some(error) = error {
+                    let text = "not in turn";
+                    return Response::Failed { request, error, leader: None, detail: 0, text };
+                }
+                sessions.insert(terms.session, terms.sequence.next());
+            }
             let first = behaviour.tail.fetch_add(u64::from(records), Ordering::Relaxed);
             Response::Appended { request, first: Position(first), records }
         }
@@ -182,7 +201,13 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
             Response::TailIs { request, tail }
         }
         Request::OpenSession { request, .. } => {
-            Response::SessionOpened { request, session: SessionId(1) }
+            let session = SessionId(behaviour.session_last.fetch_add(1, Ordering::Relaxed) + 1);
+            behaviour.sessions.lock().unwrap().insert(session, Sequence(1));
+            Response::SessionOpened { request, session }
+        }
+        Request::CloseSession { request, session } => {
+            behaviour.sessions.lock().unwrap().remove(&session);
+            Response::Done { request }
         }
         Request::CreateLog { request, .. } => {
             Response::LogCreated { request, log: LogId(1), created: true }
@@ -190,8 +215,7 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
         Request::FindLog { request, .. } | Request::ListLogs { request, .. } => {
             Response::LogsAre { request, json: b"[]" }
         }
-        Request::CloseSession { request, .. }
-        | Request::DeleteLog { request, .. }
+        Request::DeleteLog { request, .. }
         | Request::Follow { request, .. }
         | Request::Credit { request, .. }
         | Request::Unfollow { request } => Response::Done { request },

@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
-use super::workload::{Pacing, Workload};
+use super::workload::{Pacing, ReadFrom, Workload};
 
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +33,8 @@ pub struct Report {
     pub floor: Option<FloorReport>,
     /// What it cost.
     pub resources: ResourcesReport,
+    /// How the appended records reached followers; null without `--follow`.
+    pub follow: Option<FollowReport>,
 }
 
 /// The host of the load generator.
@@ -79,6 +81,10 @@ pub struct WorkloadReport {
     rate_per_s: Option<f64>,
     append_percent: u8,
     level: Option<&'static str>,
+    read_from: Option<&'static str>,
+    sessions: bool,
+    logs: usize,
+    follow: usize,
 }
 
 impl From<&Workload> for WorkloadReport {
@@ -98,6 +104,13 @@ impl From<&Workload> for WorkloadReport {
             rate_per_s,
             append_percent: workload.append_percent,
             level: (workload.append_percent < 100).then(|| workload.level.as_str()),
+            read_from: (workload.append_percent < 100).then_some(match workload.read_from {
+                ReadFrom::Leader => "leader",
+                ReadFrom::Any => "any",
+            }),
+            sessions: workload.sessions,
+            logs: workload.logs,
+            follow: workload.follow,
         }
     }
 }
@@ -143,6 +156,29 @@ pub struct LatencyReport {
     pub max: f64,
     /// The mean.
     pub mean: f64,
+}
+
+/// Delivery to followers: from the start of an append (in an open loop the intended one) until
+/// its records have come to a follower, each record and follower for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct FollowReport {
+    /// Followers.
+    pub followers: usize,
+    /// Deliveries of records whose append was started in the measured phase.
+    pub records: u64,
+    /// Half of these took no longer, in microseconds.
+    pub latency_us_p50: f64,
+    /// 99 in 100 took no longer.
+    pub latency_us_p99: f64,
+    /// 999 in 1000 took no longer.
+    pub latency_us_p999: f64,
+    /// The longest.
+    pub latency_us_max: f64,
+    /// Bytes of records that came to followers a second, in the measured phase.
+    pub bytes_per_s: f64,
+    /// Followers that had not got everything some seconds after the load: above 0 the latencies
+    /// lack the longest ones.
+    pub late: usize,
 }
 
 /// How the leader batched: differences of its counters over the measured phase.
@@ -246,6 +282,13 @@ impl Report {
         }
         if let Some(level) = w.level {
             write!(out, ", {}% appends, reads at level {level}", w.append_percent)?;
+            write!(out, " from {}", w.read_from.unwrap_or("leader"))?;
+        }
+        if w.sessions {
+            write!(out, ", in sessions")?;
+        }
+        if w.logs > 1 {
+            write!(out, ", over {} logs", count(w.logs as f64))?;
         }
         writeln!(out, ", {} s after {} s of warm-up", w.duration_s, w.warmup_s)
     }
@@ -285,7 +328,28 @@ impl Report {
         writeln!(out)
     }
 
+    fn write_follow(&self, out: &mut String) -> fmt::Result {
+        let Some(f) = &self.follow else { return Ok(()) };
+        writeln!(
+            out,
+            "follow    {} followers got {} records, {}/s",
+            count(f.followers as f64),
+            count(f.records as f64),
+            bytes(f.bytes_per_s)
+        )?;
+        writeln!(
+            out,
+            "          from append to follower p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us",
+            f.latency_us_p50, f.latency_us_p99, f.latency_us_p999, f.latency_us_max
+        )?;
+        if f.late > 0 {
+            writeln!(out, "          {} of them had not got everything in time", f.late)?;
+        }
+        Ok(())
+    }
+
     fn write_costs(&self, out: &mut String) -> fmt::Result {
+        self.write_follow(out)?;
         if let Some(b) = &self.batching {
             writeln!(
                 out,
@@ -379,6 +443,7 @@ mod tests {
                 server_rss_bytes_max: Some(1),
                 loadgen_cpu_s: 0.5,
             },
+            follow: None,
         }
     }
 
@@ -389,14 +454,14 @@ mod tests {
         r#""cluster":{"nodes":3,"groups":1,"local":true,"durability":"fsync"},"#,
         r#""workload":{"connections":4,"inflight":64,"records_per_append":1,"record_bytes":256,"#,
         r#""duration_s":10.0,"warmup_s":2.0,"loop":"closed","rate_per_s":null,"#,
-        r#""append_percent":100,"level":null},"#,
+        r#""append_percent":100,"level":null,"read_from":null,"sessions":false,"logs":1,"follow":0},"#,
         r#""appends":{"ok":1234567,"failed":0,"unknown":0,"per_s":123456.7,"records_per_s":0.0,"#,
         r#""bytes_per_s":0.0,"latency_us":{"p50":0.0,"p90":0.0,"p99":0.0,"p999":0.0,"#,
         r#""p9999":0.0,"max":0.0,"mean":0.0}},"reads":null,"#,
         r#""batching":{"slots":0,"records_per_slot_mean":0.0,"durable_writes":0,"log_bytes":0},"#,
         r#""floor":{"durable_write_us_p50":130.0,"round_trip_us_p50":35.0,"commit_us":200.0,"#,
         r#""durable_bytes_per_s":2200000000.0},"#,
-        r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5}}"#,
+        r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5},"follow":null}"#,
     );
 
     #[test]
@@ -422,7 +487,10 @@ mod tests {
         let mut report = report();
         report.appends.latency_us.p50 = 300.0;
         report.reads = Some(OperationsReport::default());
+        report.follow = Some(FollowReport { followers: 12, late: 3, ..Default::default() });
         let text = report.to_text();
+        assert!(text.contains("12 followers got 0 records"), "{text}");
+        assert!(text.contains("3 of them had not"), "{text}");
         assert!(text.contains("1 234 567"), "{text}");
         assert!(text.contains("p50 is 1.50 x"), "{text}");
         let table: Vec<_> = text.lines().skip_while(|l| !l.contains("unit")).take(14).collect();

@@ -115,6 +115,40 @@ fn no_effect_is_tried_again_and_other_errors_count() {
 }
 
 #[test]
+fn in_sessions_numbers_are_in_turn_and_a_gap_ends_the_session() {
+    let server = NullServer::start(1);
+    let numbered = Workload { sessions: true, ..workload(300) };
+    let (result, _) = run_on(&server, numbered.clone());
+    assert!(result.appends.ok > 100);
+    assert_eq!((result.appends.failed, result.appends.unknown), (0, 0), "{:?}", result.first_error);
+    assert_eq!(server.behaviour.session_last.load(Ordering::SeqCst), 2, "one a connection");
+
+    // Of 8 in flight those behind the one that fails are out of order, and are sent again.
+    server.behaviour.fail_every.store(50, Ordering::SeqCst);
+    let (result, _) = run_on(&server, numbered.clone());
+    assert!(result.appends.ok > 100);
+    assert_eq!((result.appends.failed, result.appends.unknown), (0, 0), "{:?}", result.first_error);
+    let opened = server.behaviour.session_last.load(Ordering::SeqCst);
+    assert!(opened > 4, "{opened} sessions");
+    let open = server.behaviour.sessions.lock().unwrap().len();
+    assert!(open <= 4, "those that were left are closed: {open} of {opened}");
+
+    // Whatever was numbered took its turn once.
+    let next: u64 = server.behaviour.sessions.lock().unwrap().values().map(|s| s.0 - 1).sum();
+    assert!(next <= server.behaviour.tail.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_server_without_room_for_sessions_is_named() {
+    let server = NullServer::start(1);
+    server.behaviour.fail_every.store(1, Ordering::SeqCst);
+    *server.behaviour.error.lock().unwrap() = Some(ErrorCode::LimitReached);
+    let (result, _) = run_on(&server, Workload { sessions: true, ..workload(200) });
+    assert_eq!(result.appends.ok, 0);
+    assert_eq!(result.first_error.as_deref(), Some("no session: LimitReached: planted"));
+}
+
+#[test]
 fn a_lost_connection_leaves_its_appends_unknown_and_is_made_anew() {
     let server = NullServer::start(1);
     // Of one connection: closed with some of its 8 appends unanswered, well in the measured phase

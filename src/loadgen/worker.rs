@@ -31,11 +31,12 @@ use tokio::sync::watch;
 use tokio_uring::net::TcpStream;
 
 use super::clock::{NANOS_PER_S, Nanos, cpu_time};
-use super::connect::{ConnectError, Session, connect_to_leader};
+use super::connect::{ConnectError, Session, connect, connect_to_leader};
 use super::history::Recorder;
 use super::link::{Link, LinkError, Shared};
 use super::stats::{Phases, Snapshot};
 use super::workload::Workload;
+use crate::base::LogId;
 
 /// Bytes of one read from a socket.
 const READ_BYTES: usize = 256 * 1024;
@@ -66,6 +67,8 @@ pub struct WorkerPlan {
     pub connections: Range<usize>,
     /// The load of all of them.
     pub workload: Workload,
+    /// The logs that it goes to.
+    pub logs: Arc<[LogId]>,
     /// Where nodes of the cluster can be reached.
     pub addresses: Vec<String>,
     /// Where it notes what it sees.
@@ -195,23 +198,39 @@ async fn start(plan: &WorkerPlan) -> Result<(Timer, Vec<Session>), StartError> {
     let timer = AsyncFd::new(timer)?;
     let mut sessions = Vec::with_capacity(plan.connections.len());
     let give_up = Nanos::now().plus(START_TIMEOUT.as_nanos() as u64);
+    let mut turn = 0;
     while sessions.len() < plan.connections.len() {
-        match find_leader(plan.addresses.clone(), plan.workload.inflight).await {
-            Ok(session) => sessions.push(session),
+        let reader = plan.workload.reader(plan.connections.start + sessions.len());
+        let reader = reader.map(|reader| reader + turn);
+        match find_node(plan.addresses.clone(), plan.workload.inflight, reader).await {
+            Ok(session) => {
+                sessions.push(session);
+                turn = 0;
+            }
             Err(error) if Nanos::now() >= give_up || plan.stop.load(Ordering::Relaxed) => {
                 return Err(error.into());
             }
-            Err(_) => tokio::time::sleep(RECONNECT_PAUSE).await,
+            Err(_) => {
+                turn += 1;
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            }
         }
     }
     Ok((timer, sessions))
 }
 
-/// [`connect_to_leader`] on a thread of its own.
-async fn find_leader(addresses: Vec<String>, inflight: usize) -> Result<Session, ConnectError> {
-    tokio::task::spawn_blocking(move || connect_to_leader(&addresses, inflight))
-        .await
-        .expect("connecting does not panic")
+/// Connects to the leader or, for a connection that only reads, to the address whose turn it is;
+/// on a thread of its own.
+async fn find_node(
+    addresses: Vec<String>,
+    inflight: usize,
+    reader: Option<usize>,
+) -> Result<Session, ConnectError> {
+    let find = move || match reader {
+        None => connect_to_leader(&addresses, inflight),
+        Some(turn) => connect(&addresses[turn % addresses.len()], inflight),
+    };
+    tokio::task::spawn_blocking(find).await.expect("connecting does not panic")
 }
 
 /// What a connection's task has to look at.
@@ -237,6 +256,8 @@ struct Seat {
     woken: Cell<bool>,
     /// The task has ended.
     ended: Cell<bool>,
+    /// Of a connection that only reads: whose turn it is among the nodes.
+    reader: Cell<Option<usize>>,
 }
 
 impl Seat {
@@ -265,12 +286,18 @@ struct Worker {
 
 impl Worker {
     fn new(mut plan: WorkerPlan, phases: Phases, timer: Timer) -> Worker {
-        let mut shared = Shared::new(plan.worker, plan.worker_count, plan.recorder.take());
+        let mut shared = Shared::new(
+            plan.worker,
+            plan.worker_count,
+            Arc::clone(&plan.logs),
+            plan.recorder.take(),
+        );
         let mut seat = |index| Seat {
             link: RefCell::new(Link::new(&plan.workload, phases, index, &mut shared)),
             waker: RefCell::new(None),
             woken: Cell::new(false),
             ended: Cell::new(false),
+            reader: Cell::new(plan.workload.reader(index)),
         };
         Worker {
             seats: plan.connections.clone().map(&mut seat).collect(),
@@ -303,7 +330,9 @@ impl Worker {
                 None => self.reconnect(seat).await,
             };
             let Some(next) = next else { break };
-            self.learn_addresses(&next);
+            if seat.reader.get().is_none() {
+                self.learn_addresses(&next);
+            }
             seat.link.borrow_mut().connected(next.connection);
             // The socket stays blocking: the ring then waits for it instead of failing at once.
             let stream = TcpStream::from_std(next.stream);
@@ -335,8 +364,13 @@ impl Worker {
             if self.is_over(seat, Nanos::now()) {
                 return None;
             }
-            let addresses = self.addresses.borrow().clone();
-            match find_leader(addresses, self.plan.workload.inflight).await {
+            let reader = seat.reader.get().map(|turn| turn + 1);
+            seat.reader.set(reader);
+            let addresses = match reader {
+                None => self.addresses.borrow().clone(),
+                Some(_) => self.plan.addresses.clone(),
+            };
+            match find_node(addresses, self.plan.workload.inflight, reader).await {
                 Ok(session) => return Some(session),
                 Err(error) => {
                     tracing::debug!(%error, "no leader yet");

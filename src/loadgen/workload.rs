@@ -16,6 +16,13 @@ pub const RATE_PER_S_MAX: f64 = 100e6;
 /// The smallest record in bytes with which a history can be recorded: its values are unique.
 pub const HISTORY_RECORD_BYTES_MIN: usize = 16;
 
+/// The most logs that a load is spread over.
+pub const LOGS_MAX: usize = 10_000;
+/// The most followers of one run.
+pub const FOLLOWERS_MAX: usize = 4096;
+/// Bytes of the time that a record carries for the followers.
+pub const STAMP_BYTES: usize = 8;
+
 /// When an operation is sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pacing {
@@ -61,6 +68,16 @@ impl From<ReadLevel> for crate::client::ReadLevel {
     }
 }
 
+/// Which nodes reads are sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReadFrom {
+    /// The leader, over the connections of the appends.
+    #[default]
+    Leader,
+    /// The nodes that were named, round and round, over connections that do nothing else.
+    Any,
+}
+
 /// A load. Public fields, checked by [`Workload::validate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
@@ -82,8 +99,16 @@ pub struct Workload {
     pub append_percent: u8,
     /// How fresh reads must be.
     pub level: ReadLevel,
+    /// Who is asked for reads.
+    pub read_from: ReadFrom,
     /// Whether every operation is recorded, with unique values.
     pub history: bool,
+    /// Whether each connection numbers its appends in a session.
+    pub sessions: bool,
+    /// Logs that operations go to, in turn; 1: the log `default`.
+    pub logs: usize,
+    /// Followers, each over a connection of its own.
+    pub follow: usize,
 }
 
 impl Default for Workload {
@@ -98,7 +123,11 @@ impl Default for Workload {
             pacing: Pacing::Closed,
             append_percent: 100,
             level: ReadLevel::Local,
+            read_from: ReadFrom::Leader,
             history: false,
+            sessions: false,
+            logs: 1,
+            follow: 0,
         }
     }
 }
@@ -138,9 +167,45 @@ impl Workload {
         self.records_per_append * (self.record_bytes + RECORD_PREFIX_SIZE)
     }
 
+    /// Which one of the connections that only read connection `index` is; none when it appends, or
+    /// does both.
+    pub fn reader(&self, index: usize) -> Option<usize> {
+        if self.read_from == ReadFrom::Leader || self.append_percent == 100 {
+            return None;
+        }
+        // Where there is to be any append, one connection does it.
+        let appenders = (self.connections * usize::from(self.append_percent)).div_ceil(100);
+        index.checked_sub(appenders)
+    }
+
+    /// What connection `index` does of the load.
+    pub fn of_connection(&self, index: usize) -> Workload {
+        let append_percent = match self.reader(index) {
+            Some(_) => 0,
+            None if self.read_from == ReadFrom::Any => 100,
+            None => self.append_percent,
+        };
+        // A session is of use for appends only.
+        let sessions = self.sessions && append_percent > 0;
+        Workload { append_percent, sessions, ..self.clone() }
+    }
+
+    /// Where in each record the time stands that its append was started at, for the followers:
+    /// behind what a history needs.
+    pub fn stamp_at(&self) -> Option<usize> {
+        let front = if self.history { HISTORY_RECORD_BYTES_MIN } else { 0 };
+        (self.follow > 0).then_some(front)
+    }
+
+    /// Bytes of each record that hold a history's value.
+    pub fn value_bytes(&self) -> usize {
+        self.stamp_at().unwrap_or(self.record_bytes)
+    }
+
     /// Checks every field and how they fit together.
     pub fn validate(self) -> Result<Workload, WorkloadError> {
-        let record_bytes_min = if self.history { HISTORY_RECORD_BYTES_MIN } else { 0 };
+        let value_bytes = if self.history { HISTORY_RECORD_BYTES_MIN } else { 0 };
+        let record_bytes_min = self.stamp_at().map_or(value_bytes, |at| at + STAMP_BYTES);
         let phase_max = PHASE_MAX.as_secs_f64();
         let mut ranges = vec![
             ("connections", self.connections as f64, 1.0, CONNECTIONS_MAX as f64),
@@ -155,6 +220,8 @@ impl Workload {
             ("duration", self.duration.as_secs_f64(), 0.1, phase_max),
             ("warmup", self.warmup.as_secs_f64(), 0.0, phase_max),
             ("append-percent", f64::from(self.append_percent), 0.0, 100.0),
+            ("logs", self.logs as f64, 1.0, LOGS_MAX as f64),
+            ("follow", self.follow as f64, 0.0, FOLLOWERS_MAX as f64),
         ];
         if let Pacing::Open { rate_per_s } = self.pacing {
             ranges.push(("rate", rate_per_s, 0.001, RATE_PER_S_MAX));
@@ -194,6 +261,11 @@ mod tests {
             (Workload { records_per_append: 0, ..base() }, "records-per-append"),
             (Workload { record_bytes: RECORD_BYTES_MAX + 1, ..base() }, "record-bytes"),
             (Workload { record_bytes: 15, history: true, ..base() }, "record-bytes"),
+            (Workload { record_bytes: 7, follow: 1, ..base() }, "record-bytes"),
+            (Workload { record_bytes: 23, follow: 1, history: true, ..base() }, "record-bytes"),
+            (Workload { logs: 0, ..base() }, "logs"),
+            (Workload { logs: LOGS_MAX + 1, ..base() }, "logs"),
+            (Workload { follow: FOLLOWERS_MAX + 1, ..base() }, "follow"),
             (Workload { duration: Duration::ZERO, ..base() }, "duration"),
             (Workload { append_percent: 101, ..base() }, "append-percent"),
             (open(0.0), "rate"),
@@ -205,6 +277,22 @@ mod tests {
                 other => panic!("{workload:?}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn reads_from_any_node_have_connections_of_their_own() {
+        let base = Workload { connections: 4, append_percent: 30, ..Workload::default() };
+        assert!((0..4).all(|index| base.of_connection(index) == base));
+        let apart = Workload { read_from: ReadFrom::Any, sessions: true, ..base.clone() };
+        let parts: Vec<_> = (0..4).map(|index| apart.of_connection(index)).collect();
+        let shares: Vec<_> =
+            parts.iter().map(|part| (part.append_percent, part.sessions)).collect();
+        assert_eq!(shares, [(100, true), (100, true), (0, false), (0, false)]);
+        assert_eq!([1, 2, 3].map(|index| apart.reader(index)), [None, Some(0), Some(1)]);
+        let reads = Workload { append_percent: 0, ..apart.clone() };
+        assert_eq!(reads.reader(0), Some(0));
+        let appends = Workload { append_percent: 100, ..apart };
+        assert_eq!(appends.reader(3), None);
     }
 
     #[test]

@@ -616,7 +616,7 @@ impl Index {
             active.note_slot(entry.slot);
             active.summary.note(entry);
         }
-        if planted(Mutant::OtherLogsNotSummarised) {
+        if !active.summary.others.is_empty() && planted(Mutant::OtherLogsNotSummarised) {
             active.summary.others.clear();
         }
         for entry in entries {

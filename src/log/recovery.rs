@@ -409,7 +409,7 @@ impl<S: Storage> Recovery<'_, S> {
                         let room = row.placement_bytes_max;
                         index.push(row.slot, row.ballot, row.value_size, room);
                     }
-                    if planted(Mutant::RoomForgottenAtRestart) {
+                    if index.active().room > 0 && planted(Mutant::RoomForgottenAtRestart) {
                         index.active_mut().room = 0;
                     }
                     index.active_mut().file = Some(file);

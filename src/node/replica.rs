@@ -81,6 +81,8 @@ pub struct Node {
     /// The logs that have grown or gone since [`Node::take_touched`].
     touched: Vec<LogId>,
     pub(super) role: Role,
+    /// When the first command came into the open batch.
+    open_since: Instant,
     /// When this replica began to lead, and the log's time then, in milliseconds.
     leading_since: (Instant, u64),
     /// Who waits for the leadership to be handed over, and to whom.
@@ -151,6 +153,7 @@ impl Node {
             answers: Vec::new(),
             touched: Vec::new(),
             role,
+            open_since: io.now(),
             leading_since: (io.now(), 0),
             transfers: Vec::new(),
             handed_over: false,
@@ -190,6 +193,9 @@ impl Node {
             return Err(Refusal::Overloaded);
         }
         self.check_early(command)?;
+        if self.appends.is_empty() {
+            self.open_since = now;
+        }
         self.appends.push(ticket, command);
         Ok(())
     }
@@ -533,10 +539,9 @@ impl Node {
             self.step(now, Input::Tick);
         }
         self.peers.tick(io);
-        if !self.appends.is_empty()
-            && self.log.is_free_for(self.appends.open_bytes())
-            && self.role == Role::Leader
-            && self.core.can_propose()
+        let may_propose = !self.appends.is_empty() && self.may_propose();
+        if may_propose
+            && (self.log.is_free_for(self.appends.open_bytes()) || self.open_deadline() <= now)
         {
             self.propose(now);
         }
@@ -547,10 +552,22 @@ impl Node {
         self.log.submit(now, io);
     }
 
+    fn may_propose(&self) -> bool {
+        self.role == Role::Leader && self.core.can_propose()
+    }
+
+    /// When the open batch goes out although the log is busy. What keeps the log busy may be a
+    /// write that the core does not know of (a mark, say) on a disk that has stopped: the others
+    /// can choose the batch without this disk, and the core learns that it is stalled.
+    fn open_deadline(&self) -> Instant {
+        self.open_since + self.options.paxos.disk_stall_timeout / 2
+    }
+
     /// When the node has something to do although nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
+        let open = (!self.appends.is_empty() && self.may_propose()).then(|| self.open_deadline());
         let deadlines =
-            [self.core.next_deadline(), self.log.next_deadline(), self.peers.next_deadline()];
+            [open, self.core.next_deadline(), self.log.next_deadline(), self.peers.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 }

@@ -337,7 +337,7 @@ impl<V: Value> Core<V> {
     }
 
     fn persisted(&mut self, id: PersistId, fx: &mut Effects<V>) {
-        match self.persists.finish(id) {
+        match self.persists.finish(id, self.now) {
             Pending::Promise(ballot) => {
                 self.promised_durable = self.promised_durable.max(ballot);
                 self.own_promise_durable(ballot, fx);

@@ -35,6 +35,8 @@ pub(super) struct Persists {
     /// The identifier of the first of `writes`.
     first: PersistId,
     bytes: usize,
+    /// When a write last became durable.
+    finished: Instant,
 }
 
 impl Persists {
@@ -52,12 +54,13 @@ impl Persists {
     ///
     /// # Panics
     /// When no such write is under way: the caller has lost count.
-    pub(super) fn finish(&mut self, id: PersistId) -> Pending {
+    pub(super) fn finish(&mut self, id: PersistId, now: Instant) -> Pending {
         let index = id.0.checked_sub(self.first.0).map(|index| index as usize);
         let write = index.and_then(|index| self.writes.get_mut(index));
         let write = write.expect("only a write under way becomes durable");
         assert!(!write.done, "a write becomes durable once");
         write.done = true;
+        self.finished = now;
         let pending = write.pending;
         if let Pending::Entry { size, .. } = pending {
             self.bytes -= size;
@@ -92,15 +95,17 @@ impl Persists {
         })
     }
 
-    /// Whether the oldest write has been under way for `timeout`.
+    /// Whether writes are under way and none has become durable for `timeout`: a disk that is slow
+    /// and goes on is no stalled one, however long its queue.
     pub(super) fn stalled(&self, now: Instant, timeout: Duration) -> bool {
-        self.writes.front().is_some_and(|write| now.since(write.since) >= timeout)
+        let since = |write: &Write| now.since(write.since.max(self.finished));
+        self.writes.front().is_some_and(|write| since(write) >= timeout)
     }
 }
 
 impl Timeless for Persists {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
-        let Persists { writes, first: _, bytes } = self;
+        let Persists { writes, first: _, bytes, finished: _ } = self;
         (writes.len(), bytes).hash(hasher);
         for Write { pending, since: _, done } in writes {
             (pending, done).hash(hasher);
@@ -120,10 +125,11 @@ mod tests {
         let second = persists.start(Pending::Promise(Ballot::NONE), Instant(5));
         assert_eq!((first, second), (PersistId(0), PersistId(1)));
         assert_eq!(persists.bytes(), 10);
-        persists.finish(second);
+        persists.finish(second, Instant(6));
         assert!(persists.has_entry(Slot(1)));
-        assert!(persists.stalled(Instant(7), Duration::from_nanos(7)));
-        assert_eq!(persists.finish(first), entry);
+        assert!(!persists.stalled(Instant(12), Duration::from_nanos(7)), "it goes on");
+        assert!(persists.stalled(Instant(13), Duration::from_nanos(7)));
+        assert_eq!(persists.finish(first, Instant(14)), entry);
         assert_eq!((persists.count(), persists.bytes()), (0, 0));
         assert!(!persists.stalled(Instant(99), Duration::from_nanos(7)));
         assert_eq!(persists.start(entry, Instant(9)), PersistId(2));
@@ -132,6 +138,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "only a write under way")]
     fn an_unknown_completion_is_a_broken_caller() {
-        Persists::default().finish(PersistId(3));
+        Persists::default().finish(PersistId(3), Instant(0));
     }
 }

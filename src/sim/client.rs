@@ -101,6 +101,8 @@ struct Link {
     target: usize,
     protocol: ClientConnection<Tag>,
     since: Time,
+    /// When something last came in.
+    heard: Time,
     sending: bool,
     connected: bool,
 }
@@ -286,8 +288,15 @@ impl SimClient {
         let protocol = ClientConnection::new(cluster, inflight);
         self.logs.iter_mut().for_each(|log| log.tail_of_link = Position(0));
         self.creating = false;
-        self.link =
-            Some(Link { conn, target, protocol, since: now, sending: false, connected: false });
+        self.link = Some(Link {
+            conn,
+            target,
+            protocol,
+            since: now,
+            heard: now,
+            sending: false,
+            connected: false,
+        });
     }
 
     /// Drops the connection, as a client that dies does.
@@ -499,6 +508,7 @@ impl SimClient {
 
     fn receive(&mut self, bytes: &[u8], around: &mut Around<'_>) {
         let Some(mut link) = self.link.take() else { return };
+        link.heard = around.now;
         let target = link.target;
         let mut refused = false;
         let mut answers = Vec::new();

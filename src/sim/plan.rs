@@ -342,6 +342,9 @@ impl LogPlan {
     }
 }
 
+/// Bytes of records that a client with a session has in flight.
+const OPEN_BYTES_MAX: usize = 128 * KIB;
+
 impl Workload {
     fn draw(rng: &mut Rng, log: &LogPlan, safety: Duration, operations: u64) -> Workload {
         let record_bytes_max = pick(rng, &[32, 200, 1000, 4000, 12_000]);
@@ -351,10 +354,19 @@ impl Workload {
         let inflight = pick(rng, &[1, 2, 8, 8, 24, 60, 200]);
         // Spread over the safety phase, or all in bursts.
         let spread = safety * (2 * inflight as u32) / operations as u32;
+        let record_bytes_max = record_bytes_max.min(room / records_max as usize - 8);
         let session_timeout = pick(rng, &[1, 2, 5, 20].map(Duration::from_secs));
+        let session_timeout = (rng.below(4) > 0).then_some(session_timeout);
+        // What stays in flight until it is answered must be answered within a client's patience by
+        // the slowest of disks; without sessions a client that hangs up takes it all back.
+        let append_bytes = record_bytes_max * records_max as usize;
+        let inflight = match session_timeout {
+            Some(_) => inflight.min((OPEN_BYTES_MAX / append_bytes).max(1)),
+            None => inflight,
+        };
         Workload {
             inflight,
-            session_timeout: (rng.below(4) > 0).then_some(session_timeout),
+            session_timeout,
             logs: pick(rng, &[0, 0, 1, 2, 5]),
             if_tail_percent: pick(rng, &[0, 0, 5, 30]),
             fenced_log: rng.below(3) == 0,
@@ -362,7 +374,7 @@ impl Workload {
             hands_over: rng.below(4) == 0,
             think_max: pick(rng, &[spread, spread, spread / 4, Duration::ZERO]),
             append_percent: pick(rng, &[100, 80, 50, 50, 10]),
-            record_bytes_max: record_bytes_max.min(room / records_max as usize - 8),
+            record_bytes_max,
             records_max,
             timeout: pick(rng, &[300, 1000, 3000].map(Duration::from_millis)),
         }

@@ -5,17 +5,24 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod history;
+pub mod netns;
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use loggos::base::Position;
 use loggos::client::blocking::Client;
-use loggos::client::{ClientOptions, ReadOptions};
+use loggos::client::{ClientOptions, ReadLevel, ReadOptions};
 use loggos::wire::NodeStatus;
 use loggos::wire::status::RoleStatus;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything that must happen by itself may take: far above what it takes, so that a
 /// slow machine does not fail a test.
@@ -68,6 +75,8 @@ pub struct NodeProcess {
     pub id: u16,
     pub address: String,
     pub data: PathBuf,
+    /// The network namespace that it runs in, if it is not the test's own.
+    netns: Option<String>,
     stderr: PathBuf,
     child: Option<Child>,
 }
@@ -79,6 +88,21 @@ impl NodeProcess {
 
     pub fn process_id(&self) -> u32 {
         self.child.as_ref().expect("the node runs").id()
+    }
+
+    /// SIGSTOP: it does nothing more, and its sockets stand.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on where it was stopped.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.process_id() as i32).expect("a process has a number");
+        kill_process(id, signal).expect("our own child can be signalled");
     }
 
     /// What the node has logged so far.
@@ -122,19 +146,25 @@ impl Cluster {
 
     /// Formats `count` nodes.
     pub fn formatted(count: usize) -> Cluster {
+        let ports = free_ports(count).into_iter();
+        Cluster::formatted_at(ports.map(|port| (format!("127.0.0.1:{port}"), None)).collect())
+    }
+
+    /// Formats nodes with these addresses, each in a network namespace or in the test's own.
+    pub fn formatted_at(places: Vec<(String, Option<String>)>) -> Cluster {
         let dir = scratch_dir();
-        let ports = free_ports(count);
         let members: Vec<String> =
-            ports.iter().enumerate().map(|(i, p)| format!("{}=127.0.0.1:{p}", i + 1)).collect();
+            places.iter().enumerate().map(|(i, (at, _))| format!("{}={at}", i + 1)).collect();
         let members = members.join(",");
-        let nodes = ports.iter().enumerate().map(|(index, port)| {
+        let nodes = places.into_iter().enumerate().map(|(index, (address, netns))| {
             let id = index as u16 + 1;
             let data = dir.path().join(format!("node-{id}"));
             format_node(&data, "test", id, &members);
             NodeProcess {
                 id,
-                address: format!("127.0.0.1:{port}"),
+                address,
                 data,
+                netns,
                 stderr: dir.path().join(format!("node-{id}.log")),
                 child: None,
             }
@@ -152,7 +182,16 @@ impl Cluster {
         let node = &mut self.nodes[index];
         assert!(node.child.is_none(), "node {} runs already", node.id);
         let stderr = File::options().create(true).append(true).open(&node.stderr);
-        let child = loggos()
+        let mut command = match &node.netns {
+            None => loggos(),
+            // Becomes the command: the child's number is the node's.
+            Some(netns) => {
+                let mut ip = Command::new("ip");
+                ip.args(["netns", "exec", netns, env!("CARGO_BIN_EXE_loggos")]);
+                ip
+            }
+        };
+        let child = command
             .args(["serve", "--data"])
             .arg(&node.data)
             .args(flags)
@@ -225,6 +264,29 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Two threads, one for each linearizable level, that ask for the tail and read the last records
+/// over and over.
+pub fn linearizable_readers(
+    client: &Client,
+    history: &Arc<history::History>,
+    stop: &Arc<AtomicBool>,
+) -> [JoinHandle<()>; 2] {
+    [ReadLevel::Lease, ReadLevel::ReadIndex].map(|level| {
+        let (client, history, stop) = (client.clone(), history.clone(), stop.clone());
+        std::thread::spawn(move || {
+            let options = ReadOptions { level, ..ReadOptions::default() };
+            let mut from = 0;
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(tail) = history.tail(level, || client.tail(level)) {
+                    from = tail.saturating_sub(10);
+                }
+                let read = || client.read(Position(from), options);
+                history.read(level, from, u64::from(options.records_max), read);
+            }
+        })
+    })
 }
 
 /// Formats a data directory.

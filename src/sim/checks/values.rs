@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::Violation;
 use crate::base::records::Records;
-use crate::base::{FenceToken, LogId, Position, SessionId, Slot};
+use crate::base::{FenceToken, LogId, Position, SessionId, SessionTerms, Slot};
 use crate::machine::{BatchView, Command, CommandKind};
 use crate::node::AppliedSlot;
 use crate::sim::history::{History, Kind, Outcome, ValueId};
@@ -23,6 +23,11 @@ pub struct Values {
     logs: BTreeMap<LogId, Vec<ValueId>>,
     /// The highest token that each log has taken.
     fences: BTreeMap<LogId, FenceToken>,
+    /// The open sessions: when they were used last, and for how long they live, in milliseconds
+    /// of the log's time.
+    sessions: BTreeMap<SessionId, (u64, u64)>,
+    sessions_opened: u64,
+    log_time_ms: u64,
     /// The last value of each client that stands in each log.
     last: BTreeMap<(LogId, u16), ValueId>,
     /// The size asked for and the operation, by its first value; filled as the history grows.
@@ -78,7 +83,9 @@ impl Values {
                 return Err(bad(text));
             }
         }
+        self.log_time_ms = self.log_time_ms.max(view.log_time_ms());
         for (index, command) in view.commands().enumerate() {
+            self.check_session(&command, applied.placement.is_refused(index)).map_err(bad)?;
             let refused = command.records > 0 && applied.placement.is_refused(index);
             self.check_conditions(&command, refused).map_err(bad)?;
             if command.records > 0 && !refused {
@@ -92,6 +99,37 @@ impl Values {
                 let text = format!("its records in log {} end at {}", span.log, span.end());
                 return Err(bad(format!("{text}, where {end} are")));
             }
+        }
+        Ok(())
+    }
+
+    /// What was appended in a session was appended while that lived. (The worlds open fewer
+    /// sessions than the machine's table holds.)
+    fn check_session(&mut self, command: &Command<'_>, refused: bool) -> Result<(), String> {
+        let (session, now) = (command.terms.session, self.log_time_ms);
+        match command.kind {
+            CommandKind::OpenSession => {
+                if let Some(terms) = SessionTerms::decode(command.run) {
+                    self.sessions_opened += 1;
+                    let life = (now, u64::from(terms.timeout_ms));
+                    self.sessions.insert(SessionId(self.sessions_opened), life);
+                }
+            }
+            CommandKind::CloseSession => drop(self.sessions.remove(&session)),
+            CommandKind::Append if session != SessionId::NONE => {
+                let lives = self
+                    .sessions
+                    .get_mut(&session)
+                    .filter(|(used, timeout)| now.saturating_sub(*used) <= *timeout);
+                match lives {
+                    Some((used, _)) => *used = now,
+                    None if refused || command.records == 0 => {
+                        self.sessions.remove(&session);
+                    }
+                    None => return Err(format!("session {session} had ended before {now} ms")),
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
