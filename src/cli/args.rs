@@ -334,7 +334,7 @@ pub struct AppendArgs {
     #[command(flatten)]
     pub log: LogNameArgs,
     /// Append only if this is the next position, and then only right behind the records before;
-    /// exit 1 otherwise
+    /// exit 3 otherwise
     #[arg(long, value_name = "P")]
     pub if_tail: Option<u64>,
     /// Show this fencing token: the log takes it unless it has taken a higher one, and from then
@@ -437,7 +437,7 @@ pub enum LogCommand {
         #[arg(long, value_name = "BYTES", default_value_t = RECORD_BYTES_MAX as u32)]
         record_bytes_max: u32,
     },
-    /// Prints one log; exit 1 when there is none of that name
+    /// Prints one log; exit 3 when there is none of that name
     Show {
         /// Its name
         name: String,
@@ -448,7 +448,7 @@ pub enum LogCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Deletes a log with all of its records; exit 1 when there is none of that name
+    /// Deletes a log with all of its records; exit 3 when there is none of that name
     Delete {
         /// Its name
         name: String,
@@ -574,9 +574,18 @@ pub struct SimArgs {
     /// At most this many strikes of faults
     #[arg(long, value_name = "N")]
     pub strikes_max: Option<u64>,
-    /// Visit every reachable state of small worlds instead (about ten minutes, 1 GiB of memory); with --json one object per line
+    /// Visit every reachable state of small worlds instead (about half an hour, 2 GiB of memory); with --json one object per line
     #[arg(long, conflicts_with_all = ["seed", "runs"])]
     pub explore: bool,
+    /// With --explore: only the worlds whose name contains this text
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "explore",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub worlds: String,
 }
 
 /// `loggos doctor`.

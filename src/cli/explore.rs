@@ -14,7 +14,11 @@ use crate::sim::explore::{Bounds, Report, explore};
 /// Runs the exploration.
 pub fn run(args: &SimArgs) -> Result<(), CliError> {
     let mut out = Output::stdout();
-    let worlds = Bounds::full();
+    let mut worlds = Bounds::full();
+    worlds.retain(|(name, _)| name.contains(&args.worlds));
+    if worlds.is_empty() {
+        return Err(CliError::usage(format!("no world's name contains {:?}", args.worlds)));
+    }
     let count = worlds.len();
     for (index, (name, bounds)) in worlds.into_iter().enumerate() {
         let bar = ProgressBar::new_spinner();

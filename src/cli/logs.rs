@@ -12,7 +12,7 @@ use crate::machine::DEFAULT_LOG_NAME;
 /// A client of the log that the flags name.
 ///
 /// # Errors
-/// Exit 1 when there is none.
+/// Exit 3 when there is none.
 pub fn select(client: Client, log: &LogNameArgs) -> Result<Client, CliError> {
     if log.name == DEFAULT_LOG_NAME {
         return Ok(client);

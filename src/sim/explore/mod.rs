@@ -135,7 +135,7 @@ impl Bounds {
         ]
     }
 
-    /// What `loggos sim --explore` explores, by name: minutes, and about a GiB of memory.
+    /// What `loggos sim --explore` explores, by name: about half an hour, and up to 2 GiB of memory.
     pub fn full() -> Vec<(&'static str, Bounds)> {
         let small = Bounds::small();
         let one = Bounds { heartbeats: false, ..small.clone() };
@@ -162,10 +162,6 @@ impl Bounds {
             (
                 "two slots after an election, two more campaigns, four values",
                 Bounds { proposals: 4, ..after.clone() },
-            ),
-            (
-                "three slots after an election, one more campaign, four values",
-                Bounds { slots: 3, proposals: 4, campaigns: 1, ..after.clone() },
             ),
             (
                 "one slot after an election, handing over three times, one campaign, a crash, a late \

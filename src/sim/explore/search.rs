@@ -397,12 +397,14 @@ impl Search<'_> {
         Ok(Some(next))
     }
 
-    /// Whoever is told to take over holds everything that was proposed.
+    /// Whoever is told to take over holds everything that was proposed, or knows it to be chosen.
     fn check_take_over(&self, world: &World, message: u16) -> Result<(), String> {
         let Envelope { to, message, .. } = &self.messages[usize::from(message)];
         let Message::TakeOver { chosen, .. } = message else { return Ok(()) };
         let target = &self.locals[world.replicas[*to] as usize];
-        let lacks = |slot: &u64| !target.accepted.iter().any(|(held, ..)| held.0 == *slot);
+        let known = target.told.len() as u64;
+        let holds = |slot: u64| target.accepted.iter().any(|(held, ..)| held.0 == slot);
+        let lacks = |slot: &u64| *slot > known && !holds(*slot);
         match (1..=chosen.0).find(lacks) {
             Some(slot) if self.bounds.checks == Checks::All => {
                 Err(format!("replica {} is to take over without slot {slot}", to + 1))
