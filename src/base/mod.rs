@@ -5,6 +5,7 @@
 //! is in [`memory`], which owns the aligned allocations.
 
 pub mod checksum;
+pub mod hash;
 pub mod ids;
 pub mod limits;
 pub mod memory;
@@ -16,6 +17,7 @@ pub mod terms;
 pub mod time;
 
 pub use checksum::Checksum;
+pub use hash::{IdMap, IdSet};
 pub use ids::{
     Ballot, ClusterId, Epoch, FenceToken, GroupId, LogId, NodeId, Position, Sequence, SessionId,
     Slot,

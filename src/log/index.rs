@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, LogId, Placement, Position, Slot, Span};
+use crate::base::{Ballot, Checksum, IdMap, LogId, Placement, Position, Slot, Span};
 use crate::io::FileId;
 
 use super::footer::{FOOTER_BYTES_MAX, footer_size};
@@ -103,7 +103,7 @@ struct Summary {
     /// Of log 0.
     own: Option<(Position, Position)>,
     /// Of the other logs that have records in the segment.
-    others: BTreeMap<LogId, (Position, Position)>,
+    others: IdMap<LogId, (Position, Position)>,
 }
 
 impl Summary {
@@ -124,6 +124,41 @@ impl Summary {
             log => self.others.get(&log),
         };
         known.is_some_and(|(low, end)| *low <= position && position < *end)
+    }
+}
+
+/// The applied slots of each log by their first positions, which rise with the slots.
+#[derive(Debug, Default)]
+struct Places {
+    by_log: IdMap<LogId, VecDeque<(Position, Slot)>>,
+}
+
+impl Places {
+    fn insert(&mut self, log: LogId, first: Position, slot: Slot) {
+        let slots = self.by_log.entry(log).or_default();
+        let last = slots.back().map(|(position, _)| *position);
+        assert!(last < Some(first), "slots are applied in order, and so are their positions");
+        slots.push_back((first, slot));
+    }
+
+    /// The last slot of the log that begins at or before `position`.
+    fn at(&self, log: LogId, position: Position) -> Option<Slot> {
+        let slots = self.by_log.get(&log)?;
+        let after = slots.partition_point(|(first, _)| *first <= position);
+        Some(slots[after.checked_sub(1)?].1)
+    }
+
+    fn remove(&mut self, log: LogId, first: Position) {
+        let Some(slots) = self.by_log.get_mut(&log) else { return };
+        // Mostly the segments leave memory in the order of their slots.
+        if slots.front().is_some_and(|(position, _)| *position == first) {
+            slots.pop_front();
+        } else if let Ok(at) = slots.binary_search_by_key(&first, |(position, _)| *position) {
+            slots.remove(at);
+        }
+        if slots.is_empty() {
+            self.by_log.remove(&log);
+        }
     }
 }
 
@@ -305,7 +340,7 @@ pub(super) struct Index {
     /// The entry that holds a slot, for the segments in memory.
     latest: BTreeMap<Slot, EntryRef>,
     /// Applied slots by log and first position of their records there, for the segments in memory.
-    positions: BTreeMap<(LogId, Position), Slot>,
+    positions: Places,
     applied: Slot,
     slot_max: Slot,
     next_sequence: u64,
@@ -319,7 +354,7 @@ impl Index {
             segment_bytes,
             segments: VecDeque::from([first]),
             latest: BTreeMap::new(),
-            positions: BTreeMap::new(),
+            positions: Places::default(),
             applied: Slot::NONE,
             slot_max: Slot::NONE,
             next_sequence,
@@ -468,7 +503,7 @@ impl Index {
         let entry = entry.unwrap_or_else(|| panic!("slot {slot} is applied but not in the log"));
         self.applied = slot;
         for span in &placement.spans {
-            self.positions.insert((span.log, span.first), slot);
+            self.positions.insert(span.log, span.first, slot);
         }
         self.settle(entry, Some(placement));
     }
@@ -553,11 +588,10 @@ impl Index {
     }
 
     fn dense_at(&self, log: LogId, position: Position) -> Option<Located> {
-        let upto = (log, Position(0))..=(log, position);
-        let (_, slot) = self.positions.range(upto).next_back()?;
+        let slot = self.positions.at(log, position)?;
         let holds =
             |found: &Located| found.entry.span(log).is_some_and(|span| span.holds(log, position));
-        self.dense(*slot).filter(holds)
+        self.dense(slot).filter(holds)
     }
 
     /// The slot that holds `position` of `log`, as far as memory tells.
@@ -594,7 +628,7 @@ impl Index {
             if self.latest.get(&entry.slot).is_some_and(|found| found.segment == number) {
                 self.latest.remove(&entry.slot);
                 for span in entry.spans() {
-                    self.positions.remove(&(span.log, span.first));
+                    self.positions.remove(span.log, span.first);
                 }
             }
         }

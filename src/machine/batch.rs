@@ -23,14 +23,12 @@
 //! The empty value is the no-op. A batch's checksum stands in what carries it (entry header,
 //! frame header), not in the batch.
 
-use std::collections::HashSet;
-
 use crate::base::limits::{
     APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, LOGS_PER_BATCH_MAX, VALUE_BYTES_MAX,
 };
 use crate::base::{
-    AppendTerms, Batch, BlockBuf, BlockPool, Checksum, FenceToken, LogId, Position, Sequence,
-    SessionId,
+    AppendTerms, Batch, BlockBuf, BlockPool, Checksum, FenceToken, IdSet, LogId, Position,
+    Sequence, SessionId,
 };
 
 /// Bytes of the header of a batch.
@@ -139,7 +137,7 @@ pub struct BatchBuilder {
     commands: u32,
     records: u32,
     /// The logs named, `default` left out.
-    logs: HashSet<LogId>,
+    logs: IdSet<LogId>,
     size_expected: usize,
 }
 
@@ -152,7 +150,7 @@ impl BatchBuilder {
             size: BATCH_HEADER_SIZE,
             commands: 0,
             records: 0,
-            logs: HashSet::new(),
+            logs: IdSet::default(),
             size_expected: 0,
         }
     }

@@ -9,7 +9,9 @@ use super::state::{AppendRefusal, Placed};
 use crate::base::limits::RECORD_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::records::Records;
-use crate::base::{AppendTerms, FenceToken, LogId, LogTerms, Placement, Position, Slot, Span};
+use crate::base::{
+    AppendTerms, FenceToken, IdMap, LogId, LogTerms, Placement, Position, Slot, Span,
+};
 
 /// The most logs of a group.
 pub const LOGS_MAX: usize = 64 * 1024;
@@ -62,7 +64,7 @@ impl LogState {
 /// The logs of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logs {
-    by_id: BTreeMap<LogId, LogState>,
+    by_id: IdMap<LogId, LogState>,
     by_name: BTreeMap<String, LogId>,
     /// The last number given out.
     last: LogId,
@@ -75,7 +77,7 @@ impl Default for Logs {
         let terms = LogTerms::named(DEFAULT_LOG_NAME);
         Logs {
             by_name: BTreeMap::from([(terms.name.clone(), LogId(0))]),
-            by_id: BTreeMap::from([(LogId(0), LogState::new(terms))]),
+            by_id: std::iter::once((LogId(0), LogState::new(terms))).collect(),
             last: LogId(0),
             touched: Vec::new(),
         }

@@ -4,10 +4,10 @@
 //! Owned by the node; filled at apply, in slot order. Its memory is bounded by
 //! [`SlotCache::new`]'s limit (of what the batches keep alive, not of their values).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::base::{Ballot, Batch, LogId, Placement, Position, Slot};
+use crate::base::{Ballot, Batch, IdMap, LogId, Placement, Position, Slot};
 
 /// What a span costs in memory, its place in the index by log included, in bytes.
 const SPAN_COST: usize = 64;
@@ -30,7 +30,7 @@ pub struct AppliedSlot {
 pub struct SlotCache {
     slots: VecDeque<AppliedSlot>,
     /// Of each log with records here: the slots that hold them, with their first positions.
-    by_log: HashMap<LogId, VecDeque<(Position, Slot)>>,
+    by_log: IdMap<LogId, VecDeque<(Position, Slot)>>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -38,7 +38,7 @@ pub struct SlotCache {
 impl SlotCache {
     /// A cache that keeps at most `bytes_max` bytes of memory alive (but always the last slot).
     pub fn new(bytes_max: usize) -> SlotCache {
-        SlotCache { slots: VecDeque::new(), by_log: HashMap::new(), bytes: 0, bytes_max }
+        SlotCache { slots: VecDeque::new(), by_log: IdMap::default(), bytes: 0, bytes_max }
     }
 
     /// Adds the slot that was just applied, and lets the oldest go.
