@@ -37,7 +37,7 @@ impl Bounds {
         let window = (plan.core.window_bytes_max + entry) * 2;
         let ahead = plan.core.accept_ahead_slots_max as usize * entry * 2;
         let retained = (plan.core.retained_bytes_max + entry) * 2;
-        let held = window.min(ahead) + retained.min(ahead) + plan.cache_bytes_max;
+        let held = window.min(ahead) + retained + plan.cache_bytes_max;
         let reads = READS_MAX * entry * 2;
         Bounds {
             block_bytes_max: held * 2 + reads + (peers + plan.clients + 8) * 4 * MIB,
