@@ -282,6 +282,8 @@ pub struct BatchView<'a> {
     commands: u32,
     records: u32,
     logs: u32,
+    /// Commands that name another log than `default`.
+    commands_of_others: u32,
     log_time_ms: u64,
     body: &'a [u8],
 }
@@ -291,7 +293,14 @@ impl<'a> BatchView<'a> {
     /// are not looked into.
     pub fn parse(value: &'a [u8]) -> Result<BatchView<'a>, BatchError> {
         if value.is_empty() {
-            return Ok(BatchView { commands: 0, records: 0, logs: 0, log_time_ms: 0, body: &[] });
+            return Ok(BatchView {
+                commands: 0,
+                records: 0,
+                logs: 0,
+                commands_of_others: 0,
+                log_time_ms: 0,
+                body: &[],
+            });
         }
         let (header, body) =
             value.split_first_chunk::<BATCH_HEADER_SIZE>().ok_or(BatchError::Magic)?;
@@ -305,10 +314,11 @@ impl<'a> BatchView<'a> {
         if u32_at(header, 16) as usize != value.len() {
             return Err(BatchError::Inconsistent);
         }
-        let view = BatchView {
+        let mut view = BatchView {
             commands: u32_at(header, 8),
             records: u32_at(header, 12),
             logs: u32_at(header, 28),
+            commands_of_others: 0,
             log_time_ms: u64_at(header, 20),
             body,
         };
@@ -321,6 +331,7 @@ impl<'a> BatchView<'a> {
             let (command, tail) = split_command(rest)?;
             commands += 1;
             records += u64::from(command.records);
+            view.commands_of_others += u32::from(command.log != LogId(0));
             rest = tail;
         }
         if commands != view.commands || records != u64::from(view.records) {
@@ -342,6 +353,14 @@ impl<'a> BatchView<'a> {
     /// The most logs besides `default` that the commands name.
     pub fn logs(&self) -> u32 {
         self.logs
+    }
+
+    /// Whether the commands name more logs besides `default` than [`BatchView::logs`] says.
+    pub fn names_too_many_logs(&self) -> bool {
+        // Mostly each command names another one, or all the default: then their count is enough.
+        let others = || self.commands().map(|command| command.log).filter(|log| *log != LogId(0));
+        self.commands_of_others > self.logs
+            && others().collect::<IdSet<LogId>>().len() > self.logs as usize
     }
 
     /// The commands, in order.

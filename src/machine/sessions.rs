@@ -75,7 +75,8 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// How many are open (some of which may have expired and not been noticed).
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.open.len()
     }
 

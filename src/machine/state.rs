@@ -8,8 +8,7 @@ use super::batch::{BatchError, BatchView, Command, CommandKind};
 use super::logs::Logs;
 use super::sessions::{Sessions, Turn};
 use crate::base::{
-    FenceToken, IdSet, LogId, LogTerms, Placement, Position, Sequence, SessionId, SessionTerms,
-    Slot,
+    FenceToken, LogId, LogTerms, Placement, Position, Sequence, SessionId, SessionTerms, Slot,
 };
 
 /// Where an append's records stand.
@@ -125,11 +124,6 @@ impl Machine {
         &self.logs
     }
 
-    /// How many sessions are open.
-    pub fn sessions_count(&self) -> usize {
-        self.sessions.count()
-    }
-
     /// Loses the sessions: for a planted bug, and for nothing else.
     pub fn forget_sessions(&mut self) {
         self.sessions.forget_all();
@@ -153,7 +147,7 @@ impl Machine {
         assert_eq!(slot, self.applied.next(), "slots are applied in order, each once");
         self.applied = slot;
         let batch = BatchView::parse(value)?;
-        if names_too_many_logs(&batch) {
+        if batch.names_too_many_logs() {
             // Its placement might not fit the room that was kept for it.
             return Err(BatchError::Inconsistent);
         }
@@ -219,14 +213,6 @@ impl Machine {
             Turn::Refused(refusal) => (Outcome::Refused(refusal), true),
         }
     }
-}
-
-/// Whether the commands name more logs besides `default` than the batch says.
-fn names_too_many_logs(batch: &BatchView<'_>) -> bool {
-    let others = || batch.commands().map(|command| command.log).filter(|log| *log != LogId(0));
-    // Mostly each of a few commands names another one, and then the count of them is enough.
-    let said = batch.logs() as usize;
-    others().count() > said && others().collect::<IdSet<LogId>>().len() > said
 }
 
 #[cfg(test)]

@@ -309,6 +309,25 @@ pub fn format_node(data: &Path, cluster: &str, id: u16, members: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Judges what clients saw against the log of every node, all of which must be equal and know every
+/// outcome; returns how many lease and read-index reads were answered.
+pub fn judge_cluster(cluster: &Cluster, history: &history::History) -> [usize; 2] {
+    let tail = cluster.wait_until_equal();
+    for node in &cluster.nodes {
+        let log = read_all(&node.address);
+        assert_eq!(log.len() as u64, tail);
+        history.judge(&log).unwrap_or_else(|violation| panic!("node {}: {violation}", node.id));
+    }
+    let (ok, failed, unknown) = history.appends();
+    let [lease, read_index] = [ReadLevel::Lease, ReadLevel::ReadIndex].map(|l| history.answered(l));
+    println!(
+        "{ok} appends acknowledged, {failed} failed, {unknown} unknown; \
+         {lease} lease reads, {read_index} read-index reads"
+    );
+    assert_eq!(unknown, 0, "with retries for {PATIENCE:?} every outcome becomes known");
+    [lease, read_index]
+}
+
 /// All records that one node holds, read from itself.
 pub fn read_all(address: &str) -> Vec<Vec<u8>> {
     let options = ClientOptions { stay: true, ..ClientOptions::default() };

@@ -90,7 +90,7 @@ fn probe(storage: &mut DirectStorage) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "the child process of the test above: it waits to be killed"]
+#[ignore = "run by the_lock_of_a_killed_process_comes_after_its_last_write, which kills it"]
 fn a_child_process_that_is_killed() {
     let dir = std::env::var(CHILD_DIR).expect("started by the test above only");
     let lock = lock_data_dir(&dir).unwrap();
