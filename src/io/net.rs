@@ -30,6 +30,14 @@ impl SendPart {
             SendPart::Value(batch) => batch.value(),
         }
     }
+
+    /// Bytes of memory that it keeps alive.
+    pub fn memory_size(&self) -> usize {
+        match self {
+            SendPart::Bytes(bytes) => bytes.len(),
+            SendPart::Value(batch) => batch.memory_size(),
+        }
+    }
 }
 
 /// Why a connection is gone.

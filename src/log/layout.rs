@@ -4,7 +4,9 @@
 //! depends on it; it verifies nothing.
 
 use super::footer::stated_size;
-use super::format::{ENTRY_MAGIC, SEGMENT_MAGIC, get_u16, get_u32, is_zero, segment_number};
+use super::format::{
+    ENTRY_MAGIC, SEGMENT_MAGIC, get_u16, get_u32, get_u64, is_zero, segment_number,
+};
 use super::vote::VOTE_NAME;
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE};
 
@@ -43,6 +45,10 @@ pub enum BlockKind {
         value_size: u32,
         /// Whether it is an idle mark.
         mark: bool,
+        /// Its sequence in the log.
+        sequence: u64,
+        /// The sequence up to which it attests that all had been acknowledged.
+        durable: u64,
     },
     /// Zeros.
     Blank,
@@ -57,11 +63,12 @@ pub fn block_kind(block: &[u8]) -> BlockKind {
     }
     match get_u32(block, 0) {
         SEGMENT_MAGIC => BlockKind::SegmentHeader,
-        ENTRY_MAGIC => {
-            let (value_size, mark) =
-                (get_u32(block, 80), get_u16(block, 6) == super::format::KIND_MARK);
-            BlockKind::Entry { value_size, mark }
-        }
+        ENTRY_MAGIC => BlockKind::Entry {
+            value_size: get_u32(block, 80),
+            mark: get_u16(block, 6) == super::format::KIND_MARK,
+            sequence: get_u64(block, 40),
+            durable: get_u64(block, 48),
+        },
         _ => BlockKind::Other,
     }
 }

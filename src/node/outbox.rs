@@ -2,7 +2,7 @@
 //!
 //! Used by the node for its peers and by the server for its clients. One send is in flight at a
 //! time; what queues meanwhile goes out gathered with the next. The owner bounds what it queues
-//! (windows towards peers, [`Outbox::queued_bytes`] towards clients).
+//! (windows and [`Outbox::memory_bytes`] towards peers, [`Outbox::queued_bytes`] towards clients).
 
 use std::collections::VecDeque;
 
@@ -27,6 +27,9 @@ pub struct Outbox {
     queued_bytes: usize,
     in_flight: bool,
     in_flight_bytes: usize,
+    /// Of values: what they keep alive beyond their bytes.
+    padding_bytes: usize,
+    in_flight_padding_bytes: usize,
     spare_buffers: Vec<Vec<u8>>,
     spare_lists: Vec<Vec<SendPart>>,
 }
@@ -35,6 +38,11 @@ impl Outbox {
     /// Bytes queued or in flight.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes + self.in_flight_bytes
+    }
+
+    /// Bytes of memory that these keep alive: a small value takes a whole block.
+    pub fn memory_bytes(&self) -> usize {
+        self.queued_bytes() + self.padding_bytes + self.in_flight_padding_bytes
     }
 
     /// Lets `encode` write to the end of the queue.
@@ -59,8 +67,10 @@ impl Outbox {
 
     /// Queues a value as it is: the bytes that also go to the disk.
     pub fn push_value(&mut self, batch: Batch) {
-        self.queued_bytes += batch.value_size();
-        self.queue.push_back(SendPart::Value(batch));
+        let part = SendPart::Value(batch);
+        self.queued_bytes += part.bytes().len();
+        self.padding_bytes += padding_of(&part);
+        self.queue.push_back(part);
     }
 
     /// Starts a send of what is queued, unless one is in flight.
@@ -69,9 +79,10 @@ impl Outbox {
             return;
         }
         let mut parts = self.spare_lists.pop().unwrap_or_default();
-        let mut bytes = 0;
+        let (mut bytes, mut padding) = (0, 0);
         while let Some(part) = self.queue.pop_front() {
             bytes += part.bytes().len();
+            padding += padding_of(&part);
             parts.push(part);
             if parts.len() == N::SEND_PARTS_MAX || bytes >= SEND_BYTES_MAX {
                 break;
@@ -80,6 +91,8 @@ impl Outbox {
         assert!(bytes > 0, "a send carries something");
         self.queued_bytes -= bytes;
         self.in_flight_bytes = bytes;
+        self.padding_bytes -= padding;
+        self.in_flight_padding_bytes = padding;
         self.in_flight = true;
         net.send(conn, parts);
     }
@@ -89,6 +102,7 @@ impl Outbox {
         assert!(self.in_flight, "a completion belongs to a send");
         self.in_flight = false;
         self.in_flight_bytes = 0;
+        self.in_flight_padding_bytes = 0;
         for part in parts.drain(..) {
             if let SendPart::Bytes(mut bytes) = part
                 && self.spare_buffers.len() < SPARE_BUFFERS_MAX
@@ -102,6 +116,10 @@ impl Outbox {
             self.spare_lists.push(parts);
         }
     }
+}
+
+fn padding_of(part: &SendPart) -> usize {
+    part.memory_size() - part.bytes().len()
 }
 
 #[cfg(test)]

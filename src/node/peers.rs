@@ -123,6 +123,12 @@ impl Peers {
         peer.map_or(0, |peer| peer.outbox.queued_bytes())
     }
 
+    /// Bytes of memory kept alive by what waits to be sent to the peer.
+    pub fn queued_memory_bytes(&self, id: NodeId) -> usize {
+        let peer = self.peers.iter().find(|peer| peer.id == id);
+        peer.map_or(0, |peer| peer.outbox.memory_bytes())
+    }
+
     /// The member has greeted on a connection that it dialled; it is the only one it now sends
     /// on. Returns the one it replaces, to be closed.
     pub fn adopt(&mut self, conn: ConnId, node: NodeId, decoder: FrameDecoder) -> Option<ConnId> {

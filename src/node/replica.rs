@@ -23,7 +23,8 @@ use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, LogId, NodeId, Placement, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
 use crate::log::{
-    AppendId, COMMAND_BYTES_MIN, Entry, Log, LogEvent, LogRecovered, VoteId, placement_bytes_max,
+    AppendId, COMMAND_BYTES_MIN, Entry, Log, LogEvent, LogRecovered, PositionLookup, VoteId,
+    placement_bytes_max,
 };
 use crate::machine::{COMMAND_HEADER_SIZE, Command, Logs, Machine, Outcome, stated_counts};
 use crate::paxos::{
@@ -272,6 +273,13 @@ impl Node {
         position: Position,
     ) -> impl Iterator<Item = (Position, &AppliedSlot)> {
         self.cache.starting_at(log, position)
+    }
+
+    /// Whether the record at `position` of `log` is in memory, or in the files as far as their index
+    /// in memory tells.
+    pub fn finds(&self, log: LogId, position: Position) -> bool {
+        self.cached(log, position).next().is_some()
+            || self.log.slot_at(log, position) != PositionLookup::Unknown
     }
 
     /// The logs, as far as this replica has applied.

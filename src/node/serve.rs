@@ -17,8 +17,8 @@ use crate::io::Io;
 use crate::log::{Log, ReadEntry, ReadError, ReadTicket};
 use crate::paxos::Message;
 
-/// No further slot is queued for a peer that has this many bytes waiting.
-const PEER_QUEUE_BYTES_MAX: usize = 4 * MIB;
+/// No further slot is queued for a peer whose queue keeps this many bytes of memory alive.
+const PEER_QUEUE_MEMORY_BYTES_MAX: usize = 4 * MIB;
 
 #[derive(Clone, Copy, Debug)]
 enum Purpose {
@@ -129,7 +129,7 @@ impl Serving {
                     self.streams.remove(&to);
                     break;
                 }
-                if stream.reading || peers.queued_bytes(to) >= PEER_QUEUE_BYTES_MAX {
+                if stream.reading || peers.queued_memory_bytes(to) >= PEER_QUEUE_MEMORY_BYTES_MAX {
                     break;
                 }
                 let slot = stream.next;

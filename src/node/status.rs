@@ -3,7 +3,7 @@
 use super::Node;
 use crate::base::{Ballot, Instant, NodeId, Position, Slot};
 use crate::log::LogStats;
-use crate::paxos::Role;
+use crate::paxos::{Granted, Role};
 use crate::wire::NodeStatus;
 use crate::wire::status::{BallotStatus, BatchingStatus, LeaseStatus, MemberStatus, RoleStatus};
 
@@ -34,9 +34,14 @@ impl Node {
         }
     }
 
-    /// Whether it holds a lease as the leader, so that it answers such reads alone.
-    pub fn lease_is_held(&self) -> bool {
-        self.core.lease_until().is_some()
+    /// Until when it holds a lease as the leader, so that it answers such reads alone.
+    pub fn lease_until(&self) -> Option<Instant> {
+        self.core.lease_until()
+    }
+
+    /// The grant of a lease that binds it.
+    pub fn granted(&self) -> Option<Granted> {
+        self.core.granted()
     }
 
     /// What it is at the moment.

@@ -67,6 +67,15 @@ impl Grant {
     }
 }
 
+/// A grant that binds a replica, as others may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The heartbeat that asked for it, by its ballot and sequence.
+    pub asked: Release,
+    /// The replica is bound before this, by its own clock.
+    pub until: Instant,
+}
+
 /// A leader's side.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
@@ -120,6 +129,13 @@ impl<V: Value> Core<V> {
     /// The grant was released: nothing binds this replica any more.
     pub(super) fn end_grant(&mut self) {
         self.grant.until = self.grant.until.min(self.now);
+    }
+
+    /// The grant that binds this replica, if one does. What it may have granted before a restart is
+    /// not known to it, though it heeds that, too.
+    pub fn granted(&self) -> Option<Granted> {
+        let Grant { to, asked, until, .. } = self.grant;
+        to.filter(|_| self.now < until).map(|_| Granted { asked, until })
     }
 
     /// When the grant runs out, whomever it is for.

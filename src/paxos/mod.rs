@@ -38,6 +38,7 @@ mod window;
 pub use self::core::Core;
 pub use config::{ACCEPT_AHEAD_SLOTS_LIMIT, Config, ConfigError};
 pub use effect::{Effect, Effects, Input, Outgoing, PersistId, ReadId, Recovered, Role, Write};
+pub use lease::Granted;
 pub use message::{AcceptedSlot, Message, Release};
 pub use status::{CoreStatus, PeerStatus};
 

@@ -148,6 +148,8 @@ pub struct SimClient {
     follow_at: Time,
     /// When it next asks for another leader.
     lead_at: Time,
+    /// Whom it is to ask for next.
+    lead_next: Option<NodeId>,
     /// The first thing that no honest server does.
     pub complaint: Option<String>,
     /// Appends that have been acknowledged, for the liveness phase.
@@ -195,6 +197,7 @@ impl SimClient {
             follow: None,
             follow_at: Time::default(),
             lead_at: Time::default(),
+            lead_next: None,
             workload,
             complaint: None,
             acknowledged: 0,
@@ -228,6 +231,11 @@ impl SimClient {
         self.next_step(now)
     }
 
+    /// Asks for the leadership of this node, when it next can.
+    pub fn hand_over_to(&mut self, node: usize) {
+        self.lead_next = Some(NodeId(node as u16 + 1));
+    }
+
     /// Creates its logs, and follows one.
     fn submit_aside(&mut self, around: &mut Around<'_>) {
         let now = around.now;
@@ -239,8 +247,11 @@ impl SimClient {
             let terms = LogTerms::named(&format!("log-{index}"));
             self.creating = link.protocol.create_log(Tag::Create(index), &terms).is_ok();
         }
-        if self.workload.hands_over && self.lead_at <= now && link.protocol.can_submit() {
-            let node = NodeId(1 + self.rng.below(self.nodes as u64) as u16);
+        let wanted = self.lead_next.take();
+        let due = self.workload.hands_over && self.lead_at <= now;
+        if (due || wanted.is_some()) && link.protocol.can_submit() {
+            let drawn = NodeId(1 + self.rng.below(self.nodes as u64) as u16);
+            let node = wanted.unwrap_or(drawn);
             if link.protocol.lead(Tag::Lead, node).is_ok() {
                 around.hits.hit(Hit::TransferAsked);
             }
@@ -299,10 +310,12 @@ impl SimClient {
         });
     }
 
-    /// Drops the connection, as a client that dies does.
-    pub fn drop_connection(&mut self, around: &mut Around<'_>) -> bool {
+    /// Drops the connection, as a client that dies does; the next one goes to the node `to`, if one
+    /// is named.
+    pub fn drop_connection(&mut self, to: Option<usize>, around: &mut Around<'_>) -> bool {
         let stands = self.link.is_some();
         self.hang_up(around);
+        self.target = to.unwrap_or(self.target);
         stands
     }
 

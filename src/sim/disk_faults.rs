@@ -3,10 +3,12 @@
 //! Errors, slowness and want of room may strike every node at any time. Lies and damage strike
 //! only a minority that is drawn at the start ([`World::damageable`]): they take a node away for
 //! good, as soon as it finds out, and a quorum must be left. And some damage no single disk can
-//! show: a lie about the very last write, or an old copy put back, is a disk that is consistent
-//! and late. A node that starts with less than it had told, after damage that the world did, is
-//! taken out before it says a word (the protocol cannot survive what it cannot see); it is
-//! counted.
+//! show: a lie about a write, or an old copy put back, is a disk that is consistent and late, and
+//! rot of an entry whose acknowledgement no later one attests is a torn tail. A node that starts with
+//! less than it had told, after such damage, is taken out before it says a word (the protocol cannot
+//! survive what it cannot see); it is counted. Any other damage it must find.
+//!
+//! Property: a node whose disk shows that something is missing does not open it.
 
 use std::time::Duration;
 
@@ -43,6 +45,10 @@ pub const STRIKES: &[Hit] = &[
     Hit::DamageFlip,
     Hit::DamageFlip,
     Hit::DamageFlip,
+    Hit::DamageVote,
+    Hit::DamageVote,
+    Hit::DamageFooters,
+    Hit::DamageFooters,
     Hit::DamageUnreadable,
     Hit::DamageZeroed,
     Hit::DiskWiped,
@@ -93,6 +99,8 @@ fn is_damage(hit: Hit) -> bool {
         Hit::DiskWriteLost
             | Hit::DiskWriteMisdirected
             | Hit::DamageFlip
+            | Hit::DamageVote
+            | Hit::DamageFooters
             | Hit::DamageUnreadable
             | Hit::DamageZeroed
             | Hit::DiskWiped
@@ -204,6 +212,8 @@ impl World {
                 let flipped = regions.filter_map(|region| disk.flip_bit(region, rng));
                 flipped.take(flips).count() > 0
             }
+            Hit::DamageVote => disk.flip_bits(Region::Vote, 100, rng) > 1,
+            Hit::DamageFooters => disk.flip_bits(Region::Footer, 50, rng) > 0,
             Hit::DamageUnreadable => {
                 regions.filter_map(|region| disk.make_unreadable(region, rng)).next().is_some()
             }
@@ -222,6 +232,7 @@ impl World {
             // Damage shows when the node reads it: often that is at the next start. A lie needs a
             // write first.
             let lies = matches!(hit, Hit::DiskWriteLost | Hit::DiskWriteMisdirected);
+            self.processes[node].has_lied |= lies || hit == Hit::DiskWiped;
             let stops = Undo::Stop(node, rng.below(2) == 0, span);
             if lies || rng.below(2) == 0 {
                 let delay = if lies { span } else { Duration::ZERO };
@@ -242,6 +253,7 @@ impl World {
         self.stop(node, true, Duration::from_millis(5));
         let process = &mut self.processes[node];
         process.damaged = true;
+        process.has_lied = true;
         process.disk_mut().set_check_overwrites(false);
         process.disk_mut().restore_copy(copy);
     }

@@ -1,14 +1,26 @@
 //! Planted bugs against the simulator: each must be caught within a budget of seeds.
 //!
-//! Called by `loggos sim --mutants`, in builds with the feature that plants. A mutant that
-//! survives means that a fault or a check is missing.
+//! Called by `loggos sim --mutants`, in builds with the feature that plants. What seeds do not
+//! catch, the explorer hunts, where the bug is one of the core: connections keep their order, so
+//! no cluster loses one message and delivers the next. A mutant that survives both means that a fault
+//! or a check is missing.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::explore::{explore, planted::bounds};
 use super::plan::Limits;
 use super::run::run;
 use crate::base::mutants::{Mutant, hits, plant};
+
+/// Who caught a mutant, and how.
+#[derive(Clone, Debug)]
+pub enum Catch {
+    /// The run of this seed, with what it found.
+    Seed(u64, String),
+    /// The explorer, after so many worlds.
+    Explorer(usize, String),
+}
 
 /// What came of one mutant.
 #[derive(Clone, Debug)]
@@ -19,8 +31,19 @@ pub struct Hunt {
     pub seeds: u64,
     /// How often its wrong decision was taken, over all of them.
     pub decisions: u64,
-    /// The seed that caught it, and what it found.
-    pub caught: Option<(u64, String)>,
+    /// Who caught it.
+    pub caught: Option<Catch>,
+}
+
+/// What no cluster of today can show, and which test shows it instead.
+pub fn left_to_test(mutant: Mutant) -> Option<&'static str> {
+    match mutant {
+        // Segments are not used again yet, so no block holds an entry of an older use.
+        Mutant::StaleGenerationAccepted => Some("log::tests::mutants"),
+        // A slot in two segments of which the first alone has lost its footer: one world in thousands.
+        Mutant::OlderValueAfterFooterLoss => Some("log::tests::mutants"),
+        _ => None,
+    }
 }
 
 /// Plants one mutant and runs seeds from `first` on until one is violated.
@@ -32,9 +55,16 @@ pub fn hunt(mutant: Mutant, first: u64, budget: u64, limits: &Limits) -> Hunt {
         hunt.seeds += 1;
         hunt.decisions += hits();
         if let Some(finding) = report.violation {
-            hunt.caught = Some((seed, finding.violation.to_string()));
+            hunt.caught = Some(Catch::Seed(seed, finding.violation.to_string()));
             break;
         }
+    }
+    if let Some(bounds) = bounds(mutant).filter(|_| hunt.caught.is_none()) {
+        plant(Some(mutant));
+        let report = explore(&bounds, &mut |_| {});
+        hunt.decisions += hits();
+        let caught = |found: super::explore::Violation| Catch::Explorer(report.worlds, found.what);
+        hunt.caught = report.violation.map(caught);
     }
     plant(None);
     hunt

@@ -52,6 +52,8 @@ pub struct Nemesis {
     strikes: u64,
     /// Cuts in force, to be mended when the world heals.
     cuts: Vec<(HostId, HostId)>,
+    /// From the next handing over on, the link from the old leader to the new one is slower by this.
+    pub(super) handover_delay: Option<Duration>,
 }
 
 /// The faults that a strike chooses from, beside those of `disk_faults`. What is named twice comes
@@ -64,6 +66,9 @@ const STRIKES: &[Hit] = &[
     Hit::PartitionChain,
     Hit::LinkFlap,
     Hit::LinkSlow,
+    Hit::FarAway,
+    Hit::FarAway,
+    Hit::HandoverLate,
     Hit::ConnectionReset,
     Hit::ConnectionResetMidFrame,
     Hit::Succession,
@@ -104,7 +109,12 @@ struct Strike {
 impl Nemesis {
     /// The nemesis of a plan.
     pub fn new(plan: &Plan) -> Nemesis {
-        Nemesis { rng: Stream::Faults.rng(plan.seed), strikes: 0, cuts: Vec::new() }
+        Nemesis {
+            rng: Stream::Faults.rng(plan.seed),
+            strikes: 0,
+            cuts: Vec::new(),
+            handover_delay: None,
+        }
     }
 
     /// Cuts in force.
@@ -214,6 +224,15 @@ impl World {
                 self.queue.after(span, Happening::Undo(Undo::Unslow(here, there)));
                 nodes > 1
             }
+            Hit::HandoverLate => {
+                // The old leader has gone on, and has new leases, when the word arrives. Counted
+                // when it leaves.
+                let delay = self.plan.core.election_timeout * (5 + more as u32 % 8) / 4;
+                self.nemesis.handover_delay = Some(delay);
+                self.clients[client].hand_over_to(other);
+                false
+            }
+            Hit::FarAway => self.move_away(node, span, more),
             Hit::ConnectionReset => self.net.reset_one(&mut self.queue, false),
             Hit::ConnectionResetMidFrame => {
                 // Counted when it happens.
@@ -221,7 +240,7 @@ impl World {
                 false
             }
             Hit::Succession => self.begin_succession(other, span, more),
-            Hit::LeftBehind => self.leave_behind(more),
+            Hit::LeftBehind => self.leave_behind(more)?,
             Hit::Kill => self.stop(node, false, span),
             Hit::PowerCut => self.stop(node, true, span),
             Hit::PowerCutAll => {
@@ -258,10 +277,23 @@ impl World {
                 self.schedule_turn(node, now);
                 true
             }
-            Hit::ClientDies => self.drop_client(client)?,
+            Hit::ClientDies => self.drop_client(client, None)?,
             hit => self.strike_disk(hit, node, span, more)?,
         }
         .pipe(Ok)
+    }
+
+    /// What a node sends and is sent takes far longer, to and from each other node by a time of its
+    /// own: so answers come after the question has been asked again, and a leader's leases are
+    /// older than its followers' grants.
+    fn move_away(&mut self, node: usize, span: Duration, more: u64) -> bool {
+        let rng = &mut Rng::new(more);
+        let most = Duration::from_millis([50, 300, 1000, 2000][rng.below(4) as usize]);
+        for (from, to) in pairs(self.plan.nodes, |a, b| a != b && (a == node || b == node)) {
+            self.net.slow(from, to, rng.between(Duration::ZERO, most));
+            self.queue.after(span + most * 4, Happening::Undo(Undo::Unslow(from, to)));
+        }
+        self.plan.nodes > 1
     }
 
     /// A follower is cut off until it is behind; then it alone reaches the leader, who proposes
@@ -284,10 +316,14 @@ impl World {
 
     /// The others elect somebody else while the leader, whom clients still reach, cannot know: a
     /// slow clock keeps it from noticing its silence; paused, it wakes up to reads that came in
-    /// meanwhile; and who granted it a lease may have been restarted.
-    fn leave_behind(&mut self, more: u64) -> bool {
+    /// meanwhile; and who granted it a lease may have been restarted. Some clients stay with it, others
+    /// turn to its successors.
+    fn leave_behind(&mut self, more: u64) -> Result<bool, Violation> {
         let nodes = self.plan.nodes;
-        let Some(leader) = self.leader().filter(|_| nodes > 2) else { return false };
+        let Some(leader) = self.leader().filter(|_| nodes > 2) else { return Ok(false) };
+        for client in (0..self.plan.clients).filter(|client| more >> (34 + client) & 1 == 0) {
+            self.drop_client(client, Some((leader + 1) % nodes))?;
+        }
         let span = self.plan.core.election_timeout * (4 + more as u32 % 12) / 2;
         self.cut(pairs(nodes, |a, b| (a == leader) != (b == leader)), span);
         match more >> 32 & 3 {
@@ -305,7 +341,7 @@ impl World {
                 }
             }
         }
-        true
+        Ok(true)
     }
 
     fn succeed(&mut self, leader: usize, follower: usize, span: Duration) {

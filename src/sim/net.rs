@@ -726,8 +726,12 @@ fn host_of(address: SocketAddr) -> HostId {
 }
 
 impl Network {
-    /// Whether the connection's number is one that the dialling end gave out.
-    pub fn is_dialled(conn: ConnId) -> bool {
-        conn.0 < ACCEPTED_BASE
+    /// Whom the connection leads to, if its number is one that the dialling end gave out and it
+    /// still stands.
+    pub fn dialled(&self, conn: ConnId) -> Option<HostId> {
+        match self.by_id.get(&conn) {
+            Some((key, 0)) => Some(self.conns[key].ends[1].host),
+            _ => None,
+        }
     }
 }

@@ -167,6 +167,15 @@ impl World {
         }
     }
 
+    fn look_for_records(&mut self, quorum: &[usize]) -> Result<(), Violation> {
+        let processes = quorum.iter().map(|node| &self.processes[*node]);
+        let live = processes.filter(|process| !process.damaged).filter_map(|p| p.live.as_ref());
+        for live in live {
+            self.judge.stored(live.server.node(), &mut self.hits)?;
+        }
+        Ok(())
+    }
+
     /// The run is over: looks at every disk that the world has not damaged.
     fn inspect_disks(&mut self) -> Result<(), Violation> {
         for node in 0..self.plan.nodes {
@@ -207,11 +216,13 @@ impl World {
                 self.stop(node, true, Duration::from_millis(10));
             }
         } else if reached.is_some() {
+            let quorum = quorum.clone();
             self.hits.hit(Hit::LivenessReached);
             let bound = liveness_bound(&self.plan);
             let left = self.liveness_deadline().since(now);
             self.progress_after = Some(bound.saturating_sub(left));
             self.phase = Phase::Over;
+            self.look_for_records(&quorum)?;
             self.inspect_disks()?;
             return self.judge.end(&self.history, self.clocks_broken_at, &mut self.hits);
         }

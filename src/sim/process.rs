@@ -74,6 +74,8 @@ pub struct Process {
     pub lives: u64,
     /// Its disk has lied or was damaged.
     pub damaged: bool,
+    /// It has lied, so that what it holds may be consistent and late.
+    pub has_lied: bool,
     /// What trouble its disk had made before it started.
     pub trouble_before: u64,
     events: Vec<Event<Chunk>>,
@@ -106,6 +108,7 @@ impl Process {
             turns: 0,
             lives: 0,
             damaged: false,
+            has_lied: false,
             trouble_before: 0,
             events: Vec::new(),
         }

@@ -20,11 +20,11 @@ use super::plan::{Plan, Stream};
 use super::process::{Absence, CLUSTER, Process};
 use super::time::{Schedule, Time};
 use super::trace::{HostId, Trace, digest};
-use crate::base::ClusterId;
 use crate::base::rng::Rng;
+use crate::base::{Ballot, ClusterId, Instant, NodeId};
 use crate::io::{Event, SendPart};
 use crate::node::{AppliedSlot, NodeFailure};
-use crate::paxos::Role;
+use crate::paxos::{Granted, Role};
 
 /// What waits in the queue.
 #[derive(Debug)]
@@ -200,6 +200,7 @@ impl World {
         }
         let (id, host) = (process.id, process.host);
         self.net.light(&mut self.queue, host);
+        let can_pass = process.has_lied || process.disk().rot_passes_for_torn_tail();
         let result = process.start(&self.plan, now, &mut self.rng);
         self.trace.note(now, host, "start", [process.lives, u64::from(result.is_ok()), 0]);
         match result {
@@ -213,6 +214,11 @@ impl World {
                 let found = live.server.node().recovered().clone();
                 let damaged = process.damaged;
                 if damaged && !self.judge.holds(id, &found) {
+                    if !can_pass {
+                        let text = format!("node {id} opens a disk on which it misses something");
+                        let text = format!("{text}, and which shows that: {found:?}");
+                        return Err(Violation::new("recovery", text));
+                    }
                     // Nothing on the disk tells that something is missing: see `disk_faults`.
                     self.hits.hit(Hit::DamageUnseen);
                     self.net.power_lost(&mut self.queue, host);
@@ -332,7 +338,7 @@ impl World {
         let segments = live.server.node().log_stats().segments;
         self.hits.add(Hit::SegmentRolled, segments.saturating_sub(live.segments));
         live.segments = segments;
-        self.hits.add(Hit::LeaseHeld, u64::from(live.server.node().lease_is_held()));
+        let (granted, lease) = (live.server.node().granted(), live.server.node().lease_until());
         let role = live.server.node().role();
         if role != live.role {
             let before = std::mem::replace(&mut live.role, role);
@@ -347,7 +353,28 @@ impl World {
             let failed = before == Role::Candidate && role != Role::Leader;
             self.hits.add(Hit::CandidateFailed, u64::from(failed));
         }
-        Ok(())
+        self.check_leases(id, granted, lease.map(|until| (marks.promised, until)))
+    }
+
+    fn check_leases(
+        &mut self,
+        id: NodeId,
+        granted: Option<Granted>,
+        held: Option<(Ballot, Instant)>,
+    ) -> Result<(), Violation> {
+        if self.clocks_broken_at.is_some() {
+            return Ok(());
+        }
+        let (now, processes) = (self.queue.now(), &self.processes);
+        let clock = |id: NodeId| processes[usize::from(id.0) - 1].clock.read(now);
+        let leases = &mut self.judge.promises.leases;
+        if let Some(granted) = granted {
+            leases.granted(id, granted, &clock);
+        }
+        match held.filter(|(_, until)| clock(id) < *until) {
+            Some((ballot, _)) => leases.held(id, ballot, &clock, &mut self.hits),
+            None => Ok(()),
+        }
     }
 
     /// Carries out what the node asked of the network.
@@ -357,14 +384,24 @@ impl World {
         let (id, host) = (process.id, process.host);
         let live = process.live.as_mut().expect("only a node that lives asks");
         let promised = live.server.node().watermarks().promised;
+        let clock = process.clock.read(now);
         for command in live.io.port.take_commands() {
             if let NetCommand::Send(conn, parts) = &command {
                 self.scratch.clear();
                 parts.iter().for_each(|part| self.scratch.extend_from_slice(part.bytes()));
                 let numbers = [conn.0, self.scratch.len() as u64, digest(&self.scratch)];
                 self.trace.note(now, host, "send", numbers);
-                if Network::is_dialled(*conn) {
-                    self.judge.promises.sent(id, *conn, &self.scratch, &mut self.hits)?;
+                if let Some(to) = self.net.dialled(*conn) {
+                    let link = (*conn, NodeId(to.0 + 1));
+                    let promises = &mut self.judge.promises;
+                    promises.sent(id, (now, clock), link, &self.scratch, &mut self.hits)?;
+                    if std::mem::take(&mut promises.handed_over)
+                        && let Some(delay) = self.nemesis.handover_delay.take()
+                    {
+                        self.net.slow(host, to, delay);
+                        self.queue.after(delay * 2, Happening::Undo(Undo::Unslow(host, to)));
+                        self.hits.hit(Hit::HandoverLate);
+                    }
                 }
             }
             self.net.command(&mut self.queue, host, command);
@@ -410,11 +447,16 @@ impl World {
         Ok(())
     }
 
-    /// A client loses its connection by its own doing. Returns whether it had one.
-    pub(super) fn drop_client(&mut self, client: usize) -> Result<bool, Violation> {
+    /// A client loses its connection by its own doing, and turns to the node `to` if one is named.
+    /// Returns whether it had one.
+    pub(super) fn drop_client(
+        &mut self,
+        client: usize,
+        to: Option<usize>,
+    ) -> Result<bool, Violation> {
         let now = self.now();
         let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
-        let had = self.clients[client].drop_connection(&mut around);
+        let had = self.clients[client].drop_connection(to, &mut around);
         let next = self.clients[client].step(&mut around);
         self.after_client(client, next)?;
         Ok(had)

@@ -36,10 +36,10 @@ pub fn hunt_mutants(args: &SimArgs, limits: &Limits) -> Result<(), CliError> {
 
     use super::super::error::Exit;
     use super::super::output::Output;
-    use crate::sim::mutants::hunt_all;
+    use crate::sim::mutants::{Catch, hunt_all};
 
     let mutants = match args.mutant.is_empty() {
-        true => Mutant::ALL.to_vec(),
+        true => hunted(),
         false => mutants_of(args)?,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -54,12 +54,18 @@ pub fn hunt_mutants(args: &SimArgs, limits: &Limits) -> Result<(), CliError> {
     bar.finish_and_clear();
     let mut out = Output::stdout();
     for hunt in &hunts {
+        let (by, seed, worlds, found) = match &hunt.caught {
+            None => (None, None, None, None),
+            Some(Catch::Seed(seed, text)) => (Some("seed"), Some(seed), None, Some(text)),
+            Some(Catch::Explorer(worlds, text)) => {
+                (Some("explorer"), None, Some(worlds), Some(text))
+            }
+        };
         match args.json {
             true => {
                 out.json(&json!({ "mutant": hunt.mutant.name(), "family": hunt.mutant.family(),
                 "seeds": hunt.seeds, "decisions": hunt.decisions,
-                "seed": hunt.caught.as_ref().map(|(seed, _)| seed),
-                "found": hunt.caught.as_ref().map(|(_, text)| text) }))?
+                "by": by, "seed": seed, "worlds": worlds, "found": found }))?
             }
             false => out.line(&line(hunt))?,
         }
@@ -75,13 +81,31 @@ pub fn hunt_mutants(args: &SimArgs, limits: &Limits) -> Result<(), CliError> {
     }
 }
 
+/// All but those that are left to tests, which are named.
+#[cfg(feature = "mutants")]
+fn hunted() -> Vec<Mutant> {
+    let is_hunted = |mutant: &Mutant| match crate::sim::mutants::left_to_test(*mutant) {
+        None => true,
+        Some(test) => {
+            eprintln!("left to `cargo test --features mutants {test}`: {}", mutant.name());
+            false
+        }
+    };
+    Mutant::ALL.iter().copied().filter(is_hunted).collect()
+}
+
 #[cfg(feature = "mutants")]
 fn line(hunt: &crate::sim::mutants::Hunt) -> String {
+    use crate::sim::mutants::Catch;
+
     let name = hunt.mutant.name();
+    let short = |text: &str| text.chars().take(90).collect::<String>().replace('\n', " ");
     match &hunt.caught {
-        Some((seed, text)) => {
-            let text: String = text.chars().take(90).collect::<String>().replace('\n', " ");
-            format!("caught    {name:<34} after {:>4} seeds ({seed}): {text}", hunt.seeds)
+        Some(Catch::Seed(seed, text)) => {
+            format!("caught    {name:<34} after {:>4} seeds ({seed}): {}", hunt.seeds, short(text))
+        }
+        Some(Catch::Explorer(worlds, text)) => {
+            format!("explored  {name:<34} after {worlds:>4} worlds: {}", short(text))
         }
         None => {
             format!("SURVIVED  {name:<34} {} seeds, {} wrong decisions", hunt.seeds, hunt.decisions)

@@ -9,10 +9,14 @@ pub mod bounds;
 pub mod durability;
 pub mod elections;
 pub mod freshness;
+pub mod handovers;
 pub mod inspected;
+pub mod leases;
 pub mod linearizability;
 pub mod promises;
 pub mod quorums;
+pub mod rounds;
+pub mod stored;
 pub mod values;
 pub mod watermarks;
 
@@ -23,7 +27,7 @@ use super::history::History;
 use super::time::Time;
 use crate::base::NodeId;
 use crate::io::Storage;
-use crate::node::{AppliedSlot, RecoveredState};
+use crate::node::{AppliedSlot, Node, RecoveredState};
 
 /// A property that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +122,14 @@ impl Judge {
         self.durability.check_new(history, &self.values)
     }
 
+    /// A node, on a disk that was never damaged, after its last start.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn stored(&self, node: &Node, hits: &mut Counters) -> Result<(), Violation> {
+        stored::check(node, self.values.logs(), hits)
+    }
+
     /// The run is over.
     ///
     /// # Errors
@@ -131,6 +143,7 @@ impl Judge {
         self.durability.check_all(history, &self.values)?;
         self.values.check_failed(history)?;
         linearizability::check(history, &self.values)?;
+        self.promises.rounds.check(history, hits)?;
         freshness::check(history, clocks_broken_at, hits)
     }
 

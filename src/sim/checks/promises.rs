@@ -13,12 +13,16 @@ use std::collections::BTreeMap;
 
 use super::Violation;
 use super::elections::Elections;
+use super::handovers::Handovers;
+use super::leases::Leases;
 use super::quorums::Quorums;
-use crate::base::{Ballot, Batch, BlockPool, Checksum, NodeId, Slot};
+use super::rounds::Rounds;
+use crate::base::{Ballot, Batch, BlockPool, Checksum, Instant, NodeId, Slot};
 use crate::io::ConnId;
 use crate::node::RecoveredState;
 use crate::paxos::Message;
 use crate::sim::counters::{Counters, Hit};
+use crate::sim::time::Time;
 use crate::wire::{FrameDecoder, decode_message};
 
 const NAME: &str = "promises";
@@ -52,8 +56,15 @@ pub struct Promises {
     streams: BTreeMap<ConnId, Stream>,
     proposed: BTreeMap<(Slot, Ballot), Checksum>,
     elections: Elections,
+    handovers: Handovers,
+    /// A leader has handed over since this was last looked at.
+    pub handed_over: bool,
     /// Who has accepted what.
     pub quorums: Quorums,
+    /// Who is bound by which lease.
+    pub leases: Leases,
+    /// Who has answered whose heartbeats.
+    pub rounds: Rounds,
     pool: BlockPool,
 }
 
@@ -65,7 +76,11 @@ impl Promises {
             streams: BTreeMap::new(),
             proposed: BTreeMap::new(),
             elections: Elections::new(nodes),
+            handovers: Handovers::new(nodes),
+            handed_over: false,
             quorums: Quorums::new(nodes),
+            leases: Leases::new(nodes),
+            rounds: Rounds::new(nodes),
             pool: BlockPool::new(1 << 20),
         }
     }
@@ -107,22 +122,24 @@ impl Promises {
             && missing(&told.proposed, found, chosen).is_none()
     }
 
-    /// A node sends these bytes on a connection that it dialled.
+    /// A node sends these bytes on a connection to `to` that it dialled, at the world's time
+    /// `at`, while its clock shows `now`.
     ///
     /// # Errors
     /// When a message breaks a promise.
     pub fn sent(
         &mut self,
         node: NodeId,
-        conn: ConnId,
+        (at, now): (Time, Instant),
+        (conn, to): (ConnId, NodeId),
         bytes: &[u8],
         hits: &mut Counters,
     ) -> Result<(), Violation> {
         let fresh = || Stream { node, decoder: FrameDecoder::new(), promised: Ballot::default() };
         let stream = self.streams.entry(conn).or_insert_with(fresh);
         let mut rest = bytes;
-        let told = &mut self.nodes[usize::from(node.0) - 1];
         loop {
+            let told = &mut self.nodes[usize::from(node.0) - 1];
             let frame = match stream.decoder.next(&mut rest, &self.pool) {
                 Ok(None) => return Ok(()),
                 Ok(Some(frame)) => frame,
@@ -144,7 +161,15 @@ impl Promises {
             }
             self.elections.sent(node, &message, hits)?;
             self.quorums.sent(node, &message);
+            self.rounds.sent(node, &message, at);
+            self.leases.sent(node, &message, now, hits)?;
             told.sent(node, &message, &mut stream.promised)?;
+            self.handovers.sent(node, &message);
+            if let Message::TakeOver { release, .. } = &message {
+                self.handed_over = true;
+                let accepted = &self.nodes[usize::from(to.0) - 1].accepted;
+                self.handovers.handed_over(release.ballot, to, accepted, hits)?;
+            }
             if let Message::Accept { ballot, slot, value, .. } = message {
                 check_one_value(&mut self.proposed, ballot, slot, &value, hits)?;
             }

@@ -42,6 +42,11 @@ impl Values {
         self.logs.get(&log).map_or(&[], Vec::as_slice)
     }
 
+    /// The logs that hold any.
+    pub fn logs(&self) -> impl Iterator<Item = LogId> + '_ {
+        self.logs.keys().copied()
+    }
+
     /// Values of all logs.
     pub fn count(&self) -> usize {
         self.positions.len()

@@ -77,6 +77,22 @@ pub struct Flipped {
     pub structure: u64,
 }
 
+/// What an entry says of the log's order.
+#[derive(Clone, Copy, Debug)]
+struct Attested {
+    sequence: u64,
+    /// Everything up to it had been acknowledged.
+    durable: u64,
+}
+
+/// An entry that has rotted, as it was before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rot {
+    inode: Inode,
+    structure: u64,
+    sequence: u64,
+}
+
 /// A run of bytes of one region.
 #[derive(Clone, Debug)]
 struct Span {
@@ -86,15 +102,56 @@ struct Span {
     start: u64,
     length: u64,
     structure: u64,
+    /// Of a part of an entry.
+    entry: Option<Attested>,
 }
 
 impl SimDisk {
+    /// Whether an entry that has rotted may be taken for the torn end of the log: no other entry
+    /// attests that it had been acknowledged.
+    pub fn rot_passes_for_torn_tail(&self) -> bool {
+        let sound = |span: &Span| {
+            let rotten = |rot: &Rot| (rot.inode, rot.structure) == (span.inode, span.structure);
+            !self.rot.iter().any(rotten)
+        };
+        let spans = if self.rot.is_empty() { Vec::new() } else { self.spans() };
+        let attested = spans.iter().filter(|span| sound(span)).filter_map(|span| span.entry);
+        let attested = attested.map(|entry| entry.durable).max().unwrap_or(0);
+        self.rot.iter().any(|rot| rot.sequence > attested)
+    }
+
+    fn note_rot(&mut self, span: &Span) {
+        if let Some(Attested { sequence, .. }) = span.entry {
+            let (inode, structure) = (span.inode, span.structure);
+            let again = |rot: &Rot| (rot.inode, rot.structure) == (inode, structure);
+            if !self.rot.iter().any(again) {
+                self.rot.push(Rot { inode, structure, sequence });
+            }
+        }
+    }
+
+    /// Flips one bit in `percent` of the region's structures, drawn; returns in how many.
+    pub fn flip_bits(&mut self, region: Region, percent: u64, rng: &mut Rng) -> usize {
+        let mut spans = self.spans();
+        spans.retain(|span| span.region == region && span.length > 0);
+        spans.retain(|_| rng.below(100) < percent);
+        for span in &spans {
+            let offset = span.start + rng.below(span.length);
+            self.note_rot(span);
+            let file = self.files.get_mut(&span.inode).expect("a named file stands");
+            file.flip(offset, rng.below(8) as u32);
+            self.counters.hit(region.counter());
+        }
+        spans.len()
+    }
+
     /// Flips one bit of the region, chosen by `rng` among all of the disk's; `None` when the
     /// disk has nothing of the kind.
     pub fn flip_bit(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
         let span = self.pick(region, rng)?;
         let offset = span.start + rng.below(span.length);
         let bit = rng.below(8) as u32;
+        self.note_rot(&span);
         self.files.get_mut(&span.inode).expect("a named file stands").flip(offset, bit);
         self.counters.hit(region.counter());
         Some(Flipped { file: span.file, offset, bit, structure: span.structure })
@@ -104,6 +161,7 @@ impl SimDisk {
     pub fn make_unreadable(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
         let span = self.pick(region, rng)?;
         let offset = span.start + rng.below(span.length);
+        self.note_rot(&span);
         let file = self.files.get_mut(&span.inode).expect("a named file stands");
         file.make_unreadable(offset / BLOCK_SIZE as u64);
         self.counters.hit(counts::UNREADABLE);
@@ -114,6 +172,7 @@ impl SimDisk {
     pub fn zero_block(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
         let span = self.pick(region, rng)?;
         let offset = span.start + rng.below(span.length);
+        self.note_rot(&span);
         let file = self.files.get_mut(&span.inode).expect("a named file stands");
         file.zero(offset / BLOCK_SIZE as u64);
         self.counters.hit(counts::ZEROED);
@@ -176,7 +235,7 @@ struct Spans<'a> {
 impl Spans<'_> {
     fn add(&mut self, region: Region, start: u64, length: u64, structure: u64) {
         let (inode, file) = (self.inode, self.file.to_owned());
-        self.spans.push(Span { inode, file, region, start, length, structure });
+        self.spans.push(Span { inode, file, region, start, length, structure, entry: None });
     }
 
     /// Adds a segment's regions; returns which spans its last entry has.
@@ -192,11 +251,13 @@ impl Spans<'_> {
                 BlockKind::SegmentHeader => self.add(Region::SegmentHeader, offset, BLOCK, offset),
                 BlockKind::Blank => self.add(Region::Blank, offset, BLOCK, offset),
                 BlockKind::Other => {}
-                BlockKind::Entry { value_size, .. } => {
+                BlockKind::Entry { value_size, sequence, durable, .. } => {
                     size = block_align(HEADER_BYTES + value_size as usize) as u64;
                     size = size.min(end - offset);
                     let first = self.spans.len();
                     self.add_entry(offset, u64::from(value_size), size);
+                    let entry = Some(Attested { sequence, durable });
+                    self.spans[first..].iter_mut().for_each(|span| span.entry = entry);
                     last_entry = Some(first..self.spans.len());
                 }
             }

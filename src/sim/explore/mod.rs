@@ -24,6 +24,8 @@
 //! [`Core`]: crate::paxos::Core
 
 mod local;
+#[cfg(feature = "mutants")]
+pub mod planted;
 mod search;
 #[cfg(test)]
 mod tests;

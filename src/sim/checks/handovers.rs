@@ -1,0 +1,107 @@
+//! Handing over leaves nothing behind.
+//!
+//! Property: a leader tells a replica to take over only after that replica has told to have accepted,
+//! or to know as chosen, every slot that the leader has proposed. So the new leader has nothing to
+//! fetch, and no append waits for an outcome.
+
+use std::collections::BTreeMap;
+
+use super::Violation;
+use crate::base::{Ballot, NodeId, Slot};
+use crate::paxos::Message;
+use crate::sim::counters::{Counters, Hit};
+
+const NAME: &str = "handing over";
+
+/// What leaders have proposed, and what replicas know.
+pub struct Handovers {
+    /// The last slot of each ballot.
+    proposed: BTreeMap<Ballot, Slot>,
+    /// Of each node: the highest watermark it has told.
+    chosen: Vec<Slot>,
+}
+
+impl Handovers {
+    /// Over `nodes` nodes.
+    pub fn new(nodes: usize) -> Handovers {
+        Handovers { proposed: BTreeMap::new(), chosen: vec![Slot::NONE; nodes] }
+    }
+
+    /// A node sends this.
+    pub fn sent<V>(&mut self, node: NodeId, message: &Message<V>) {
+        match message {
+            Message::Accept { ballot, slot, .. } => {
+                let last = self.proposed.entry(*ballot).or_default();
+                *last = (*last).max(*slot);
+            }
+            Message::PreVote { chosen, .. }
+            | Message::PreVoteReply { chosen, .. }
+            | Message::Prepare { chosen, .. }
+            | Message::Promise { chosen, .. }
+            | Message::HeartbeatReply { chosen, .. } => {
+                let told = &mut self.chosen[usize::from(node.0) - 1];
+                *told = (*told).max(*chosen);
+            }
+            _ => {}
+        }
+    }
+
+    /// The leader of `ballot` tells `to` to take over, which has told to have `accepted` slots at
+    /// ballots.
+    ///
+    /// # Errors
+    /// When it lacks a slot.
+    pub fn handed_over(
+        &self,
+        ballot: Ballot,
+        to: NodeId,
+        accepted: &BTreeMap<Slot, Ballot>,
+        hits: &mut Counters,
+    ) -> Result<(), Violation> {
+        hits.hit(Hit::HandoverChecked);
+        let last = self.proposed.get(&ballot).copied().unwrap_or_default();
+        let chosen = self.chosen[usize::from(to.0) - 1];
+        let is_held = |slot: &u64| accepted.get(&Slot(*slot)) >= Some(&ballot);
+        match (chosen.next().0..=last.0).find(|slot| !is_held(slot)) {
+            None => Ok(()),
+            Some(slot) => {
+                let text = format!("node {to} is to take over from {ballot} without slot {slot}");
+                Err(Violation::new(NAME, format!("{text} of {last}")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taker_over_that_lacks_a_slot_is_found() {
+        let ballot = Ballot { round: 1, node: NodeId(1) };
+        let mut handovers = Handovers::new(3);
+        for slot in [1, 2, 3].map(Slot) {
+            handovers
+                .sent(NodeId(1), &Message::Accept { ballot, slot, chosen: Slot::NONE, value: () });
+        }
+        let tell = |handovers: &mut Handovers, chosen| {
+            let (promised, ballot) = (Ballot::NONE, Ballot::NONE);
+            let chosen = Slot(chosen);
+            let reply = Message::<()>::PreVoteReply { ballot, granted: false, promised, chosen };
+            handovers.sent(NodeId(2), &reply);
+        };
+        let mut accepted = BTreeMap::new();
+        let check = |handovers: &Handovers, accepted: &BTreeMap<Slot, Ballot>| {
+            handovers.handed_over(ballot, NodeId(2), accepted, &mut Counters::default())
+        };
+        accepted.insert(Slot(2), ballot);
+        tell(&mut handovers, 1);
+        assert!(check(&handovers, &accepted).is_err());
+        accepted.insert(Slot(3), ballot);
+        assert_eq!(check(&handovers, &accepted), Ok(()));
+        accepted.insert(Slot(3), Ballot::NONE);
+        assert!(check(&handovers, &accepted).is_err(), "accepted at a lower ballot");
+        tell(&mut handovers, 3);
+        assert_eq!(check(&handovers, &accepted), Ok(()));
+    }
+}
