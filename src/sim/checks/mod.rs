@@ -91,6 +91,11 @@ impl Judge {
     }
 
     /// Whether a damaged disk still holds everything that its node had told.
+    pub fn holds_told(&self, node: NodeId, found: &RecoveredState) -> bool {
+        self.promises.holds_told(node, found, &|slot| self.agreement.checksum(slot))
+    }
+
+    /// Whether it holds everything that its node may have counted on.
     pub fn holds(&self, node: NodeId, found: &RecoveredState) -> bool {
         self.promises.holds(node, found, &|slot| self.agreement.checksum(slot))
     }

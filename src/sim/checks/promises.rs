@@ -114,12 +114,17 @@ impl Promises {
         Ok(())
     }
 
-    /// Whether a damaged disk still holds everything that the node had told or proposed.
+    /// Whether a damaged disk still holds everything that the node had told.
+    pub fn holds_told(&self, node: NodeId, found: &RecoveredState, chosen: &Chosen<'_>) -> bool {
+        let told = &self.nodes[usize::from(node.0) - 1];
+        found.promised >= told.due() && missing(&told.accepted, found, chosen).is_none()
+    }
+
+    /// Whether it holds everything that the node had proposed, too. (Its own vote for that may have
+    /// been counted, or may not have been durable yet.)
     pub fn holds(&self, node: NodeId, found: &RecoveredState, chosen: &Chosen<'_>) -> bool {
         let told = &self.nodes[usize::from(node.0) - 1];
-        found.promised >= told.due()
-            && missing(&told.accepted, found, chosen).is_none()
-            && missing(&told.proposed, found, chosen).is_none()
+        self.holds_told(node, found, chosen) && missing(&told.proposed, found, chosen).is_none()
     }
 
     /// A node sends these bytes on a connection to `to` that it dialled, at the world's time
