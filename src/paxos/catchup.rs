@@ -42,9 +42,15 @@ impl<V: Value> Core<V> {
             return;
         }
         let knows_more = |peer: &usize| self.peers[*peer].chosen > self.chosen;
+        // Whoever has fallen silent is asked last, however far it is: each question to it would
+        // cost a timeout.
+        let lives = |peer: usize| {
+            let silence = self.peers[peer].last_contact.map(|last| self.now.since(last));
+            silence.is_some_and(|silence| silence < self.config.election_timeout)
+        };
         let furthest = || {
             let peers = self.peer_indices().filter(knows_more);
-            peers.max_by_key(|peer| self.peers[*peer].chosen)
+            peers.max_by_key(|peer| (lives(*peer), self.peers[*peer].chosen))
         };
         let Some(peer) = prefer.filter(knows_more).or_else(furthest) else { return };
         let known = self.peers[peer].chosen;
@@ -159,5 +165,42 @@ impl<V: Value> Core<V> {
         if self.fetching.take_if(|fetching| fetching.peer == peer).is_some() {
             self.catch_up(None, fx);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::NodeId;
+    use crate::paxos::testkit::Text;
+    use crate::paxos::{Config, Effect, Input, Recovered};
+
+    /// A member that was far ahead and is gone must not be asked for each slot, a timeout each.
+    #[test]
+    fn who_has_fallen_silent_is_not_asked_while_somebody_else_knows_more() {
+        let members = [1, 2, 3].map(NodeId);
+        let mut config = Config::new(members[0], members.to_vec());
+        config.fetch_slots_max = 1;
+        let (timeout, start) = (config.election_timeout, Instant(1));
+        let recovered = Recovered { promised: Ballot::NONE, chosen: Slot::NONE, accepted: vec![] };
+        let mut core = Core::<Text>::new(config, recovered, start, 7).unwrap();
+        let mut told = |now: Instant, from: NodeId, chosen| {
+            let ballot = Ballot { round: 1, node: from };
+            let message = Message::PreVote { ballot, chosen: Slot(chosen) };
+            core.step(now, Input::Message { from, message }, &mut Vec::new());
+            let mut fx = Vec::new();
+            core.fetching = None;
+            core.catch_up(None, &mut fx);
+            let fetches = fx.into_iter().filter_map(|effect| match effect {
+                Effect::Send(out) if matches!(out.message, Message::Fetch { .. }) => Some(out.to),
+                _ => None,
+            });
+            fetches.collect::<Vec<_>>()
+        };
+        assert_eq!(told(start, members[2], 20), [members[2]]);
+        assert_eq!(told(start, members[1], 9), [members[2]], "both live: who knows most");
+        let later = start + timeout;
+        assert_eq!(told(later, members[1], 9), [members[1]]);
+        assert_eq!(told(later + timeout, members[2], 20), [members[2]], "back again");
     }
 }

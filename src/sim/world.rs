@@ -200,7 +200,7 @@ impl World {
         }
         let (id, host) = (process.id, process.host);
         self.net.light(&mut self.queue, host);
-        let can_pass = process.has_lied || process.disk().rot_passes_for_torn_tail();
+        let shown = process.disk().rot_passes_for_torn_tail().err().filter(|_| !process.has_lied);
         let result = process.start(&self.plan, now, &mut self.rng);
         self.trace.note(now, host, "start", [process.lives, u64::from(result.is_ok()), 0]);
         match result {
@@ -214,9 +214,11 @@ impl World {
                 let found = live.server.node().recovered().clone();
                 let damaged = process.damaged;
                 if damaged && !self.judge.holds(id, &found) {
-                    if !can_pass && !self.judge.holds_told(id, &found) {
+                    if let Some(rot) = shown
+                        && !self.judge.holds_told(id, &found)
+                    {
                         let text = format!("node {id} opens a disk on which it misses something");
-                        let text = format!("{text}, and which shows that: {found:?}");
+                        let text = format!("{text}, and which shows that ({rot}): {found:?}");
                         return Err(Violation::new("recovery", text));
                     }
                     // Nothing on the disk tells that something is missing: see `disk_faults`.

@@ -4,8 +4,8 @@
 //! - while a leader holds a lease, an accept quorum, itself included, is bound by grants to its
 //!   ballot that the leader has not given up;
 //! - a replica that is bound by a grant neither campaigns nor promises a higher ballot to anybody
-//!   else, unless it was shown that the leader has given that grant up; a restart in between
-//!   changes nothing.
+//!   else, unless it was shown that the leader has given that grant up, or somebody has been elected
+//!   since without it (so that the leader has no lease left); a restart in between changes nothing.
 //!
 //! Together these keep a lease exclusive. They are judged at every turn and every message, so
 //! they find a lease that is too long before any client has been told something stale.
@@ -31,6 +31,8 @@ pub struct Leases {
     released: BTreeMap<Ballot, Release>,
     /// What the candidate of a ballot shows of that.
     shown: BTreeMap<Ballot, Release>,
+    /// The highest ballot that a quorum has promised.
+    elected: Ballot,
 }
 
 impl Leases {
@@ -41,6 +43,7 @@ impl Leases {
             grants: vec![BTreeMap::new(); nodes],
             released: BTreeMap::new(),
             shown: BTreeMap::new(),
+            elected: Ballot::NONE,
         }
     }
 
@@ -103,6 +106,10 @@ impl Leases {
                 *ballot
             }
             Message::Promise { ballot, .. } => *ballot,
+            Message::Heartbeat { ballot, .. } | Message::Accept { ballot, .. } => {
+                self.elected = self.elected.max(*ballot);
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let shown = self.shown.get(&ballot).copied().unwrap_or(Release::NONE);
@@ -112,8 +119,10 @@ impl Leases {
         grants.retain(|_, grant| grant.asked > shown);
         hits.add(Hit::GrantReleased, (before - grants.len()) as u64);
         let earlier = grants.range(..ballot).map(|(_, grant)| grant);
-        let mut running =
-            earlier.filter(|grant| grant.until > now && grant.asked.ballot.node != ballot.node);
+        let mut running = earlier.filter(|grant| {
+            let Release { ballot: of, .. } = grant.asked;
+            grant.until > now && of.node != ballot.node && of >= self.elected
+        });
         if let Some(Granted { asked, until }) = running.next() {
             let left = until.since(now);
             let text = format!("node {node} takes part in ballot {ballot}, bound by its grant to");

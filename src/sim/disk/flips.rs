@@ -108,8 +108,8 @@ struct Span {
 
 impl SimDisk {
     /// Whether an entry that has rotted may be taken for the torn end of the log: no other entry
-    /// attests that it had been acknowledged.
-    pub fn rot_passes_for_torn_tail(&self) -> bool {
+    /// attests that it had been acknowledged. If not: what has rotted, and what is attested.
+    pub fn rot_passes_for_torn_tail(&self) -> Result<(), String> {
         let sound = |span: &Span| {
             let rotten = |rot: &Rot| (rot.inode, rot.structure) == (span.inode, span.structure);
             !self.rot.iter().any(rotten)
@@ -117,7 +117,10 @@ impl SimDisk {
         let spans = if self.rot.is_empty() { Vec::new() } else { self.spans() };
         let attested = spans.iter().filter(|span| sound(span)).filter_map(|span| span.entry);
         let attested = attested.map(|entry| entry.durable).max().unwrap_or(0);
-        self.rot.iter().any(|rot| rot.sequence > attested)
+        match self.rot.iter().any(|rot| rot.sequence > attested) {
+            true => Ok(()),
+            false => Err(format!("{:?}, all attested up to {attested}", self.rot)),
+        }
     }
 
     fn note_rot(&mut self, span: &Span) {
@@ -238,17 +241,21 @@ impl Spans<'_> {
         self.spans.push(Span { inode, file, region, start, length, structure, entry: None });
     }
 
-    /// Adds a segment's regions; returns which spans its last entry has.
+    /// Adds a segment's regions; returns which spans its last entry has. The segment's header comes
+    /// with its first entry, in one write, and counts as a part of that.
     fn add_segment(&mut self, content: &Content) -> Option<Range<usize>> {
         let blocks = content.length() / BLOCK;
         let last_block = blocks.checked_sub(1)?;
         let end = content.length().saturating_sub(footer_bytes(content.current(last_block)) as u64);
-        let mut last_entry = None;
+        let (mut header, mut last_entry) = (None, None);
         let mut offset = 0;
         while offset < end {
             let mut size = BLOCK;
             match block_kind(content.current(offset / BLOCK)) {
-                BlockKind::SegmentHeader => self.add(Region::SegmentHeader, offset, BLOCK, offset),
+                BlockKind::SegmentHeader => {
+                    header = Some(self.spans.len());
+                    self.add(Region::SegmentHeader, offset, BLOCK, offset);
+                }
                 BlockKind::Blank => self.add(Region::Blank, offset, BLOCK, offset),
                 BlockKind::Other => {}
                 BlockKind::Entry { value_size, sequence, durable, .. } => {
@@ -257,7 +264,8 @@ impl Spans<'_> {
                     let first = self.spans.len();
                     self.add_entry(offset, u64::from(value_size), size);
                     let entry = Some(Attested { sequence, durable });
-                    self.spans[first..].iter_mut().for_each(|span| span.entry = entry);
+                    let before = if last_entry.is_none() { header.unwrap_or(first) } else { first };
+                    self.spans[before..].iter_mut().for_each(|span| span.entry = entry);
                     last_entry = Some(first..self.spans.len());
                 }
             }
