@@ -11,6 +11,7 @@ pub mod limits;
 pub mod memory;
 pub mod mutants;
 pub mod placement;
+pub mod places;
 pub mod records;
 pub mod rng;
 pub mod terms;
@@ -24,5 +25,6 @@ pub use ids::{
 };
 pub use memory::{Batch, BlockBuf, BlockPool};
 pub use placement::{Placement, Span};
+pub use places::Places;
 pub use terms::{AppendTerms, LogTerms, SessionTerms};
 pub use time::Instant;

@@ -5,12 +5,13 @@
 //! come in order (after a change of leader): the latest entry of a slot wins, until the slot is
 //! applied; from then on its value cannot change, and a later copy is a mere repetition.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, IdMap, LogId, Placement, Position, Slot, Span};
+use crate::base::{Ballot, Checksum, IdMap, LogId, Placement, Places, Position, Slot, Span};
 use crate::io::FileId;
 
 use super::footer::{FOOTER_BYTES_MAX, footer_size};
@@ -107,15 +108,17 @@ struct Summary {
 }
 
 impl Summary {
-    fn note(&mut self, entry: &IndexEntry) {
-        for span in entry.spans() {
+    fn of<'a>(entries: impl Iterator<Item = &'a IndexEntry>) -> Summary {
+        let mut summary = Summary::default();
+        for span in entries.flat_map(IndexEntry::spans) {
             let (first, end) = (span.first, span.end());
             let known = match span.log {
-                LogId(0) => self.own.get_or_insert((first, end)),
-                log => self.others.entry(log).or_insert((first, end)),
+                LogId(0) => summary.own.get_or_insert((first, end)),
+                log => summary.others.entry(log).or_insert((first, end)),
             };
             *known = (known.0.min(first), known.1.max(end));
         }
+        summary
     }
 
     fn may_hold(&self, log: LogId, position: Position) -> bool {
@@ -124,41 +127,6 @@ impl Summary {
             log => self.others.get(&log),
         };
         known.is_some_and(|(low, end)| *low <= position && position < *end)
-    }
-}
-
-/// The applied slots of each log by their first positions, which rise with the slots.
-#[derive(Debug, Default)]
-struct Places {
-    by_log: IdMap<LogId, VecDeque<(Position, Slot)>>,
-}
-
-impl Places {
-    fn insert(&mut self, log: LogId, first: Position, slot: Slot) {
-        let slots = self.by_log.entry(log).or_default();
-        let last = slots.back().map(|(position, _)| *position);
-        assert!(last < Some(first), "slots are applied in order, and so are their positions");
-        slots.push_back((first, slot));
-    }
-
-    /// The last slot of the log that begins at or before `position`.
-    fn at(&self, log: LogId, position: Position) -> Option<Slot> {
-        let slots = self.by_log.get(&log)?;
-        let after = slots.partition_point(|(first, _)| *first <= position);
-        Some(slots[after.checked_sub(1)?].1)
-    }
-
-    fn remove(&mut self, log: LogId, first: Position) {
-        let Some(slots) = self.by_log.get_mut(&log) else { return };
-        // Mostly the segments leave memory in the order of their slots.
-        if slots.front().is_some_and(|(position, _)| *position == first) {
-            slots.pop_front();
-        } else if let Ok(at) = slots.binary_search_by_key(&first, |(position, _)| *position) {
-            slots.remove(at);
-        }
-        if slots.is_empty() {
-            self.by_log.remove(&log);
-        }
     }
 }
 
@@ -181,7 +149,7 @@ pub(super) struct Segment {
     pub sealed: bool,
     /// The lowest and highest slot.
     pub slots: Option<(Slot, Slot)>,
-    /// Which records may be here.
+    /// Which records may be here, once the footer is written.
     summary: Summary,
     /// Entries still pending.
     pub pending: u32,
@@ -248,8 +216,8 @@ pub(super) struct LoadedFooter {
     /// By slot.
     applied: Vec<IndexEntry>,
     /// The first position that each entry has in each log, by log and position, with the entry's
-    /// index in `applied`.
-    firsts: Vec<(LogId, Position, u32)>,
+    /// index in `applied`; made for the first search.
+    firsts: OnceCell<Vec<(LogId, Position, u32)>>,
 }
 
 impl LoadedFooter {
@@ -257,12 +225,19 @@ impl LoadedFooter {
         let mut applied = entries;
         applied.retain(|entry| entry.state == EntryState::Applied);
         applied.sort_unstable_by_key(|entry| entry.slot);
-        let mut firsts: Vec<_> = (0..)
-            .zip(&applied)
-            .flat_map(|(at, entry)| entry.spans().map(move |span| (span.log, span.first, at)))
-            .collect();
-        firsts.sort_unstable();
-        LoadedFooter { applied, firsts }
+        LoadedFooter { applied, firsts: OnceCell::new() }
+    }
+
+    fn firsts(&self) -> &[(LogId, Position, u32)] {
+        self.firsts.get_or_init(|| {
+            let spans = |(at, entry): (u32, &IndexEntry)| {
+                let spans: Vec<_> = entry.spans().map(|span| (span.log, span.first, at)).collect();
+                spans
+            };
+            let mut firsts: Vec<_> = (0..).zip(&self.applied).flat_map(spans).collect();
+            firsts.sort_unstable();
+            firsts
+        })
     }
 
     pub fn by_slot(&self, slot: Slot) -> Option<&IndexEntry> {
@@ -272,8 +247,9 @@ impl LoadedFooter {
 
     pub fn by_position(&self, log: LogId, position: Position) -> Option<&IndexEntry> {
         // Spans of a log do not overlap: only the last that starts at or before it can hold it.
-        let end = self.firsts.partition_point(|(of, first, _)| (*of, *first) <= (log, position));
-        let (_, _, at) = self.firsts[..end].last()?;
+        let firsts = self.firsts();
+        let end = firsts.partition_point(|(of, first, _)| (*of, *first) <= (log, position));
+        let (_, _, at) = firsts[..end].last()?;
         let entry = &self.applied[*at as usize];
         entry.span(log).filter(|span| span.holds(log, position)).map(|_| entry)
     }
@@ -329,6 +305,10 @@ pub(super) enum Lookup {
     /// In the log, but not durable yet.
     NotDurable,
     Missing,
+}
+
+fn applied(entries: &[IndexEntry]) -> impl Iterator<Item = &IndexEntry> {
+    entries.iter().filter(|entry| entry.state == EntryState::Applied)
 }
 
 /// The index of the whole log.
@@ -485,7 +465,6 @@ impl Index {
             Some(placement) => row.apply(placement),
             None => row.state = EntryState::Replaced,
         }
-        segment.summary.note(row);
         segment.pending -= 1;
         if segment.pending == 0 {
             segment.settled_at = settled_at;
@@ -502,9 +481,7 @@ impl Index {
         let entry = self.latest.get(&slot).copied();
         let entry = entry.unwrap_or_else(|| panic!("slot {slot} is applied but not in the log"));
         self.applied = slot;
-        for span in &placement.spans {
-            self.positions.insert(span.log, span.first, slot);
-        }
+        self.positions.push(slot, placement.clone());
         self.settle(entry, Some(placement));
     }
 
@@ -624,14 +601,15 @@ impl Index {
         let segment = self.segment_mut(number).expect("the index names what stands");
         segment.footer = Footer::Written;
         let entries = std::mem::take(&mut segment.entries);
+        segment.summary = Summary::of(applied(&entries));
         for entry in &entries {
             if self.latest.get(&entry.slot).is_some_and(|found| found.segment == number) {
                 self.latest.remove(&entry.slot);
-                for span in entry.spans() {
-                    self.positions.remove(span.log, span.first);
-                }
             }
         }
+        // Slots that have left are found no more, though `positions` may name them yet.
+        let left = self.latest.first_key_value().map_or(self.applied, |(slot, _)| Slot(slot.0 - 1));
+        self.positions.forget_through(left.min(self.applied));
         LoadedFooter::new(entries)
     }
 
@@ -646,10 +624,8 @@ impl Index {
         active.footer = Footer::Written;
         active.footer_bytes = footer_bytes;
         let mut slot_max = Slot::NONE;
-        for entry in entries.iter().filter(|entry| entry.state == EntryState::Applied) {
-            active.note_slot(entry.slot);
-            active.summary.note(entry);
-        }
+        applied(entries).for_each(|entry| active.note_slot(entry.slot));
+        active.summary = Summary::of(applied(entries));
         if !active.summary.others.is_empty() && planted(Mutant::OtherLogsNotSummarised) {
             active.summary.others.clear();
         }
@@ -660,7 +636,7 @@ impl Index {
         self.next_sequence += entries.len() as u64;
         // Earlier segments may be without a footer (it was damaged, or its write was cut short):
         // an entry of theirs must not pass for the slot's value again.
-        for entry in entries.iter().filter(|entry| entry.state == EntryState::Applied) {
+        for entry in applied(entries) {
             if self.latest.contains_key(&entry.slot)
                 && !planted(Mutant::OlderValueAfterFooterLoss)
                 && let Some(older) = self.latest.remove(&entry.slot)

@@ -27,18 +27,13 @@ pub struct LogState {
     pub tail: Position,
     /// The highest token that it has taken; 0 = none yet.
     pub fence: FenceToken,
-    /// The last slot that added records, and the tail before it.
-    touched: (Slot, Position),
+    /// The last slot that added records, and which span of it they are.
+    touched: (Slot, u32),
 }
 
 impl LogState {
     fn new(terms: LogTerms) -> LogState {
-        LogState {
-            terms,
-            tail: Position(0),
-            fence: FenceToken(0),
-            touched: (Slot::NONE, Position(0)),
-        }
+        LogState { terms, tail: Position(0), fence: FenceToken(0), touched: (Slot::NONE, 0) }
     }
 
     /// Whether an append on these terms takes effect now, and if not, why.
@@ -68,8 +63,8 @@ pub struct Logs {
     by_name: BTreeMap<String, LogId>,
     /// The last number given out.
     last: LogId,
-    /// The logs that the slot being applied has added records to.
-    touched: Vec<LogId>,
+    /// What the slot being applied has added, in the order of its commands.
+    spans: Vec<Span>,
 }
 
 impl Default for Logs {
@@ -79,7 +74,7 @@ impl Default for Logs {
             by_name: BTreeMap::from([(terms.name.clone(), LogId(0))]),
             by_id: std::iter::once((LogId(0), LogState::new(terms))).collect(),
             last: LogId(0),
-            touched: Vec::new(),
+            spans: Vec::new(),
         }
     }
 }
@@ -129,6 +124,8 @@ impl Logs {
         }
         let Some(deleted) = self.by_id.remove(&log) else { return false };
         self.by_name.remove(&deleted.terms.name);
+        // What the slot being applied has added to it goes with it.
+        self.spans.iter_mut().filter(|span| span.log == log).for_each(|span| span.records = 0);
         true
     }
 
@@ -145,9 +142,11 @@ impl Logs {
         state.check(terms, run)?;
         state.fence = state.fence.max(terms.fence.unwrap_or_default());
         let first = state.tail;
-        if records > 0 && state.touched.0 != slot {
-            state.touched = (slot, first);
-            self.touched.push(log);
+        if records > 0 && state.touched.0 == slot {
+            self.spans[state.touched.1 as usize].records += records;
+        } else if records > 0 {
+            state.touched = (slot, self.spans.len() as u32);
+            self.spans.push(Span { log, first, records });
         }
         state.tail = first.plus(u64::from(records));
         Ok(Placed { first, records })
@@ -155,14 +154,10 @@ impl Logs {
 
     /// Adds what the logs got in the slot just applied to `placement`.
     pub(super) fn end_slot(&mut self, placement: &mut Placement) {
-        self.touched.sort_unstable();
-        for log in self.touched.drain(..) {
-            // A log may have been deleted further on in the slot.
-            let Some(state) = self.by_id.get(&log) else { continue };
-            let first = state.touched.1;
-            let records = u32::try_from(state.tail.0 - first.0).expect("bounded by a value's size");
-            placement.spans.push(Span { log, first, records });
-        }
+        self.spans.retain(|span| span.records > 0);
+        self.spans.sort_unstable_by_key(|span| span.log);
+        placement.spans.extend_from_slice(&self.spans);
+        self.spans.clear();
     }
 }
 

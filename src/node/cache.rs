@@ -7,10 +7,10 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::base::{Ballot, Batch, IdMap, LogId, Placement, Position, Slot};
+use crate::base::{Ballot, Batch, LogId, Placement, Places, Position, Slot};
 
-/// What a span costs in memory, its place in the index by log included, in bytes.
-const SPAN_COST: usize = 64;
+/// What a span costs in memory, its place among those that were searched included, in bytes.
+const SPAN_COST: usize = 48;
 
 /// An applied slot.
 #[derive(Clone, Debug)]
@@ -29,8 +29,7 @@ pub struct AppliedSlot {
 #[derive(Debug)]
 pub struct SlotCache {
     slots: VecDeque<AppliedSlot>,
-    /// Of each log with records here: the slots that hold them, with their first positions.
-    by_log: IdMap<LogId, VecDeque<(Position, Slot)>>,
+    places: Places,
     bytes: usize,
     bytes_max: usize,
 }
@@ -38,7 +37,7 @@ pub struct SlotCache {
 impl SlotCache {
     /// A cache that keeps at most `bytes_max` bytes of memory alive (but always the last slot).
     pub fn new(bytes_max: usize) -> SlotCache {
-        SlotCache { slots: VecDeque::new(), by_log: IdMap::default(), bytes: 0, bytes_max }
+        SlotCache { slots: VecDeque::new(), places: Places::default(), bytes: 0, bytes_max }
     }
 
     /// Adds the slot that was just applied, and lets the oldest go.
@@ -47,14 +46,12 @@ impl SlotCache {
             assert_eq!(applied.slot, last.slot.next(), "slots are applied without a gap");
         }
         self.bytes += cost(&applied);
-        for span in &applied.placement.spans {
-            self.by_log.entry(span.log).or_default().push_back((span.first, applied.slot));
-        }
+        self.places.push(applied.slot, applied.placement.clone());
         self.slots.push_back(applied);
         while self.bytes > self.bytes_max && self.slots.len() > 1 {
             let oldest = self.slots.pop_front().expect("not empty");
             self.bytes -= cost(&oldest);
-            self.forget(&oldest);
+            self.places.forget_through(oldest.slot);
         }
     }
 
@@ -65,16 +62,6 @@ impl SlotCache {
         self.slots.get(usize::try_from(index).ok()?)
     }
 
-    fn forget(&mut self, oldest: &AppliedSlot) {
-        for span in &oldest.placement.spans {
-            let slots = self.by_log.get_mut(&span.log).expect("noted when it came");
-            assert_eq!(slots.pop_front(), Some((span.first, oldest.slot)), "slots go in order");
-            if slots.is_empty() {
-                self.by_log.remove(&span.log);
-            }
-        }
-    }
-
     /// The slots with records of `log`, from the one that holds the record at `position` on, each
     /// with the position of its first record in that log; empty when that record is not kept.
     pub fn starting_at(
@@ -82,14 +69,13 @@ impl SlotCache {
         log: LogId,
         position: Position,
     ) -> impl Iterator<Item = (Position, &AppliedSlot)> {
-        let slots = self.by_log.get(&log);
-        let start = slots.and_then(|slots| {
-            let at = slots.partition_point(|(first, _)| *first <= position).checked_sub(1)?;
-            let span = self.slot(slots[at].1)?.placement.span(log)?;
-            span.holds(log, position).then_some(at)
-        });
-        let found = slots.into_iter().zip(start).flat_map(|(slots, start)| slots.range(start..));
-        found.filter_map(|(first, slot)| Some((*first, self.slot(*slot)?)))
+        let holds = |slot: Slot| {
+            let span = self.slot(slot)?.placement.span(log)?;
+            span.holds(log, position).then_some(())
+        };
+        let found = self.places.at(log, position).and_then(holds);
+        let slots = found.into_iter().flat_map(move |()| self.places.starting_at(log, position));
+        slots.filter_map(|(first, slot)| Some((first, self.slot(slot)?)))
     }
 }
 
@@ -154,7 +140,7 @@ mod tests {
         cache.bytes_max = 0;
         cache.push(applied(5, 3, 1, Batch::noop()));
         assert_eq!(found(&cache, 7, 3), []);
-        assert_eq!(cache.by_log.len(), 1);
+        assert_eq!(cache.slots.len(), 1);
     }
 
     #[test]
