@@ -480,7 +480,10 @@ pub struct StatusArgs {
     /// The cluster.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Print one JSON object [default: a table]
+    /// Print where the time of a slot goes on each node, in microseconds since it started
+    #[arg(long)]
+    pub stages: bool,
+    /// Print one JSON object, stages included [default: a table]
     #[arg(long)]
     pub json: bool,
 }

@@ -27,6 +27,7 @@ use crate::loadgen::report::{
 use crate::loadgen::workload::Workload;
 use crate::uring::floor;
 use crate::uring::host::{filesystem_of, probe, require_real_disk};
+use crate::wire::status::StageStatus;
 
 /// How long a question for a node's counters may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -205,6 +206,7 @@ struct Measured {
     /// Members, where a node told.
     nodes: usize,
     batching: Option<BatchingReport>,
+    stages: Option<Vec<StageStatus>>,
     server_cpu_s: Option<f64>,
     server_rss_bytes_max: Option<u64>,
 }
@@ -238,6 +240,8 @@ fn measure(
     });
     watch.display.end();
     let run = run?;
+    let leader = watch.after.as_ref().and_then(|after| after.leader.as_ref());
+    let stages = leader.map(|status| status.stages.clone());
     let (batching, server_cpu_s, server_rss_bytes_max) = match (watch.before, watch.after) {
         (Some(before), Some(after)) => (
             before.batching_until(&after),
@@ -246,7 +250,7 @@ fn measure(
         ),
         _ => (None, None, None),
     };
-    Ok(Measured { run, nodes, batching, server_cpu_s, server_rss_bytes_max })
+    Ok(Measured { run, nodes, batching, stages, server_cpu_s, server_rss_bytes_max })
 }
 
 /// The cluster's counters at one end of the measured phase.
@@ -446,6 +450,7 @@ fn report(
             loadgen_cpu_s: measured.run.cpu.as_secs_f64(),
         },
         follow: measured.run.follow,
+        stages: measured.stages,
     }
 }
 

@@ -51,6 +51,7 @@ pub fn run(args: &StatusArgs) -> Result<(), CliError> {
     let mut output = Output::stdout();
     match args.json {
         true => output.json(&status)?,
+        false if args.stages => output.write(stages(&status).as_bytes())?,
         false => output.write(table(&status).as_bytes())?,
     }
     output.flush()
@@ -87,9 +88,40 @@ fn table(status: &ClusterStatus) -> String {
     let mut text = format!("cluster {}, leader {leader}\n\n", status.cluster);
     let mut rows = vec![COLUMNS.map(str::to_owned)];
     rows.extend(status.nodes.iter().map(|node| row(node, status)));
+    write_rows(&rows, &mut text);
+    for node in &status.nodes {
+        if let Some(error) = &node.error {
+            text.push_str(&format!("\nnode {} does not answer: {error}\n", node.node));
+        }
+    }
+    text
+}
+
+/// Where the time goes on each node that answers.
+fn stages(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    let us = |us: f64| format!("{us:.1}");
+    let answers = status.nodes.iter().filter_map(|node| node.status.as_ref());
+    for status in answers {
+        let role = format!("{:?}", status.role).to_lowercase();
+        writeln!(text, "node {}, {role}", status.node).expect("writing to a string does not fail");
+        let head = ["stage", "count", "p50 us", "p90", "p99", "p99.9", "max", "mean"];
+        let mut rows = vec![head.map(str::to_owned)];
+        rows.extend(status.stages.iter().filter(|stage| stage.count > 0).map(|stage| {
+            let [p50, p90, p99] = [stage.us_p50, stage.us_p90, stage.us_p99].map(us);
+            let [p999, max, mean] = [stage.us_p999, stage.us_max, stage.us_mean].map(us);
+            [stage.stage.clone(), stage.count.to_string(), p50, p90, p99, p999, max, mean]
+        }));
+        write_rows(&rows, &mut text);
+        text.push('\n');
+    }
+    text
+}
+
+fn write_rows<const N: usize>(rows: &[[String; N]], text: &mut String) {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<_> = (0..COLUMNS.len()).map(|column| width(column).unwrap_or(0)).collect();
-    for row in &rows {
+    let widths: Vec<_> = (0..N).map(|column| width(column).unwrap_or(0)).collect();
+    for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             write!(line, "{cell:<width$}  ").expect("writing to a string does not fail");
@@ -97,12 +129,6 @@ fn table(status: &ClusterStatus) -> String {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-    for node in &status.nodes {
-        if let Some(error) = &node.error {
-            text.push_str(&format!("\nnode {} does not answer: {error}\n", node.node));
-        }
-    }
-    text
 }
 
 fn row(node: &MemberReport, cluster: &ClusterStatus) -> [String; 12] {

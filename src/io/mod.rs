@@ -22,6 +22,9 @@ pub trait Clock {
     /// The reading taken when the current turn began, after everything that the turn hands out
     /// had happened: leases depend on that. Cheap: it does not change within a turn.
     fn now(&self) -> Instant;
+
+    /// A reading taken by this call. For measuring how long things take: nothing is decided by it.
+    fn measure(&self) -> Instant;
 }
 
 /// How long [`Io::turn`] may sleep when nothing has completed.

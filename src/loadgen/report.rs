@@ -9,6 +9,7 @@ use std::fmt::{self, Write};
 use serde::Serialize;
 
 use super::workload::{Pacing, ReadFrom, Workload};
+use crate::wire::status::StageStatus;
 
 /// The whole report.
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +36,8 @@ pub struct Report {
     pub resources: ResourcesReport,
     /// How the appended records reached followers; null without `--follow`.
     pub follow: Option<FollowReport>,
+    /// Where the time of a slot went at the leader, since it started; null when it does not tell.
+    pub stages: Option<Vec<StageStatus>>,
 }
 
 /// The host of the load generator.
@@ -348,6 +351,14 @@ impl Report {
         Ok(())
     }
 
+    fn write_stages(&self, out: &mut String) -> fmt::Result {
+        let Some(stages) = &self.stages else { return Ok(()) };
+        let passed = stages.iter().filter(|stage| stage.count > 0);
+        let medians: Vec<_> =
+            passed.map(|stage| format!("{} {:.1}", stage.stage, stage.us_p50)).collect();
+        writeln!(out, "stages    at the leader, median us: {}", medians.join(", "))
+    }
+
     fn write_costs(&self, out: &mut String) -> fmt::Result {
         self.write_follow(out)?;
         if let Some(b) = &self.batching {
@@ -374,6 +385,7 @@ impl Report {
                 writeln!(out, "          p50 is {ratio:.2} x the lone commit's floor")?;
             }
         }
+        self.write_stages(out)?;
         let resources = &self.resources;
         write!(out, "cost      ")?;
         if let Some(cpu_s) = resources.server_cpu_s {
@@ -444,6 +456,7 @@ mod tests {
                 loadgen_cpu_s: 0.5,
             },
             follow: None,
+            stages: None,
         }
     }
 
@@ -461,7 +474,7 @@ mod tests {
         r#""batching":{"slots":0,"records_per_slot_mean":0.0,"durable_writes":0,"log_bytes":0},"#,
         r#""floor":{"durable_write_us_p50":130.0,"round_trip_us_p50":35.0,"commit_us":200.0,"#,
         r#""durable_bytes_per_s":2200000000.0},"#,
-        r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5},"follow":null}"#,
+        r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5},"follow":null,"stages":null}"#,
     );
 
     #[test]

@@ -14,6 +14,7 @@ mod outbox;
 mod peers;
 mod replica;
 mod serve;
+mod stages;
 mod status;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub use cache::AppliedSlot;
 pub use identity::Identity;
 pub use outbox::Outbox;
 pub use replica::Node;
+pub use stages::Stage;
 pub use status::Watermarks;
 
 use crate::base::limits::{APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX};

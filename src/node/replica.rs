@@ -16,6 +16,7 @@ use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
+use super::stages::{Stage, Stages};
 use super::{
     Answer, BARRIERS_MAX, CommandFailure, NodeFailure, NodeOptions, Refusal, TRANSFERS_MAX, Ticket,
 };
@@ -28,7 +29,7 @@ use crate::log::{
 };
 use crate::machine::{COMMAND_HEADER_SIZE, Command, Logs, Machine, Outcome, stated_counts};
 use crate::paxos::{
-    Core, Effect, Effects, Input, Outgoing, PersistId, Recovered, Role, Value, Write,
+    Core, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
 use crate::wire::{FrameDecoder, Hello, HelloReply, Limits};
 
@@ -41,6 +42,8 @@ struct Pending<W> {
     write: W,
     id: PersistId,
     then: Vec<Outgoing<Batch>>,
+    /// When the log got it.
+    since: Instant,
 }
 
 impl Value for Batch {
@@ -67,6 +70,7 @@ pub struct Node {
     pub(super) peers: Peers,
     pub(super) appends: Appends,
     pub(super) audit: Audit,
+    pub(super) stages: Stages,
     serving: Serving,
     barriers: Barriers,
     /// Entries handed to the log and not yet durable, in the log's order.
@@ -142,6 +146,7 @@ impl Node {
             peers,
             appends: Appends::new(pool, options.append_bytes_max, options.value_bytes_max()),
             audit,
+            stages: Stages::new(),
             serving: Serving::default(),
             barriers: Barriers::default(),
             pending_entries: VecDeque::new(),
@@ -362,6 +367,9 @@ impl Node {
 
     fn on_peer_events(&mut self, now: Instant, events: &mut Vec<PeerEvent>) {
         for event in events.drain(..) {
+            if let PeerEvent::Message(_, Message::Accepted { slot, .. }) = &event {
+                self.stages.answered(*slot, now);
+            }
             let input = match event {
                 PeerEvent::Connected(peer) => Input::PeerConnected(peer),
                 PeerEvent::Lost(peer) => Input::PeerLost(peer),
@@ -400,6 +408,7 @@ impl Node {
     fn on_entries_durable(&mut self, now: Instant, upto: AppendId) {
         while self.pending_entries.front().is_some_and(|pending| pending.write <= upto) {
             let pending = self.pending_entries.pop_front().expect("looked at above");
+            self.stages.record(Stage::Write, now.since(pending.since));
             self.persisted(now, pending.id, pending.then);
         }
     }
@@ -434,9 +443,12 @@ impl Node {
 
     fn carry_out(&mut self, now: Instant, effect: Effect<Batch>) {
         match effect {
-            Effect::Persist { id, write, then } => self.persist(id, write, then),
+            Effect::Persist { id, write, then } => self.persist(now, id, write, then),
             Effect::Send(out) => self.peers.queue(out.to, &out.message),
-            Effect::Chosen { slot, ballot, value } => self.apply(slot, ballot, value),
+            Effect::Chosen { slot, ballot, value } => {
+                self.stages.chosen(slot, now);
+                self.apply(slot, ballot, value);
+            }
             Effect::SendChosen { to, first, last } => self.serving.start(to, first, last),
             Effect::ReadReady { first, last } => {
                 self.barriers.end(first, last, true, &mut self.answers);
@@ -449,11 +461,18 @@ impl Node {
         }
     }
 
-    fn persist(&mut self, id: PersistId, write: Write<Batch>, then: Vec<Outgoing<Batch>>) {
+    fn persist(
+        &mut self,
+        now: Instant,
+        id: PersistId,
+        write: Write<Batch>,
+        then: Vec<Outgoing<Batch>>,
+    ) {
+        let since = now;
         match write {
             Write::Promise(ballot) => {
                 let write = self.log.vote(ballot);
-                self.pending_votes.push_back(Pending { write, id, then });
+                self.pending_votes.push_back(Pending { write, id, then, since });
             }
             Write::Entry { slot, ballot, chosen, value } => {
                 let then = if !then.is_empty() && planted(Mutant::AcceptedBeforeDurable) {
@@ -466,7 +485,7 @@ impl Node {
                 let placement_bytes_max = placement_bytes_max(commands, logs);
                 let entry = Entry { slot, ballot, chosen, batch: &value, placement_bytes_max };
                 let write = self.log.append(entry);
-                self.pending_entries.push_back(Pending { write, id, then });
+                self.pending_entries.push_back(Pending { write, id, then, since });
             }
         }
     }
@@ -496,6 +515,9 @@ impl Node {
         let failure = CommandFailure::NotLeader { hint };
         let led = self.role == Role::Leader;
         self.role = role;
+        if led && role != Role::Leader {
+            self.stages.lost_lead();
+        }
         if role == Role::Leader && !led {
             self.leading_since = (now, self.machine.time_ms());
         }
@@ -533,6 +555,7 @@ impl Node {
     fn propose(&mut self, now: Instant) {
         let slot = self.core.next_slot();
         let batch = self.appends.seal(slot, self.log_time_ms(now));
+        self.stages.sealed(slot, self.open_since, now);
         self.step(now, Input::Propose(batch));
     }
 

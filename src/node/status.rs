@@ -1,6 +1,8 @@
 //! What the node says of itself to `loggos status`. Nothing decides by it.
 
-use super::Node;
+use std::time::Duration;
+
+use super::{Node, Stage};
 use crate::base::{Ballot, Instant, NodeId, Position, Slot};
 use crate::log::LogStats;
 use crate::paxos::{Granted, Role};
@@ -55,6 +57,16 @@ impl Node {
         peers.map(|(id, _)| self.peers.queued_bytes(*id)).max().unwrap_or(0)
     }
 
+    /// Counts a stage that the node itself does not see the end of.
+    pub fn record_stage(&mut self, stage: Stage, took: Duration) {
+        self.stages.record(stage, took);
+    }
+
+    /// The answers to what has been chosen are queued to be sent.
+    pub fn answers_left(&mut self, now: Instant) {
+        self.stages.answers_left(now);
+    }
+
     /// The log's counters.
     pub fn log_stats(&self) -> LogStats {
         self.log.stats()
@@ -103,6 +115,7 @@ impl Node {
             tail: self.machine.tail().0,
             members: members.collect(),
             batching: self.batching(),
+            stages: self.stages.status(),
             lease: self
                 .core
                 .lease_until()

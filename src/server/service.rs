@@ -14,7 +14,7 @@ use crate::base::{BlockPool, Instant, LogId, LogTerms, NodeId, Position};
 use crate::io::{ConnId, Event, Io, Net, Wait};
 use crate::log::{ReadEntry, ReadError};
 use crate::machine::{Command, LogState};
-use crate::node::{Answer, Node, NodeFailure, Refusal, Ticket};
+use crate::node::{Answer, Node, NodeFailure, Refusal, Stage, Ticket};
 use crate::wire::client::decode_request;
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::status::{LogStatus, ResourceStatus};
@@ -170,6 +170,8 @@ impl Server {
         events: &mut Vec<Event<I::Chunk>>,
     ) -> Result<Turn, NodeFailure> {
         io.turn(wait, events).map_err(NodeFailure::Ring)?;
+        let woken_at = io.now();
+        let has_work = !events.is_empty();
         for event in events.drain(..) {
             if matches!(event, Event::Woken) {
                 return Ok(Turn::Stop);
@@ -177,6 +179,11 @@ impl Server {
             self.on_event(io, event)?;
         }
         self.end_turn(io);
+        let now = io.measure();
+        self.node.answers_left(now);
+        if has_work {
+            self.node.record_stage(Stage::Turn, now.since(woken_at));
+        }
         Ok(Turn::GoOn)
     }
 

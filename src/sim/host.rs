@@ -145,6 +145,10 @@ impl Clock for SimIo {
     fn now(&self) -> Instant {
         self.now
     }
+
+    fn measure(&self) -> Instant {
+        self.now
+    }
 }
 
 impl Net for SimIo {

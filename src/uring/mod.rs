@@ -551,6 +551,10 @@ impl Clock for Uring {
     fn now(&self) -> Instant {
         self.now
     }
+
+    fn measure(&self) -> Instant {
+        read_clock().max(self.now)
+    }
 }
 
 impl Io for Uring {

@@ -61,6 +61,8 @@ pub struct NodeStatus {
     pub batching: BatchingStatus,
     /// What the process uses.
     pub resources: ResourceStatus,
+    /// Where the time of a slot goes, since the node started.
+    pub stages: Vec<StageStatus>,
 }
 
 /// What a node is.
@@ -121,6 +123,30 @@ pub struct BatchingStatus {
     pub durable_writes: u64,
     /// Bytes written to the log, padding included.
     pub log_bytes: u64,
+}
+
+/// One stage of a slot's way, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageStatus {
+    /// `batch`: first command to sealing. `write`: hand-over to the log to durable. `peer`: sealing
+    /// to the first peer's acceptance. `quorum`: sealing to chosen. `answer`: chosen to answers
+    /// sent, with applying. `turn`: a turn of the node's thread.
+    pub stage: String,
+    /// How often it was passed.
+    pub count: u64,
+    /// Half took no longer.
+    pub us_p50: f64,
+    /// 90 in 100 took no longer.
+    pub us_p90: f64,
+    /// 99 in 100 took no longer.
+    pub us_p99: f64,
+    /// 999 in 1000 took no longer.
+    pub us_p999: f64,
+    /// The longest.
+    pub us_max: f64,
+    /// The mean.
+    pub us_mean: f64,
 }
 
 /// What the process uses.
