@@ -41,7 +41,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct OutputArgs {
     /// The folder that gets DATE-HOST-TOPIC/ and history.jsonl [default: results of the
-    /// repository; target/figures for a smoke test]
+    /// repository; target/figures for smoke tests, which measure for less than 5 s]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// A short neutral name of this machine for the results' folder

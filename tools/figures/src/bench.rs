@@ -145,7 +145,7 @@ pub struct ResourcesReport {
     /// CPU time of all servers in the measured phase.
     #[serde(default)]
     pub server_cpu_s: Option<f64>,
-    /// CPU time of the load generator in the measured phase; other systems: null.
+    /// CPU time of the load generator in the measured phase.
     #[serde(default)]
     pub loadgen_cpu_s: Option<f64>,
 }
@@ -165,6 +165,8 @@ pub struct Figures {
     pub p999_us: f64,
     /// Servers' CPU time for an acknowledged append, in microseconds.
     pub cpu_us: Option<f64>,
+    /// The load generator's for each, which shares the machine with the servers.
+    pub client_cpu_us: Option<f64>,
     /// p50 over the price of a lone commit.
     pub over_commit: Option<f64>,
     /// Payload that all replicas must write, over what the disk can write durably.
@@ -192,6 +194,7 @@ impl BenchReport {
             p99_us: self.appends.latency_us.p99,
             p999_us: self.appends.latency_us.p999,
             cpu_us: cpu_s.map(|cpu_s| cpu_s / ok * 1e6),
+            client_cpu_us: self.resources.loadgen_cpu_s.and_then(|cpu_s| over(cpu_s * 1e6, ok)),
             over_commit: floor.and_then(|f| over(self.appends.latency_us.p50, f.commit_us)),
             of_bandwidth: floor
                 .and_then(|f| over(self.appends.bytes_per_s * replicas, f.durable_bytes_per_s)),
@@ -215,6 +218,7 @@ impl Figures {
             p99_us: of(&|f| Some(f.p99_us))?,
             p999_us: of(&|f| Some(f.p999_us))?,
             cpu_us: of(&|f| f.cpu_us),
+            client_cpu_us: of(&|f| f.client_cpu_us),
             over_commit: of(&|f| f.over_commit),
             of_bandwidth: of(&|f| f.of_bandwidth),
             // What was lost is not smoothed away.

@@ -100,6 +100,15 @@ pub fn loggos(args: &OutputArgs) -> Result<PathBuf, Error> {
     Ok(binary.to_owned())
 }
 
+/// Runs measured for less than this are a smoke test, whatever else was asked for.
+pub const MEASURED_S_MIN: f64 = 5.0;
+
+/// The folder of all results and their history; a smoke test's are not kept among the others.
+pub fn results_root(args: &OutputArgs, smoke: bool) -> PathBuf {
+    let default = if smoke { "target/figures" } else { "results" };
+    args.out.clone().unwrap_or_else(|| repository().join(default))
+}
+
 /// The folder for all data of this invocation, gone when the value is dropped: beside what the
 /// build writes, so on a real disk (`loggos bench` refuses another).
 pub fn data_folder(args: &OutputArgs) -> Result<tempfile::TempDir, Error> {

@@ -15,6 +15,7 @@ mod matrix;
 #[cfg(feature = "peers")]
 mod peers;
 mod plots;
+mod process;
 mod record;
 mod report;
 mod runs;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::args::MatrixArgs;
 use crate::error::Error;
 use crate::history;
-use crate::host::{self, Stop};
+use crate::host::{self, MEASURED_S_MIN, Stop};
 use crate::record::{Kind, Meta, Results, Run};
 use crate::report;
 use crate::runs::{Load, Runner, Settings};
@@ -133,8 +133,8 @@ fn chosen_by(only: &str, settings: &Settings) -> bool {
 pub fn run(args: &MatrixArgs, stop: &Stop) -> Result<(), Error> {
     let plan = Plan::new(args)?;
     let loggos = host::loggos(&args.output)?;
-    let default = if args.quick { "target/figures" } else { "results" };
-    let root = args.output.out.clone().unwrap_or_else(|| host::repository().join(default));
+    let smoke = args.quick || plan.duration_s < MEASURED_S_MIN;
+    let root = host::results_root(&args.output, smoke);
     let data = host::data_folder(&args.output)?;
     let results = Results::create(&root, &args.output.host_name, &args.topic)?;
     let meta = Meta {
@@ -143,7 +143,7 @@ pub fn run(args: &MatrixArgs, stop: &Stop) -> Result<(), Error> {
         commit: host::commit(),
         started: host::now(),
         host_name: args.output.host_name.clone(),
-        smoke: args.quick,
+        smoke,
         notes: Vec::new(),
     };
     results.write_meta(&meta)?;
@@ -191,12 +191,13 @@ fn run_all(
     Ok(())
 }
 
-/// One line for a run that is done.
+/// A line for a run that is done, and its remarks below it.
 pub fn progress(run: &Run) -> String {
+    let remarks: String = run.record.remarks.iter().map(|r| format!("\n    {r}")).collect();
     let f = run.bench.figures();
     let lost = if f.lost > 0.0 { format!("  {} LOST", f.lost) } else { String::new() };
     format!(
-        "{:<17} {:<18} {:>9.0}/s {:>7.1} MB/s  p50 {:>9.1} us  p99 {:>9.1} us{lost}",
+        "{:<17} {:<18} {:>9.0}/s {:>7.1} MB/s  p50 {:>9.1} us  p99 {:>9.1} us{lost}{remarks}",
         run.record.system, run.record.name, f.per_s, f.mb_per_s, f.p50_us, f.p99_us
     )
 }

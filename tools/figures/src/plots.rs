@@ -14,7 +14,7 @@ use plotters::prelude::*;
 use crate::error::Error;
 
 const SIZE: (u32, u32) = (900, 540);
-const COLORS: [RGBColor; 8] = [
+const COLORS: [RGBColor; 12] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
     RGBColor(44, 160, 44),
@@ -23,6 +23,10 @@ const COLORS: [RGBColor; 8] = [
     RGBColor(23, 190, 207),
     RGBColor(140, 86, 75),
     RGBColor(90, 90, 90),
+    RGBColor(227, 119, 194),
+    RGBColor(188, 189, 34),
+    RGBColor(0, 60, 110),
+    RGBColor(120, 0, 20),
 ];
 /// The marks of an axis that ends sooner would be too few to read.
 const SPAN_MIN: f64 = 8.0;
@@ -83,6 +87,12 @@ impl Chart {
         Ok(true)
     }
 
+    fn emptiest_corner(&self, x: (f64, f64), y: (f64, f64)) -> SeriesLabelPosition {
+        let place = |at: f64, (low, high): (f64, f64)| (at / low).ln() / (high / low).ln();
+        let points = self.series.iter().flat_map(|series| &series.points);
+        emptiest(&points.map(|point| (place(point.0, x), place(point.1, y))).collect::<Vec<_>>())
+    }
+
     fn draw(&self, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let (x0, x1) = bounds(points().map(|point| point.0));
@@ -125,18 +135,22 @@ impl Chart {
                     chart.draw_series(points().map(|p| Circle::new(p, 5, color.stroke_width(2))))?
                 }
             };
-            let dashed = series.style == Style::Dashed;
-            drawn.label(&series.name).legend(move |(x, y)| {
-                let width = if dashed { 10 } else { 22 };
-                PathElement::new([(x, y), (x + width, y)], color.stroke_width(2))
-            });
+            match series.style {
+                Style::Circles => drawn
+                    .label(&series.name)
+                    .legend(move |(x, y)| Circle::new((x + 11, y), 5, color.stroke_width(2))),
+                style => drawn.label(&series.name).legend(move |(x, y)| {
+                    let width = if style == Style::Dashed { 10 } else { 22 };
+                    PathElement::new([(x, y), (x + width, y)], color.stroke_width(2))
+                }),
+            };
             if matches!(series.style, Style::Line | Style::Dashed) {
                 chart.draw_series(points().map(|p| Circle::new(p, 3, color.filled())))?;
             }
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(self.emptiest_corner((x0, x1), (y0, y1)))
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
             .label_font(("sans-serif", 13))
@@ -144,6 +158,23 @@ impl Chart {
         area.present()?;
         Ok(())
     }
+}
+
+/// The corner, of those where a legend may stand, that hides the fewest points.
+fn emptiest(points: &[(f64, f64)]) -> SeriesLabelPosition {
+    let inside = |right: bool, upper: bool| {
+        let near = |at: f64, high: bool| if high { at > 0.65 } else { at < 0.35 };
+        points.iter().filter(|(x, y)| near(*x, right) && near(*y, upper)).count()
+    };
+    let corners = [
+        (SeriesLabelPosition::UpperLeft, inside(false, true)),
+        (SeriesLabelPosition::LowerRight, inside(true, false)),
+        (SeriesLabelPosition::UpperRight, inside(true, true)),
+        (SeriesLabelPosition::LowerLeft, inside(false, false)),
+    ];
+    // The first of equals.
+    let best = corners.into_iter().min_by_key(|(_, hidden)| *hidden);
+    best.map_or(SeriesLabelPosition::UpperLeft, |(corner, _)| corner)
 }
 
 /// The ends of an axis that shows all of `values`, with some air, and spans enough to have marks.
@@ -292,6 +323,14 @@ mod tests {
         assert!(!path.exists());
         assert!(chart(&[(1.0, 1.0), (0.0, 1.0)]).write(&path).unwrap());
         assert!(std::fs::read_to_string(&path).unwrap().contains("the series"));
+    }
+
+    #[test]
+    fn the_legend_stands_where_it_hides_least() {
+        let rising = [(0.1, 0.1), (0.9, 0.9)];
+        assert!(matches!(emptiest(&rising), SeriesLabelPosition::UpperLeft));
+        let falling = [(0.1, 0.9), (0.9, 0.1)];
+        assert!(matches!(emptiest(&falling), SeriesLabelPosition::UpperRight));
     }
 
     #[test]

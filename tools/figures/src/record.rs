@@ -60,9 +60,9 @@ pub struct RunRecord {
     /// The file with the latencies, beside this one.
     #[serde(default)]
     pub histogram: Option<String>,
-    /// What went wrong within the run, if anything did.
+    /// What a reader must know of this run: doubts about the floors, losses, the first error.
     #[serde(default)]
-    pub first_error: Option<String>,
+    pub remarks: Vec<String>,
     /// What it printed, every field of it.
     pub report: Value,
 }
@@ -200,7 +200,7 @@ pub fn read_any(path: &Path) -> Result<Vec<Run>, Error> {
         started: String::new(),
         command: String::new(),
         histogram: None,
-        first_error: None,
+        remarks: Vec::new(),
         report: value,
     };
     Ok(vec![Run { record, bench, folder: folder.to_owned() }])
@@ -269,7 +269,7 @@ pub mod tests {
             started: format!("2026-01-31T12:00:0{repeat}Z"),
             command: "target/release/loggos bench".to_owned(),
             histogram: None,
-            first_error: None,
+            remarks: Vec::new(),
             report: serde_json::to_value(&bench).unwrap(),
         };
         Run { record, bench, folder: PathBuf::new() }

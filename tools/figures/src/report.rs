@@ -91,25 +91,45 @@ fn matrix(dir: &Path, meta: &Meta, runs: &[Run]) -> Result<String, Error> {
         picture(dir, name, chart, &mut text)?;
     }
     for &nodes in &sizes {
-        let noun = if nodes == 1 { "node" } else { "nodes" };
-        text.push_str(&format!("\n## {nodes} {noun}\n"));
+        text.push_str(&format!("\n## {}\n", named(nodes)));
         let mine: Vec<_> =
             groups.iter().filter(|g| g.first().bench.cluster.nodes == nodes).cloned().collect();
         sections(&mine, &mut text);
         picture(dir, &format!("n{nodes}-latency"), latency_by_load(&mine, nodes), &mut text)?;
         picture(dir, &format!("n{nodes}-percentiles"), percentiles(&mine, nodes)?, &mut text)?;
     }
+    text.push_str(&remarks(runs));
     Ok(text)
+}
+
+/// What runs said of themselves beyond their numbers, if any did.
+pub fn remarks(runs: &[Run]) -> String {
+    let mut text = String::new();
+    for run in runs {
+        for remark in &run.record.remarks {
+            let record = &run.record;
+            text.push_str(&format!(
+                "- {} {} (run {}): {remark}\n",
+                record.system, record.name, record.repeat
+            ));
+        }
+    }
+    if text.is_empty() { text } else { format!("\n## Remarks of runs\n\n{text}") }
 }
 
 const EXPLANATION: &str = "
 Of repeated runs every number is the median, and `runs` tells how many there are. **cpu**: CPU time
 of all servers for each append. **/commit**: p50 over the price of a lone commit (one durable 4 KiB
-write and the round trips), measured in the same run. **of disk**: payload times replicas over the
+write and the round trips), measured in the same run, just before the load; below 1 the machine was
+busier with something else then, and the floor is to be doubted. **of disk**: payload times replicas over the
 durable bandwidth of the disk that all of them share. **lost**: failed and unknown. Rates are open
 loops: latencies count from the time at which an append was due, at a share of the knee, which is
 the throughput at 256 in flight measured in the same invocation.
 ";
+
+fn named(nodes: usize) -> String {
+    if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") }
+}
 
 fn sections(groups: &[Group<'_>], text: &mut String) {
     let in_sweep = |wanted: fn(&Run) -> bool| {
@@ -212,8 +232,7 @@ fn per_cluster(
         let mut points: Vec<_> =
             mine.filter_map(|group| Some((x(group.first()), y(&group.figures())?))).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let name = if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") };
-        Series { name, color, style: Style::Line, points }
+        Series { name: named(nodes), color, style: Style::Line, points }
     };
     sizes.iter().enumerate().map(line).collect()
 }
@@ -260,7 +279,7 @@ fn latency_by_load(groups: &[Group<'_>], nodes: usize) -> Chart {
         Series { name: name.to_owned(), color, style, points }
     };
     Chart {
-        title: format!("latency against load, {nodes} node(s), 256 B, 1 to 4096 in flight"),
+        title: format!("latency against load, {}, 256 B, by depth and rate", named(nodes)),
         x: "appends/s".to_owned(),
         y: "latency, us".to_owned(),
         series: vec![
@@ -301,7 +320,7 @@ fn percentiles(groups: &[Group<'_>], nodes: usize) -> Result<Chart, Error> {
         series.extend(all.map(|all| Series { name, color, style, points: curve(&all) }));
     }
     Ok(Chart {
-        title: format!("latency by percentile, {nodes} node(s), 256 B"),
+        title: format!("latency by percentile, {}, 256 B", named(nodes)),
         x: "1 / (1 - percentile): 100 is p99, 1k is p99.9".to_owned(),
         y: "latency, us".to_owned(),
         series,

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::host::{self, Stop};
+use crate::process::{POLL_PAUSE, end, guarded};
 use crate::record::{LOGGOS, Run, RunRecord, closed_name};
 
-/// Between two looks at a process that runs.
-const POLL_PAUSE: Duration = Duration::from_millis(20);
 /// What a run may take beyond its phases: starting, floors on a busy machine, ending.
 const OVERHEAD_MAX: Duration = Duration::from_secs(120);
 /// How long a bench that is asked to end may take to end its nodes.
@@ -122,7 +121,7 @@ impl Runner {
         command.arg("--histogram").arg(host::from_repository(&self.raw).join(&histogram));
         command.arg("--data").arg(host::from_repository(&self.data));
         let (shown, started) = (shown(&command), host::now());
-        let report = self.bench(command, settings, &stem)?;
+        let (report, remarks) = self.bench(&command, settings, &stem)?;
         let record = RunRecord {
             system: LOGGOS.to_owned(),
             name: settings.name(),
@@ -130,7 +129,7 @@ impl Runner {
             started,
             command: shown,
             histogram: Some(histogram),
-            first_error: None,
+            remarks,
             report,
         };
         record.write(&self.raw)?;
@@ -139,18 +138,19 @@ impl Runner {
 
     fn bench(
         &self,
-        mut command: Command,
+        command: &Command,
         settings: &Settings,
         stem: &str,
-    ) -> Result<serde_json::Value, Error> {
+    ) -> Result<(serde_json::Value, Vec<String>), Error> {
         // Files rather than pipes: nobody has to read them while the bench runs.
         let (out, err) = (self.data.join("bench.json"), self.data.join("bench.err"));
-        command
+        let mut bench = guarded(command);
+        bench
             .current_dir(host::repository())
             .stdin(Stdio::null())
             .stdout(File::create(&out).map_err(Error::at(&out))?)
             .stderr(File::create(&err).map_err(Error::at(&err))?);
-        let child = command.spawn().map_err(Error::system(self.loggos.display().to_string()))?;
+        let child = bench.spawn().map_err(Error::system(self.loggos.display().to_string()))?;
         let phases = Duration::from_secs_f64(settings.duration_s + settings.warmup_s);
         let status = Bench { child }.wait(phases + OVERHEAD_MAX, &self.stop)?;
         if !status.success() {
@@ -158,8 +158,11 @@ impl Runner {
             return Err(Error::Failed(format!("{stem}: loggos bench: {status}: {why}")));
         }
         let text = std::fs::read_to_string(&out).map_err(Error::at(&out))?;
-        serde_json::from_str(&text)
-            .map_err(|why| Error::Failed(format!("{stem}: loggos bench printed no report: {why}")))
+        let report = serde_json::from_str(&text).map_err(|why| {
+            Error::Failed(format!("{stem}: loggos bench printed no report: {why}"))
+        })?;
+        let said = std::fs::read_to_string(&err).map_err(Error::at(&err))?;
+        Ok((report, remarks(&said)))
     }
 }
 
@@ -191,23 +194,20 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
         // Asked first, so that it can remove its data.
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            // It fails only when the process has ended: then the wait below sees it.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let give_up = Instant::now() + STOP_TIMEOUT;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < give_up {
-            std::thread::sleep(POLL_PAUSE);
-        }
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("loggos bench, process {}, could not be ended: {error}", self.child.id());
-        }
+        end(&mut self.child, "loggos bench", STOP_TIMEOUT);
     }
+}
+
+/// What a bench said beyond its progress: doubts about the floors, losses, errors.
+fn remarks(said: &str) -> Vec<String> {
+    let progress = |line: &str| {
+        let begins = ["measuring the floors", "starting "].iter().any(|p| line.starts_with(p));
+        // The live line: `   1.0 s   147 968 appends/s …`.
+        begins || (line.contains(" appends/s ") && line.contains(" p50 "))
+    };
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.filter(|line| !progress(line)).map(str::to_owned).collect()
 }
 
 /// A command as one would type it.
@@ -263,6 +263,15 @@ mod tests {
         let mut command = Command::new("a b");
         command.args(["--x=1", "it's", ""]);
         assert_eq!(shown(&command), r"'a b' --x=1 'it'\''s' ''");
+    }
+
+    #[test]
+    fn what_a_bench_warns_of_is_kept_and_its_progress_is_not() {
+        let said = "measuring the floors in target …\nwarning: the disk was busy\n\
+                    starting 3 nodes in target …\n   \
+                    1.0 s            123 456 appends/s     31.6 MB/s   p50 210 us   p99 800 us\n\n\
+                    the first error met: closed\n";
+        assert_eq!(remarks(said), ["warning: the disk was busy", "the first error met: closed"]);
     }
 
     #[test]

@@ -50,6 +50,15 @@ pub struct Load {
     pub duration: Duration,
 }
 
+/// CPU time up to now, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Of all servers.
+    pub servers_s: f64,
+    /// Of this process, the load generator.
+    pub own_s: f64,
+}
+
 /// What was measured.
 #[derive(Debug)]
 pub struct Measured {
@@ -57,8 +66,8 @@ pub struct Measured {
     pub operations: OperationsReport,
     /// In nanoseconds.
     pub histogram: Histogram<u64>,
-    /// CPU time that the servers took in the measured phase.
-    pub server_cpu_s: f64,
+    /// CPU time taken in the measured phase.
+    pub usage: Usage,
     /// The measured phase began then.
     pub began: SystemTime,
     /// The first error met.
@@ -85,12 +94,12 @@ struct Phase {
     until: Instant,
 }
 
-/// Loads `clients`, the connections; `cpu_s` tells what the servers have used up to now.
+/// Loads `clients`, the connections; `usage` tells what has been used up to now.
 pub async fn drive<T: Target>(
     clients: &[T],
     load: &Load,
     stop: &Stop,
-    cpu_s: impl Fn() -> f64,
+    usage: impl Fn() -> Usage,
 ) -> Result<Measured, Error> {
     let value = noise(load.record_bytes);
     let key = Arc::new(AtomicUsize::new(0));
@@ -108,9 +117,11 @@ pub async fn drive<T: Target>(
         tallies.push(tally);
     }
     wait_for(phase.from, stop).await?;
-    let (began, cpu_before) = (SystemTime::now(), cpu_s());
+    let (began, before) = (SystemTime::now(), usage());
     wait_for(phase.until, stop).await?;
-    let server_cpu_s = cpu_s() - cpu_before;
+    let after = usage();
+    let usage =
+        Usage { servers_s: after.servers_s - before.servers_s, own_s: after.own_s - before.own_s };
     let mut panicked = 0;
     let drained = timeout_at(phase.until + DRAIN_TIMEOUT, async {
         while let Some(ended) = tasks.join_next().await {
@@ -123,7 +134,7 @@ pub async fn drive<T: Target>(
     if panicked > 0 {
         return Err(Error::Failed(format!("{panicked} tasks of the load generator panicked")));
     }
-    sum_up(&tallies, unknown, load, server_cpu_s, began)
+    sum_up(&tallies, unknown, load, usage, began)
 }
 
 async fn one_in_flight<T: Target>(
@@ -174,7 +185,7 @@ fn sum_up(
     tallies: &[Arc<Mutex<Tally>>],
     unknown: u64,
     load: &Load,
-    server_cpu_s: f64,
+    usage: Usage,
     began: SystemTime,
 ) -> Result<Measured, Error> {
     let (mut all, mut failed, mut answers, mut first_error) = (histogram()?, 0, 0, None);
@@ -199,7 +210,7 @@ fn sum_up(
     let bytes_per_s = per_s * load.record_bytes as f64;
     let ok = all.len();
     let operations = OperationsReport { ok, failed, unknown, per_s, bytes_per_s, latency_us };
-    Ok(Measured { operations, histogram: all, server_cpu_s, began, first_error })
+    Ok(Measured { operations, histogram: all, usage, began, first_error })
 }
 
 /// Bytes that do not compress, always the same (xorshift64).
@@ -247,7 +258,7 @@ mod tests {
             .build()
             .unwrap();
         let clients = [Fake { hangs }, Fake { hangs }];
-        runtime.block_on(drive(&clients, &load(), &Stop::default(), || 1.0)).unwrap()
+        runtime.block_on(drive(&clients, &load(), &Stop::default(), Usage::default)).unwrap()
     }
 
     #[test]

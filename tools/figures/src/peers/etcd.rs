@@ -7,10 +7,11 @@ use bytes::Bytes;
 use etcd_client::{Client, KvClient};
 
 use super::drive::Target;
-use super::process::{Service, find, first_line, free_ports, wait_until};
+use super::process::{Service, free_ports, version, wait_until};
 use super::{About, Context, Missing, NODES, Peer};
 use crate::error::Error;
 use crate::host;
+use crate::process::find;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Above the default of 2 GB, so that a long run does not end at it.
@@ -58,10 +59,11 @@ impl Peer for Etcd {
         .await?;
         let about = About {
             system: "etcd".to_owned(),
-            version: first_line(&program, &["--version"]),
-            durability: "default: fsync of the Raft log before a batch is acknowledged".to_owned(),
+            version: version(&program),
+            durability: "fsync".to_owned(),
             settings: format!(
-                "three members, defaults but for --quota-backend-bytes {QUOTA_BYTES}; puts to \
+                "by default each batch of the Raft log is flushed (fdatasync) before it is \
+                 acknowledged; three members, defaults but for --quota-backend-bytes {QUOTA_BYTES}; puts to \
                  {} keys, each connection to the leader",
                 super::drive::KEYS
             ),

@@ -14,9 +14,10 @@ use crate::args::{PeerName, PeersArgs};
 use crate::bench::{BenchReport, ClusterReport, ResourcesReport, WorkloadReport};
 use crate::error::Error;
 use crate::history;
-use crate::host::{self, Stop};
+use crate::host::{self, MEASURED_S_MIN, Stop};
 use crate::matrix::progress;
 use crate::plots::write_histogram;
+use crate::process::cpu_s;
 use crate::record::{Kind, Meta, Results, Run, RunRecord, closed_name};
 use crate::runs::{Load as LoggosLoad, Runner, Settings, connections};
 
@@ -27,8 +28,8 @@ mod process;
 pub mod report;
 mod zookeeper;
 
-use drive::{Load, Target, drive};
-use process::{Service, cpu_s};
+use drive::{Load, Target, Usage, drive};
+use process::{Service, cpu_s_of};
 
 /// Members of every cluster.
 const NODES: usize = 3;
@@ -44,7 +45,9 @@ struct About {
     /// Its name in results.
     system: String,
     version: String,
+    /// What an acknowledgement means, in a word or two for the tables.
     durability: String,
+    /// The settings, those of durability first.
     settings: String,
 }
 
@@ -104,7 +107,8 @@ pub fn run(args: &PeersArgs, stop: &Stop) -> Result<(), Error> {
     if variants.is_empty() {
         return Err(Error::Usage("nothing to measure; see above for what to install".to_owned()));
     }
-    let root = args.output.out.clone().unwrap_or_else(|| host::repository().join("results"));
+    let smoke = args.duration < MEASURED_S_MIN;
+    let root = host::results_root(&args.output, smoke);
     let results = Results::create(&root, &args.output.host_name, "peers")?;
     let warmup = args.warmup.unwrap_or_else(|| (args.duration / 5.0).max(1.0));
     let meta = Meta {
@@ -113,7 +117,7 @@ pub fn run(args: &PeersArgs, stop: &Stop) -> Result<(), Error> {
         commit: host::commit(),
         started: host::now(),
         host_name: args.output.host_name.clone(),
-        smoke: args.duration < 5.0,
+        smoke,
         notes,
     };
     let runner =
@@ -245,7 +249,7 @@ impl Session<'_> {
         let about = peer.about().clone();
         eprintln!("{} runs: {}", about.system, about.version);
         self.note(format!(
-            "**{}** ({}): {}. {}. First of its servers: `{}`",
+            "**{}** {}, {}: {}. First of its servers: `{}`",
             about.system,
             about.version,
             about.durability,
@@ -269,7 +273,8 @@ impl Session<'_> {
         let (depth, record_bytes) = SHAPES[0];
         let heat =
             Load { depth, record_bytes, warmup: Duration::ZERO, duration: duration.min(HEAT_MAX) };
-        drive(&peer.connect(connections(depth)).await?, &heat, self.stop, || 0.0).await?;
+        drive(&peer.connect(connections(depth)).await?, &heat, self.stop, || Usage::default())
+            .await?;
         for (depth, record_bytes) in SHAPES {
             let load = Load { depth, record_bytes, warmup: self.warmup, duration };
             let run = self.shape(peer, &load, turn, like).await?;
@@ -288,7 +293,11 @@ impl Session<'_> {
         let about = peer.about();
         let clients = peer.connect(connections(load.depth)).await?;
         let started = host::now();
-        let measured = drive(&clients, load, self.stop, || cpu_s(peer.services())).await?;
+        let measured = drive(&clients, load, self.stop, || Usage {
+            servers_s: cpu_s_of(peer.services()),
+            own_s: cpu_s(std::process::id()),
+        })
+        .await?;
         let name = closed_name(NODES, load.record_bytes, load.depth);
         let histogram = format!("{}-{name}-r{turn}.hlog", about.system);
         let raw = self.results.raw();
@@ -310,13 +319,11 @@ impl Session<'_> {
             appends: measured.operations,
             floor: None,
             resources: ResourcesReport {
-                server_cpu_s: Some(measured.server_cpu_s),
-                loadgen_cpu_s: None,
+                server_cpu_s: Some(measured.usage.servers_s),
+                loadgen_cpu_s: Some(measured.usage.own_s),
             },
         };
-        if let Some(error) = &measured.first_error {
-            eprintln!("{} {name}: the first error met: {error}", about.system);
-        }
+        let first_error = measured.first_error.map(|e| format!("the first error met: {e}"));
         let commands: Vec<_> = peer.services().iter().map(|s| s.command.as_str()).collect();
         let record = RunRecord {
             system: about.system.clone(),
@@ -325,7 +332,7 @@ impl Session<'_> {
             started,
             command: commands.join(" & "),
             histogram: Some(histogram),
-            first_error: measured.first_error,
+            remarks: first_error.into_iter().collect(),
             report: json!(report),
         };
         record.write(&raw)?;

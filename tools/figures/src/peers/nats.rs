@@ -1,7 +1,7 @@
 //! A three-node NATS with JetStream, driven by `async-nats`.
 //!
 //! By default JetStream acknowledges when a majority has a message, flushed or not: files are
-//! flushed every two minutes (`sync_interval`). Only newer servers can be told to flush always.
+//! flushed on a timer (`sync_interval`). Only newer servers can be told to flush always.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,10 +14,11 @@ use async_nats::jetstream::{self, Context as JetStream};
 use bytes::Bytes;
 
 use super::drive::{KEYS, Target};
-use super::process::{Service, find, first_line, free_ports, wait_until};
+use super::process::{Service, free_ports, version, wait_until};
 use super::{About, Context, Missing, NODES, Peer};
 use crate::error::Error;
 use crate::host;
+use crate::process::find;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -101,7 +102,7 @@ pub fn can_sync_always(folder: &Path) -> Result<(), String> {
     let checked = command.arg("-t").arg("-c").arg(&config).stdin(Stdio::null()).output();
     match checked {
         Ok(output) if output.status.success() => Ok(()),
-        _ => Err(first_line(&program, &["--version"])),
+        _ => Err(version(&program)),
     }
 }
 
@@ -129,21 +130,22 @@ async fn start(context: &Context, sync_always: bool) -> Result<Nats, Error> {
         create_stream(&urls).await
     })
     .await?;
-    let (system, durability) = match sync_always {
+    let (system, durability, flush) = match sync_always {
         false => (
             "nats",
-            "default: acknowledged when a majority has it in memory or page cache; flushed every \
-             two minutes. **Not durable against power loss, so not the promise that the others \
-             give**",
+            "NOT FLUSHED",
+            "by default JetStream acknowledges when a majority has the message in memory or page \
+             cache and flushes later, on a timer; **what it acknowledged can be lost with the \
+             power, so this is not the promise that the others give**",
         ),
-        true => ("nats-sync-always", "sync_interval: always: flushed before it is acknowledged"),
+        true => ("nats-sync-always", "fsync", "sync_interval: always, every write is flushed"),
     };
     let about = About {
         system: system.to_owned(),
-        version: first_line(&program, &["--version"]),
+        version: version(&program),
         durability: durability.to_owned(),
         settings: format!(
-            "three servers, one stream with file storage and 3 replicas, defaults otherwise; \
+            "{flush}; three servers, one stream with file storage and 3 replicas, defaults otherwise; \
              published to {KEYS} subjects, each acknowledgement awaited, each connection to the \
              stream's leader"
         ),

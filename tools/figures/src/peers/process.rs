@@ -1,25 +1,20 @@
 //! The other systems' servers as child processes that never outlive this tool.
 //!
 //! A [`Service`] ends its process, by its id, and waits for it when it is dropped: at the end, on
-//! every error and while a panic unwinds. Where `setpriv` is there (util-linux), the kernel kills
-//! the process when the tool itself is killed. Start services on the main thread: that signal is
-//! sent when the thread that started them ends.
+//! every error and while a panic unwinds. Start services on the main thread: see
+//! [`guarded`](crate::process::guarded).
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::error::Error;
 use crate::host::{self, Stop};
+use crate::process::{POLL_PAUSE, cpu_s, end, guarded};
 use crate::runs::{shown, tail};
 
-/// Between two looks at what another process does.
-pub const POLL_PAUSE: Duration = Duration::from_millis(50);
 /// How long a server may take to end when asked to; then it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,9 +37,7 @@ impl Service {
             .current_dir(host::repository())
             .stdin(Stdio::null())
             .stdout(file.try_clone().map_err(Error::at(log))?)
-            .stderr(file)
-            // A group of its own: Ctrl-C is for this tool, which ends the servers in good order.
-            .process_group(0);
+            .stderr(file);
         let child = guarded.spawn().map_err(Error::system(format!("starting {name}")))?;
         Ok(Service { name: name.to_owned(), child, log: log.to_owned(), command: shown(command) })
     }
@@ -60,65 +53,17 @@ impl Service {
             }
         }
     }
-
-    /// CPU time since it started, in seconds; 0 when it cannot be read.
-    fn cpu_s(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        let ticks = stat.ok().and_then(|stat| cpu_ticks(&stat)).unwrap_or(0);
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-    }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // It fails only when the process has ended: then the wait below sees it.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let give_up = Instant::now() + STOP_TIMEOUT;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < give_up {
-            std::thread::sleep(POLL_PAUSE);
-        }
-        // No error when it has ended and was waited for.
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            let (name, id) = (&self.name, self.child.id());
-            eprintln!("{name}, process {id}, could not be ended: {error}");
-        }
+        end(&mut self.child, &self.name, STOP_TIMEOUT);
     }
 }
 
 /// CPU time of all `services` since they started, in seconds.
-pub fn cpu_s(services: &[Service]) -> f64 {
-    services.iter().map(Service::cpu_s).sum()
-}
-
-/// `command`, killed by the kernel when this tool dies without a chance to end it.
-fn guarded(command: &Command) -> Command {
-    let Some(setpriv) = find(&["setpriv"]) else {
-        let mut same = Command::new(command.get_program());
-        same.args(command.get_args());
-        return same;
-    };
-    let mut guarded = Command::new(setpriv);
-    guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
-    guarded.args(command.get_args());
-    guarded
-}
-
-/// The first of `names` that is an executable on the path, or, with slashes, a file.
-pub fn find(names: &[&str]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Servers are where users do not always look.
-    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let folders: Vec<_> = std::env::split_paths(&path).chain(more).collect();
-    names.iter().find_map(|name| match name.contains('/') {
-        true => Some(PathBuf::from(name)).filter(|path| path.is_file()),
-        false => folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()),
-    })
+pub fn cpu_s_of(services: &[Service]) -> f64 {
+    services.iter().map(|service| cpu_s(service.child.id())).sum()
 }
 
 /// Ports on loopback that nobody listens on (a moment ago).
@@ -159,23 +104,17 @@ pub async fn wait_until<T>(
     }
 }
 
-/// What `program` prints, first line with something on it; for versions.
-pub fn first_line(program: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    let Ok(output) = output else { return "unknown".to_owned() };
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("unknown").to_owned()
+/// The version that `program` prints in its first line: the line's last word.
+pub fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+    last_word_of_first_line(&String::from_utf8_lossy(&text)).to_owned()
 }
 
-/// User and system time in clock ticks from `/proc/PID/stat` (proc_pid_stat(5)).
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    // The name may hold anything, brackets and spaces too: the fields begin behind the last one.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+fn last_word_of_first_line(text: &str) -> &str {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let word = line.split_whitespace().last().unwrap_or("unknown");
+    word.strip_prefix('v').unwrap_or(word)
 }
 
 #[cfg(test)]
@@ -216,18 +155,17 @@ mod tests {
     }
 
     #[test]
-    fn ports_differ_and_programs_are_found() {
+    fn ports_differ() {
         let ports = free_ports(9).unwrap();
         let unique: std::collections::BTreeSet<_> = ports.iter().collect();
         assert_eq!(unique.len(), 9);
-        assert!(find(&["no-such-program", "sh"]).is_some());
-        assert!(find(&["no-such-program", "/no/such/file"]).is_none());
     }
 
     #[test]
-    fn proc_files_are_read_whatever_the_process_is_called() {
-        let stat = "42 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 9 0 1 2 3";
-        assert_eq!(cpu_ticks(stat), Some(200));
-        assert_eq!(cpu_ticks("nonsense"), None);
+    fn versions_are_the_last_word() {
+        let etcd = "etcd Version: 3.4.23\nGit SHA: none\n";
+        assert_eq!(last_word_of_first_line(etcd), "3.4.23");
+        assert_eq!(last_word_of_first_line("nats-server: v2.9.10\n"), "2.9.10");
+        assert_eq!(last_word_of_first_line(""), "unknown");
     }
 }

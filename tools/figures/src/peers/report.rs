@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::bench::{Figures, over};
 use crate::markdown::{Table, count, maybe, short, size};
 use crate::record::{LOGGOS, Meta, Run};
-use crate::report::preamble;
+use crate::report::{preamble, remarks};
 
 /// What is judged: name, unit, the number, and whether more is better.
 type Measure = (&'static str, &'static str, fn(&Figures) -> f64, bool);
@@ -41,7 +41,8 @@ pub fn peers(meta: &Meta, runs: &[Run]) -> String {
         "\nRows are in the order in which they ran; Loggos is measured before and after each peer, \
          and a ratio is of the mean of these two over the peer. Above 1 is good for Loggos in the \
          column of throughput, below 1 in those of latency and CPU. **cpu**: CPU time of all \
-         servers for each operation. **lost**: failed and unknown, never in a latency or a rate.\n",
+         servers for each operation; **client**: that of the load generator, which shares the \
+         machine with them. **lost**: failed and unknown, never in a latency or a rate.\n",
     );
     let mut shapes: BTreeMap<(usize, usize), Vec<&Run>> = BTreeMap::new();
     for run in runs {
@@ -62,6 +63,7 @@ pub fn peers(meta: &Meta, runs: &[Run]) -> String {
     text.push_str("\n## Where a peer wins\n\n");
     text.push_str(&verdict(&words, runs));
     text.push_str(&tables);
+    text.push_str(&remarks(runs));
     text
 }
 
@@ -78,18 +80,20 @@ fn around(peer: &Run, rows: &[&Run]) -> Option<(Figures, Figures)> {
 fn table(rows: &[&Run]) -> String {
     let header = [
         "system",
+        "answers after",
         "ops/s",
         "MB/s",
         "p50 us",
         "p99 us",
         "cpu us",
+        "client us",
         "lost",
         "Loggos/peer ops/s",
         "p50",
         "p99",
         "cpu",
     ];
-    let mut table = Table::new(1, &header);
+    let mut table = Table::new(2, &header);
     for run in rows {
         let f = run.bench.figures();
         let ratios = around(run, rows).filter(|_| run.record.system != LOGGOS);
@@ -100,11 +104,13 @@ fn table(rows: &[&Run]) -> String {
         };
         table.row([
             run.record.system.clone(),
+            run.bench.cluster.durability.clone(),
             count(f.per_s),
             short(f.mb_per_s),
             short(f.p50_us),
             short(f.p99_us),
             maybe(f.cpu_us),
+            maybe(f.client_cpu_us),
             count(f.lost),
             ratio(&|f| Some(f.per_s)),
             ratio(&|f| Some(f.p50_us)),
@@ -117,7 +123,12 @@ fn table(rows: &[&Run]) -> String {
 
 /// A sentence for each number in which Loggos is not clearly ahead of `peer`.
 fn judgements(peer: &Run, rows: &[&Run], shape: &str) -> Vec<String> {
-    let name = &peer.record.system;
+    let durability = &peer.bench.cluster.durability;
+    let name = match durability == "fsync" {
+        true => peer.record.system.clone(),
+        // Whoever quotes the sentence quotes this, too.
+        false => format!("{} ({durability})", peer.record.system),
+    };
     let Some((before, after)) = around(peer, rows) else {
         return vec![format!("{shape}: {name} has no run of Loggos on both sides.")];
     };
@@ -137,7 +148,7 @@ fn judgements(peer: &Run, rows: &[&Run], shape: &str) -> Vec<String> {
         }
     }
     if own.lost > 0.0 {
-        let why = peer.record.first_error.as_deref().unwrap_or("no error was told");
+        let why = peer.record.remarks.first().map_or("no error was told", String::as_str);
         sentences.push(format!("{shape}: {name} lost {} operations ({why}).", count(own.lost)));
     }
     sentences
@@ -212,7 +223,7 @@ mod tests {
             rows.iter().filter_map(|row| row.split('|').nth(1)).map(str::trim).collect();
         // The first is the preamble's row about the version.
         assert_eq!(systems, ["loggos", "loggos", "etcd", "loggos"]);
-        assert!(rows[2].contains("| 2.00 |"), "{}", rows[2]);
+        assert!(rows[2].contains(" 2.00 |"), "{}", rows[2]);
         assert!(text.contains("Nowhere here"), "{text}");
     }
 

@@ -11,10 +11,11 @@ use tokio::time::timeout;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 use super::drive::{KEYS, Target};
-use super::process::{Service, find, free_ports, wait_until};
+use super::process::{Service, free_ports, wait_until};
 use super::{About, Context, Missing, NODES, Peer};
 use crate::error::Error;
 use crate::host;
+use crate::process::find;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 /// For a four-letter word and its answer.
@@ -65,10 +66,10 @@ impl Peer for ZooKeeper {
         let about = About {
             system: "zookeeper".to_owned(),
             version,
-            durability: "forceSync=yes (default): fsync before a transaction is acknowledged"
-                .to_owned(),
+            durability: "fsync".to_owned(),
             settings: format!(
-                "three servers, tickTime=2000, initLimit=10, syncLimit=5, snapshots and \
+                "forceSync=yes (the default: transactions are flushed before they are \
+                 acknowledged); three servers, tickTime=2000, initLimit=10, syncLimit=5, snapshots and \
                  globalOutstandingLimit (1000) as by default, JVM flags as by default; set_data on \
                  {KEYS} nodes, pipelined, each connection to the leader"
             ),
