@@ -273,8 +273,7 @@ impl Session<'_> {
         let (depth, record_bytes) = SHAPES[0];
         let heat =
             Load { depth, record_bytes, warmup: Duration::ZERO, duration: duration.min(HEAT_MAX) };
-        drive(&peer.connect(connections(depth)).await?, &heat, self.stop, || Usage::default())
-            .await?;
+        drive(&peer.connect(connections(depth)).await?, &heat, self.stop, Usage::default).await?;
         for (depth, record_bytes) in SHAPES {
             let load = Load { depth, record_bytes, warmup: self.warmup, duration };
             let run = self.shape(peer, &load, turn, like).await?;

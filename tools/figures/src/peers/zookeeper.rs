@@ -138,7 +138,7 @@ async fn find_leader(addresses: &[String]) -> Result<(String, String), String> {
             .map_err(|_| format!("{address} does not answer"))?
             .map_err(|error| format!("{address}: {error}"))?;
         match parse_srvr(&answer) {
-            Some((mode, version)) if mode == "leader" => {
+            Some(("leader", version)) => {
                 leader = Some((address.clone(), version.to_owned()));
             }
             Some(("follower", _)) => {}
