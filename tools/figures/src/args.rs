@@ -15,8 +15,8 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  figures matrix --host-name box1 --repeat 3       about an hour and a half
-  figures matrix --quick                           a smoke test of about a minute, to target/figures
+  figures matrix --host-name box1 --repeat 3       about 50 minutes on a quiet machine
+  figures matrix --quick                           a smoke test of a minute or two
   figures matrix --only depth --nodes 3            one sweep of one cluster size
   figures peers --only etcd                        Loggos, etcd, Loggos, on this host
   figures compare results/A results/B              what changed, and whether it is noise

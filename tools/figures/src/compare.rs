@@ -3,12 +3,20 @@
 //! The rule: the noise of one side is the range of its repeated runs. Where the ranges of both
 //! sides meet, the difference may be noise and is marked so. With one run on each side nothing is
 //! known of the noise, and that is said, too.
+//!
+//! A range knows only the moods that the machine had while its side was measured. Where the floors
+//! of the sides lie apart, where runs warned, or where loads differ, that is told.
+
+use std::collections::BTreeMap;
 
 use crate::args::CompareArgs;
 use crate::bench::{Figures, median};
 use crate::error::Error;
 use crate::markdown::{Table, count, short};
 use crate::record::{Group, groups, read_any};
+
+/// Floors that lie further apart than this are those of two machines, or of two moods of one.
+const FLOORS_APART_MAX: f64 = 1.25;
 
 /// What a ratio means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +119,14 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     for remark in remarks {
         println!("{remark}");
     }
+    let warned = |groups: &BTreeMap<_, Group<'_>>| {
+        let runs = groups.values().flat_map(|group| &group.runs);
+        runs.filter(|run| !run.record.remarks.is_empty()).count()
+    };
+    let (warned_a, warned_b) = (warned(&a), warned(&b));
+    if warned_a + warned_b > 0 {
+        println!("runs with warnings (told in the READMEs): {warned_a} of A, {warned_b} of B");
+    }
     let alone = |x: usize| x - table.rows();
     let (only_a, only_b) = (alone(a.len()), alone(b.len()));
     if only_a + only_b > 0 {
@@ -138,6 +154,12 @@ fn row(name: String, a: &Group<'_>, b: &Group<'_>) -> Vec<String> {
     ]
 }
 
+/// The median of the floors that the runs of one side measured.
+fn floor(group: &Group<'_>) -> Option<f64> {
+    let floors = group.runs.iter().filter_map(|run| Some(run.bench.floor.as_ref()?.commit_us));
+    median(&floors.collect::<Vec<_>>())
+}
+
 /// What makes a comparison less than fair.
 fn remark(name: &str, a: &Group<'_>, b: &Group<'_>) -> Option<String> {
     let (run_a, run_b) = (&a.first().bench, &b.first().bench);
@@ -153,6 +175,16 @@ fn remark(name: &str, a: &Group<'_>, b: &Group<'_>) -> Option<String> {
     if run_a.host != run_b.host {
         differ.push("the machines".to_owned());
     }
+    if let (Some(floor_a), Some(floor_b)) = (floor(a), floor(b)) {
+        let apart = (floor_a / floor_b).max(floor_b / floor_a);
+        if apart > FLOORS_APART_MAX {
+            let (floor_a, floor_b) = (short(floor_a), short(floor_b));
+            differ.push(format!(
+                "the floor of a lone commit, {floor_a} us and {floor_b} us: the machine was not \
+                 what it was"
+            ));
+        }
+    }
     let (lost_a, lost_b) = (a.figures().lost, b.figures().lost);
     if lost_a + lost_b > 0.0 {
         differ.push(format!("lost operations {} and {}", count(lost_a), count(lost_b)));
@@ -163,6 +195,7 @@ fn remark(name: &str, a: &Group<'_>, b: &Group<'_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::BenchReport;
     use crate::record::LOGGOS;
     use crate::record::tests::run;
 
@@ -198,5 +231,12 @@ mod tests {
         let said = remark("x", &group(&a), &group(&b)).unwrap();
         assert!(said.contains("1,000 and 2,000") && said.contains("0 and 3"), "{said}");
         assert_eq!(remark("x", &group(&a), &group(&a)), None);
+
+        let slower = |bench: &mut BenchReport| {
+            bench.floor.as_mut().unwrap().commit_us *= 1.5;
+        };
+        let (a, b) = (run(LOGGOS, "x", 1, |_| ()), run(LOGGOS, "x", 1, slower));
+        let said = remark("x", &group(&a), &group(&b)).unwrap();
+        assert!(said.contains("the floor of a lone commit"), "{said}");
     }
 }

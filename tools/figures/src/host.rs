@@ -100,6 +100,16 @@ pub fn loggos(args: &OutputArgs) -> Result<PathBuf, Error> {
     Ok(binary.to_owned())
 }
 
+/// The flags of `args` that change what is measured, as they were given, with a space before each.
+pub fn path_flags(args: &OutputArgs) -> String {
+    let given = [("loggos", &args.loggos), ("data", &args.data)];
+    let flags = given.into_iter().filter_map(|(name, path)| {
+        let path = from_repository(path.as_ref()?);
+        Some(format!(" --{name} {}", path.display()))
+    });
+    flags.collect()
+}
+
 /// Runs measured for less than this are a smoke test, whatever else was asked for.
 pub const MEASURED_S_MIN: f64 = 5.0;
 

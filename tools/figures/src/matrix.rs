@@ -4,8 +4,6 @@
 //! sizes at 256 in flight, and three open-loop rates below the knee, the throughput at 256 in
 //! flight. What two sweeps have in common is run once.
 
-use std::path::PathBuf;
-
 use crate::args::MatrixArgs;
 use crate::error::Error;
 use crate::history;
@@ -223,12 +221,7 @@ fn command_line(args: &MatrixArgs) -> String {
         }
     }
     flag("topic", args.topic.clone());
-    let paths: [(&str, &Option<PathBuf>); 1] = [("loggos", &args.output.loggos)];
-    for (name, path) in paths {
-        if let Some(path) = path {
-            flag(name, host::from_repository(path).display().to_string());
-        }
-    }
+    line.push_str(&host::path_flags(&args.output));
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

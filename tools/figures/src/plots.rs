@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use plotters::coord::combinators::LogCoord;
 use plotters::prelude::*;
 
 use crate::error::Error;
@@ -30,6 +31,9 @@ const COLORS: [RGBColor; 12] = [
 ];
 /// The marks of an axis that ends sooner would be too few to read.
 const SPAN_MIN: f64 = 8.0;
+
+/// Both axes logarithmic, drawn as SVG.
+type Plane<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<LogCoord<f64>, LogCoord<f64>>>;
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +99,8 @@ impl Chart {
 
     fn draw(&self, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let points = || self.series.iter().flat_map(|series| &series.points);
-        let (x0, x1) = bounds(points().map(|point| point.0));
-        let (y0, y1) = bounds(points().map(|point| point.1));
+        let x = bounds(points().map(|point| point.0));
+        let y = bounds(points().map(|point| point.1));
         let area = SVGBackend::new(path, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&area)
@@ -104,7 +108,7 @@ impl Chart {
             .margin(12)
             .x_label_area_size(42)
             .y_label_area_size(70)
-            .build_cartesian_2d((x0..x1).log_scale(), (y0..y1).log_scale())?;
+            .build_cartesian_2d((x.0..x.1).log_scale(), (y.0..y.1).log_scale())?;
         chart
             .configure_mesh()
             .x_desc(&self.x)
@@ -116,46 +120,42 @@ impl Chart {
             .label_style(("sans-serif", 13))
             .draw()?;
         for series in &self.series {
-            let color = COLORS[series.color % COLORS.len()];
-            let points = || series.points.iter().copied();
-            let drawn = match series.style {
-                Style::Line => {
-                    chart.draw_series(LineSeries::new(points(), color.stroke_width(2)))?
-                }
-                Style::Curve => {
-                    chart.draw_series(LineSeries::new(points(), color.stroke_width(1)))?
-                }
-                Style::Dashed => chart.draw_series(DashedLineSeries::new(
-                    points(),
-                    6,
-                    4,
-                    color.stroke_width(2),
-                ))?,
-                Style::Circles => {
-                    chart.draw_series(points().map(|p| Circle::new(p, 5, color.stroke_width(2))))?
-                }
-            };
-            match series.style {
-                Style::Circles => drawn
-                    .label(&series.name)
-                    .legend(move |(x, y)| Circle::new((x + 11, y), 5, color.stroke_width(2))),
-                style => drawn.label(&series.name).legend(move |(x, y)| {
-                    let width = if style == Style::Dashed { 10 } else { 22 };
-                    PathElement::new([(x, y), (x + width, y)], color.stroke_width(2))
-                }),
-            };
-            if matches!(series.style, Style::Line | Style::Dashed) {
-                chart.draw_series(points().map(|p| Circle::new(p, 3, color.filled())))?;
-            }
+            series.draw(&mut chart)?;
         }
         chart
             .configure_series_labels()
-            .position(self.emptiest_corner((x0, x1), (y0, y1)))
+            .position(self.emptiest_corner(x, y))
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
             .label_font(("sans-serif", 13))
             .draw()?;
         area.present()?;
+        Ok(())
+    }
+}
+
+impl Series {
+    fn draw(&self, chart: &mut Plane<'_>) -> Result<(), Box<dyn std::error::Error>> {
+        let color = COLORS[self.color % COLORS.len()];
+        let points = || self.points.iter().copied();
+        let (thick, thin) = (color.stroke_width(2), color.stroke_width(1));
+        let drawn = match self.style {
+            Style::Line => chart.draw_series(LineSeries::new(points(), thick))?,
+            Style::Curve => chart.draw_series(LineSeries::new(points(), thin))?,
+            Style::Dashed => chart.draw_series(DashedLineSeries::new(points(), 6, 4, thick))?,
+            Style::Circles => chart.draw_series(points().map(|p| Circle::new(p, 5, thick)))?,
+        };
+        let drawn = drawn.label(&self.name);
+        match self.style {
+            Style::Circles => drawn.legend(move |(x, y)| Circle::new((x + 11, y), 5, thick)),
+            style => drawn.legend(move |(x, y)| {
+                let width = if style == Style::Dashed { 10 } else { 22 };
+                PathElement::new([(x, y), (x + width, y)], thick)
+            }),
+        };
+        if matches!(self.style, Style::Line | Style::Dashed) {
+            chart.draw_series(points().map(|p| Circle::new(p, 3, color.filled())))?;
+        }
         Ok(())
     }
 }

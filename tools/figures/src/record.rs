@@ -160,6 +160,10 @@ fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, Error> {
 
 /// How the results directory `dir` came to be.
 pub fn read_meta(dir: &Path) -> Result<Meta, Error> {
+    if !dir.join("run.json").is_file() {
+        let dir = dir.display();
+        return Err(Error::Usage(format!("{dir} is no results directory: it has no run.json")));
+    }
     read_json(&dir.join("run.json"))
 }
 
@@ -185,6 +189,10 @@ pub fn read_runs(dir: &Path) -> Result<Vec<Run>, Error> {
 pub fn read_any(path: &Path) -> Result<Vec<Run>, Error> {
     if path.is_dir() {
         return read_runs(path);
+    }
+    if !path.is_file() {
+        let path = path.display();
+        return Err(Error::Usage(format!("{path} is neither a results directory nor a file")));
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     let value: Value = read_json(path)?;

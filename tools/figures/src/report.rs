@@ -32,6 +32,21 @@ pub fn preamble(title: &str, meta: &Meta, runs: &[Run]) -> String {
             "**A smoke test: short runs on a machine that may be busy. Not a measurement.**\n\n",
         );
     }
+    text.push_str(&facts(meta, runs));
+    text.push_str(
+        "\nAll replicas and the load generator share this one machine and its one disk. Each run's \
+         exact command, start and report are in `raw/`.\n",
+    );
+    for note in &meta.notes {
+        text.push_str(&format!("\n- {note}"));
+    }
+    if !meta.notes.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+fn facts(meta: &Meta, runs: &[Run]) -> String {
     let loggos: Vec<&Run> = runs.iter().filter(|run| run.record.system == LOGGOS).collect();
     let distinct = |of: &dyn Fn(&Run) -> String| {
         let all: BTreeSet<String> = loggos.iter().map(|run| of(run)).collect();
@@ -61,18 +76,7 @@ pub fn preamble(title: &str, meta: &Meta, runs: &[Run]) -> String {
     for (name, value) in rows {
         table.row([name.to_owned(), value]);
     }
-    text.push_str(&table.to_text());
-    text.push_str(
-        "\nAll replicas and the load generator share this one machine and its one disk. Each run's \
-         exact command, start and report are in `raw/`.\n",
-    );
-    for note in &meta.notes {
-        text.push_str(&format!("\n- {note}"));
-    }
-    if !meta.notes.is_empty() {
-        text.push('\n');
-    }
-    text
+    table.to_text()
 }
 
 fn matrix(dir: &Path, meta: &Meta, runs: &[Run]) -> Result<String, Error> {
@@ -121,10 +125,10 @@ const EXPLANATION: &str = "
 Of repeated runs every number is the median, and `runs` tells how many there are. **cpu**: CPU time
 of all servers for each append. **/commit**: p50 over the price of a lone commit (one durable 4 KiB
 write and the round trips), measured in the same run, just before the load; below 1 the machine was
-busier with something else then, and the floor is to be doubted. **of disk**: payload times replicas over the
-durable bandwidth of the disk that all of them share. **lost**: failed and unknown. Rates are open
-loops: latencies count from the time at which an append was due, at a share of the knee, which is
-the throughput at 256 in flight measured in the same invocation.
+busier with something else then, and the floor is to be doubted. **of disk**: payload times replicas
+over the durable bandwidth of the disk that all of them share. **lost**: failed and unknown. Rates
+are open loops: latencies count from the time at which an append was due, at a share of the knee,
+which is the throughput at 256 in flight measured in the same invocation.
 ";
 
 fn named(nodes: usize) -> String {

@@ -63,8 +63,8 @@ impl Peer for Etcd {
             durability: "fsync".to_owned(),
             settings: format!(
                 "by default each batch of the Raft log is flushed (fdatasync) before it is \
-                 acknowledged; three members, defaults but for --quota-backend-bytes {QUOTA_BYTES}; puts to \
-                 {} keys, each connection to the leader",
+                 acknowledged; three members, defaults but for --quota-backend-bytes {QUOTA_BYTES}; \
+                 puts to {} keys, each connection to the leader",
                 super::drive::KEYS
             ),
         };

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::args::{PeerName, PeersArgs};
-use crate::bench::{BenchReport, ClusterReport, ResourcesReport, WorkloadReport};
+use crate::bench::{BenchReport, ClusterReport, OperationsReport, ResourcesReport, WorkloadReport};
 use crate::error::Error;
 use crate::history;
 use crate::host::{self, MEASURED_S_MIN, Stop};
@@ -301,27 +301,9 @@ impl Session<'_> {
         let histogram = format!("{}-{name}-r{turn}.hlog", about.system);
         let raw = self.results.raw();
         let seconds = load.duration.as_secs_f64();
+        let (usage, operations) = (measured.usage, measured.operations);
         write_histogram(&raw.join(&histogram), &measured.histogram, measured.began, seconds)?;
-        let report = BenchReport {
-            version: about.version.clone(),
-            commit: String::new(),
-            host: like.host.clone(),
-            cluster: ClusterReport { nodes: NODES, durability: about.durability.clone() },
-            workload: WorkloadReport {
-                connections: clients.len(),
-                inflight: load.depth / clients.len(),
-                record_bytes: load.record_bytes,
-                duration_s: seconds,
-                warmup_s: load.warmup.as_secs_f64(),
-                rate_per_s: None,
-            },
-            appends: measured.operations,
-            floor: None,
-            resources: ResourcesReport {
-                server_cpu_s: Some(measured.usage.servers_s),
-                loadgen_cpu_s: Some(measured.usage.own_s),
-            },
-        };
+        let report = report_of(about, load, clients.len(), operations, usage, like);
         let first_error = measured.first_error.map(|e| format!("the first error met: {e}"));
         let commands: Vec<_> = peer.services().iter().map(|s| s.command.as_str()).collect();
         let record = RunRecord {
@@ -347,6 +329,37 @@ impl Session<'_> {
     }
 }
 
+/// A measurement in the shape of `loggos bench --json`; `like` tells of the machine.
+fn report_of(
+    about: &About,
+    load: &Load,
+    connections: usize,
+    operations: OperationsReport,
+    usage: Usage,
+    like: &BenchReport,
+) -> BenchReport {
+    BenchReport {
+        version: about.version.clone(),
+        commit: String::new(),
+        host: like.host.clone(),
+        cluster: ClusterReport { nodes: NODES, durability: about.durability.clone() },
+        workload: WorkloadReport {
+            connections,
+            inflight: load.depth / connections,
+            record_bytes: load.record_bytes,
+            duration_s: load.duration.as_secs_f64(),
+            warmup_s: load.warmup.as_secs_f64(),
+            rate_per_s: None,
+        },
+        appends: operations,
+        floor: None,
+        resources: ResourcesReport {
+            server_cpu_s: Some(usage.servers_s),
+            loadgen_cpu_s: Some(usage.own_s),
+        },
+    }
+}
+
 fn command_line(args: &PeersArgs) -> String {
     let mut line =
         format!("figures peers --host-name {} --duration {}", args.output.host_name, args.duration);
@@ -358,5 +371,5 @@ fn command_line(args: &PeersArgs) -> String {
             args.only.iter().map(|name| format!("{name:?}").to_lowercase()).collect();
         line.push_str(&format!(" --only {}", names.join(",")));
     }
-    line
+    line + &host::path_flags(&args.output)
 }

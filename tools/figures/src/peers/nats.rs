@@ -130,6 +130,10 @@ async fn start(context: &Context, sync_always: bool) -> Result<Nats, Error> {
         create_stream(&urls).await
     })
     .await?;
+    Ok(Nats { about: about(&program, sync_always), services, leader })
+}
+
+fn about(program: &Path, sync_always: bool) -> About {
     let (system, durability, flush) = match sync_always {
         false => (
             "nats",
@@ -140,17 +144,16 @@ async fn start(context: &Context, sync_always: bool) -> Result<Nats, Error> {
         ),
         true => ("nats-sync-always", "fsync", "sync_interval: always, every write is flushed"),
     };
-    let about = About {
+    About {
         system: system.to_owned(),
-        version: version(&program),
+        version: version(program),
         durability: durability.to_owned(),
         settings: format!(
-            "{flush}; three servers, one stream with file storage and 3 replicas, defaults otherwise; \
-             published to {KEYS} subjects, each acknowledgement awaited, each connection to the \
+            "{flush}; three servers, one stream with file storage and 3 replicas, defaults \
+             otherwise; published to {KEYS} subjects, each acknowledgement awaited, each connection to the \
              stream's leader"
         ),
-    };
-    Ok(Nats { about, services, leader })
+    }
 }
 
 fn config_text(

@@ -69,8 +69,8 @@ impl Peer for ZooKeeper {
             durability: "fsync".to_owned(),
             settings: format!(
                 "forceSync=yes (the default: transactions are flushed before they are \
-                 acknowledged); three servers, tickTime=2000, initLimit=10, syncLimit=5, snapshots and \
-                 globalOutstandingLimit (1000) as by default, JVM flags as by default; set_data on \
+                 acknowledged); three servers, tickTime=2000, initLimit=10, syncLimit=5, \
+                 snapshots and globalOutstandingLimit (1000) as by default, JVM flags as by default; set_data on \
                  {KEYS} nodes, pipelined, each connection to the leader"
             ),
         };
