@@ -10,6 +10,7 @@ pub mod ids;
 pub mod limits;
 pub mod memory;
 pub mod mutants;
+pub mod pages;
 pub mod placement;
 pub mod places;
 pub mod records;
@@ -24,6 +25,7 @@ pub use ids::{
     Slot,
 };
 pub use memory::{Batch, BlockBuf, BlockPool};
+pub use pages::LogPages;
 pub use placement::{Placement, Span};
 pub use places::Places;
 pub use terms::{AppendTerms, LogTerms, SessionTerms};

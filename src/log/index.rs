@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, IdMap, LogId, Placement, Places, Position, Slot, Span};
+use crate::base::{Ballot, Checksum, LogId, LogPages, Placement, Places, Position, Slot, Span};
 use crate::io::FileId;
 
 use super::footer::{FOOTER_BYTES_MAX, footer_size};
@@ -97,36 +97,43 @@ pub(super) enum Footer {
     Written,
 }
 
-/// Which positions of which logs are applied in a segment: the lowest, and the one behind the
-/// highest. Between them some may be in other segments.
+/// The positions of a log that are applied in a segment: the lowest, and the one behind the highest.
+/// Between them some may be in other segments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reach {
+    low: Position,
+    end: Position,
+}
+
+/// Of each log with records in a segment, their reach.
 #[derive(Debug, Default)]
 struct Summary {
-    /// Of log 0.
-    own: Option<(Position, Position)>,
-    /// Of the other logs that have records in the segment.
-    others: IdMap<LogId, (Position, Position)>,
+    /// While entries are applied.
+    growing: LogPages<Reach>,
+    /// By log, once the footer is written: a few bytes a log, whatever their numbers are.
+    settled: Box<[(LogId, Reach)]>,
 }
 
 impl Summary {
-    fn of<'a>(entries: impl Iterator<Item = &'a IndexEntry>) -> Summary {
-        let mut summary = Summary::default();
-        for span in entries.flat_map(IndexEntry::spans) {
-            let (first, end) = (span.first, span.end());
-            let known = match span.log {
-                LogId(0) => summary.own.get_or_insert((first, end)),
-                log => summary.others.entry(log).or_insert((first, end)),
-            };
-            *known = (known.0.min(first), known.1.max(end));
+    fn note(&mut self, entry: &IndexEntry) {
+        for span in entry.spans() {
+            let fresh = Reach { low: span.first, end: span.end() };
+            let reach = self.growing.get_or_insert(span.log, fresh);
+            *reach = Reach { low: reach.low.min(fresh.low), end: reach.end.max(fresh.end) };
         }
-        summary
     }
 
+    fn settle(&mut self) {
+        self.settled = std::mem::take(&mut self.growing).sorted().into();
+    }
+
+    /// Once it is settled.
     fn may_hold(&self, log: LogId, position: Position) -> bool {
-        let known = match log {
-            LogId(0) => self.own.as_ref(),
-            log => self.others.get(&log),
-        };
-        known.is_some_and(|(low, end)| *low <= position && position < *end)
+        let found = self.settled.binary_search_by_key(&log, |(log, _)| *log);
+        found.is_ok_and(|at| {
+            let Reach { low, end } = self.settled[at].1;
+            low <= position && position < end
+        })
     }
 }
 
@@ -149,7 +156,7 @@ pub(super) struct Segment {
     pub sealed: bool,
     /// The lowest and highest slot.
     pub slots: Option<(Slot, Slot)>,
-    /// Which records may be here, once the footer is written.
+    /// Which records may be here.
     summary: Summary,
     /// Entries still pending.
     pub pending: u32,
@@ -465,6 +472,7 @@ impl Index {
             Some(placement) => row.apply(placement),
             None => row.state = EntryState::Replaced,
         }
+        segment.summary.note(row);
         segment.pending -= 1;
         if segment.pending == 0 {
             segment.settled_at = settled_at;
@@ -601,7 +609,7 @@ impl Index {
         let segment = self.segment_mut(number).expect("the index names what stands");
         segment.footer = Footer::Written;
         let entries = std::mem::take(&mut segment.entries);
-        segment.summary = Summary::of(applied(&entries));
+        segment.summary.settle();
         for entry in &entries {
             if self.latest.get(&entry.slot).is_some_and(|found| found.segment == number) {
                 self.latest.remove(&entry.slot);
@@ -624,10 +632,14 @@ impl Index {
         active.footer = Footer::Written;
         active.footer_bytes = footer_bytes;
         let mut slot_max = Slot::NONE;
-        applied(entries).for_each(|entry| active.note_slot(entry.slot));
-        active.summary = Summary::of(applied(entries));
-        if !active.summary.others.is_empty() && planted(Mutant::OtherLogsNotSummarised) {
-            active.summary.others.clear();
+        for entry in applied(entries) {
+            active.note_slot(entry.slot);
+            active.summary.note(entry);
+        }
+        active.summary.settle();
+        let own = active.summary.settled.partition_point(|(log, _)| *log == LogId(0));
+        if active.summary.settled.len() > own && planted(Mutant::OtherLogsNotSummarised) {
+            active.summary.settled = active.summary.settled[..own].into();
         }
         for entry in entries {
             slot_max = slot_max.max(entry.slot);

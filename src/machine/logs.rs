@@ -10,7 +10,7 @@ use crate::base::limits::RECORD_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::records::Records;
 use crate::base::{
-    AppendTerms, FenceToken, IdMap, LogId, LogTerms, Placement, Position, Slot, Span,
+    AppendTerms, FenceToken, IdMap, LogId, LogPages, LogTerms, Placement, Position, Slot, Span,
 };
 
 /// The most logs of a group.
@@ -19,21 +19,33 @@ pub const LOGS_MAX: usize = 64 * 1024;
 pub const DEFAULT_LOG_NAME: &str = "default";
 
 /// A log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogState {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogState<'a> {
     /// With what it was created.
-    pub terms: LogTerms,
+    pub terms: &'a LogTerms,
     /// The next position to be given out.
     pub tail: Position,
     /// The highest token that it has taken; 0 = none yet.
     pub fence: FenceToken,
-    /// The last slot that added records, and which span of it they are.
-    touched: (Slot, u32),
 }
 
-impl LogState {
-    fn new(terms: LogTerms) -> LogState {
-        LogState { terms, tail: Position(0), fence: FenceToken(0), touched: (Slot::NONE, 0) }
+/// The part of a log's state that appends need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct LogTail {
+    tail: Position,
+    fence: FenceToken,
+    /// The last slot that added records, and which span of it they are.
+    touched: Slot,
+    span: u32,
+    /// The largest record that it takes, in bytes.
+    record_bytes_max: u32,
+}
+
+const _: () = assert!(size_of::<LogTail>() == 32, "two in a cache line");
+
+impl LogTail {
+    fn new(terms: &LogTerms) -> LogTail {
+        LogTail { record_bytes_max: terms.record_bytes_max, ..LogTail::default() }
     }
 
     /// Whether an append on these terms takes effect now, and if not, why.
@@ -47,10 +59,10 @@ impl LogState {
         {
             return Err(AppendRefusal::TailMoved { tail: self.tail });
         }
-        let limit = self.terms.record_bytes_max as usize;
+        let limit = self.record_bytes_max as usize;
         let too_large = |record: &[u8]| record.len() > limit;
         if limit < RECORD_BYTES_MAX && Records::new(run).map_while(Result::ok).any(too_large) {
-            return Err(AppendRefusal::RecordTooLarge { limit: self.terms.record_bytes_max });
+            return Err(AppendRefusal::RecordTooLarge { limit: self.record_bytes_max });
         }
         Ok(())
     }
@@ -59,7 +71,8 @@ impl LogState {
 /// The logs of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logs {
-    by_id: IdMap<LogId, LogState>,
+    terms: IdMap<LogId, LogTerms>,
+    tails: LogPages<LogTail>,
     by_name: BTreeMap<String, LogId>,
     /// The last number given out.
     last: LogId,
@@ -70,37 +83,53 @@ pub struct Logs {
 impl Default for Logs {
     fn default() -> Logs {
         let terms = LogTerms::named(DEFAULT_LOG_NAME);
-        Logs {
-            by_name: BTreeMap::from([(terms.name.clone(), LogId(0))]),
-            by_id: std::iter::once((LogId(0), LogState::new(terms))).collect(),
+        let mut logs = Logs {
+            by_name: BTreeMap::new(),
+            terms: IdMap::default(),
+            tails: LogPages::default(),
             last: LogId(0),
             spans: Vec::new(),
-        }
+        };
+        logs.insert(LogId(0), terms);
+        logs
     }
 }
 
 impl Logs {
+    fn insert(&mut self, log: LogId, terms: LogTerms) {
+        self.by_name.insert(terms.name.clone(), log);
+        self.tails.get_or_insert(log, LogTail::new(&terms));
+        self.terms.insert(log, terms);
+    }
+
     /// The log with this number.
-    pub fn get(&self, log: LogId) -> Option<&LogState> {
-        self.by_id.get(&log)
+    pub fn get(&self, log: LogId) -> Option<LogState<'_>> {
+        let terms = self.terms.get(&log)?;
+        let LogTail { tail, fence, .. } = self.tails.get(log)?;
+        Some(LogState { terms, tail: *tail, fence: *fence })
+    }
+
+    /// The tail of the log with this number.
+    pub fn tail(&self, log: LogId) -> Option<Position> {
+        self.tails.get(log).map(|log| log.tail)
     }
 
     /// The log with this name.
-    pub fn find(&self, name: &str) -> Option<(LogId, &LogState)> {
+    pub fn find(&self, name: &str) -> Option<(LogId, LogState<'_>)> {
         let id = *self.by_name.get(name)?;
-        Some((id, &self.by_id[&id]))
+        Some((id, self.get(id)?))
     }
 
     /// The logs with a name above `after`, by name.
-    pub fn by_name_after(&self, after: &str) -> impl Iterator<Item = (LogId, &LogState)> {
+    pub fn by_name_after(&self, after: &str) -> impl Iterator<Item = (LogId, LogState<'_>)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let rest = self.by_name.range::<str, _>((Excluded(after), Unbounded));
-        rest.map(|(_, id)| (*id, &self.by_id[id]))
+        rest.filter_map(|(_, id)| Some((*id, self.get(*id)?)))
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.by_id.len()
+        self.terms.len()
     }
 
     /// Creates a log, or finds the one of that name; `None` when there are too many.
@@ -108,12 +137,11 @@ impl Logs {
         if let Some(id) = self.by_name.get(&terms.name) {
             return Some((*id, false));
         }
-        if self.by_id.len() >= LOGS_MAX {
+        if self.terms.len() >= LOGS_MAX {
             return None;
         }
         self.last = LogId(self.last.0.checked_add(1)?);
-        self.by_name.insert(terms.name.clone(), self.last);
-        self.by_id.insert(self.last, LogState::new(terms));
+        self.insert(self.last, terms);
         Some((self.last, true))
     }
 
@@ -122,8 +150,9 @@ impl Logs {
         if log == LogId(0) {
             return false;
         }
-        let Some(deleted) = self.by_id.remove(&log) else { return false };
-        self.by_name.remove(&deleted.terms.name);
+        let Some(deleted) = self.terms.remove(&log) else { return false };
+        self.by_name.remove(&deleted.name);
+        self.tails.remove(log);
         // What the slot being applied has added to it goes with it.
         self.spans.iter_mut().filter(|span| span.log == log).for_each(|span| span.records = 0);
         true
@@ -138,14 +167,14 @@ impl Logs {
         records: u32,
         run: &[u8],
     ) -> Result<Placed, AppendRefusal> {
-        let state = self.by_id.get_mut(&log).ok_or(AppendRefusal::NoSuchLog(log))?;
+        let state = self.tails.get_mut(log).ok_or(AppendRefusal::NoSuchLog(log))?;
         state.check(terms, run)?;
         state.fence = state.fence.max(terms.fence.unwrap_or_default());
         let first = state.tail;
-        if records > 0 && state.touched.0 == slot {
-            self.spans[state.touched.1 as usize].records += records;
+        if records > 0 && state.touched == slot {
+            self.spans[state.span as usize].records += records;
         } else if records > 0 {
-            state.touched = (slot, self.spans.len() as u32);
+            (state.touched, state.span) = (slot, self.spans.len() as u32);
             self.spans.push(Span { log, first, records });
         }
         state.tail = first.plus(u64::from(records));

@@ -116,7 +116,7 @@ impl Machine {
 
     /// The next position to be given out in the log `default`.
     pub fn tail(&self) -> Position {
-        self.logs.get(LogId(0)).expect("the log `default` is always there").tail
+        self.logs.tail(LogId(0)).expect("the log `default` is always there")
     }
 
     /// The logs.

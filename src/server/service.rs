@@ -532,7 +532,7 @@ impl Server {
 
     /// The next position to be given out, as far as this node has applied.
     fn tail(&self, log: LogId) -> Option<Position> {
-        self.node.logs().get(log).map(|state| state.tail)
+        self.node.logs().tail(log)
     }
 
     fn respond_logs(&mut self, conn: ConnId, request: RequestId, logs: &[LogStatus]) {
@@ -762,7 +762,7 @@ fn describe(refusal: &Refusal) -> (ErrorCode, Option<NodeId>, String) {
     }
 }
 
-fn status_of_log(log: LogId, state: &LogState) -> LogStatus {
+fn status_of_log(log: LogId, state: LogState<'_>) -> LogStatus {
     LogStatus {
         log: log.0,
         name: state.terms.name.clone(),

@@ -49,6 +49,7 @@ pub const STRIKES: &[Hit] = &[
     Hit::DamageVote,
     Hit::DamageFooters,
     Hit::DamageFooters,
+    Hit::DamageFooters,
     Hit::DamageUnreadable,
     Hit::DamageZeroed,
     Hit::DiskWiped,

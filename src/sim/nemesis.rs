@@ -69,6 +69,7 @@ const STRIKES: &[Hit] = &[
     Hit::FarAway,
     Hit::FarAway,
     Hit::HandoverLate,
+    Hit::HandoverLate,
     Hit::ConnectionReset,
     Hit::ConnectionResetMidFrame,
     Hit::Succession,

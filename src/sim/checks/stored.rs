@@ -24,7 +24,7 @@ pub fn check(
     hits: &mut Counters,
 ) -> Result<(), Violation> {
     for log in logs {
-        let tail = node.logs().get(log).map_or(Position(0), |state| state.tail);
+        let tail = node.logs().tail(log).unwrap_or(Position(0));
         let step = tail.0.div_ceil(RECORDS_MAX).max(1);
         for position in (0..tail.0).step_by(step as usize).map(Position) {
             hits.hit(Hit::StoredChecked);
