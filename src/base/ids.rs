@@ -74,6 +74,10 @@ impl Slot {
     /// The watermark before the first slot.
     pub const NONE: Slot = Slot(0);
 
+    /// No slot is above this one, a million slots a second for 146,000 years: what
+    /// names a higher one is damaged or forged, and is refused where it is read.
+    pub const MAX: Slot = Slot(1 << 62);
+
     /// The slot after this one.
     pub fn next(self) -> Slot {
         Slot(self.0.checked_add(1).expect("slot numbers do not run out"))

@@ -11,7 +11,8 @@ use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{Ballot, Checksum, NodeId, Position, Slot};
 
 use super::format::{
-    FORMAT_VERSION, Place, check_place, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64,
+    FORMAT_VERSION, Place, check_place, get_slot, get_u16, get_u32, get_u64, put_u16, put_u32,
+    put_u64,
 };
 use super::index::{EntryState, IndexEntry};
 use super::placements;
@@ -131,7 +132,7 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
         count: get_u32(bytes, at + 32),
         placements: get_u32(bytes, at + 36),
         first_sequence: get_u64(bytes, at + 40),
-        chosen: Slot(get_u64(bytes, at + 48)),
+        chosen: get_slot(bytes, at + 48)?,
         last: Checksum(get_u32(bytes, at + 56)),
     };
     check_place(&trailer.place, place)?;
@@ -147,7 +148,7 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
 
 fn decode_row(row: &[u8]) -> Result<IndexEntry, String> {
     let entry = IndexEntry {
-        slot: Slot(get_u64(row, 0)),
+        slot: get_slot(row, 0)?,
         ballot: Ballot { round: get_u64(row, 8), node: NodeId(get_u16(row, 36)) },
         first: Position(get_u64(row, 16)),
         offset: get_u32(row, 24),

@@ -100,6 +100,15 @@ pub(super) fn get_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
+/// A slot or a watermark over slots.
+pub(super) fn get_slot(bytes: &[u8], at: usize) -> Result<Slot, String> {
+    let slot = Slot(get_u64(bytes, at));
+    if slot > Slot::MAX {
+        return Err(format!("slot {slot} is over the limit"));
+    }
+    Ok(slot)
+}
+
 pub(super) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
@@ -175,9 +184,9 @@ impl EntryHeader {
             offset: get_u64(bytes, 32),
             sequence: get_u64(bytes, 40),
             durable_sequence: get_u64(bytes, 48),
-            slot: Slot(get_u64(bytes, 56)),
+            slot: get_slot(bytes, 56)?,
             ballot: Ballot { round: get_u64(bytes, 64), node: NodeId(get_u16(bytes, 18)) },
-            chosen: Slot(get_u64(bytes, 72)),
+            chosen: get_slot(bytes, 72)?,
             value_size: get_u32(bytes, 80),
             value_checksum: Checksum(get_u32(bytes, 84)),
             previous: Checksum(get_u32(bytes, 88)),

@@ -2,7 +2,7 @@
 
 use super::error::WireError;
 use super::frame::FrameKind;
-use crate::base::{Ballot, NodeId};
+use crate::base::{Ballot, NodeId, Slot};
 
 /// Writes fields to the end of the output.
 pub(super) trait PutFields {
@@ -88,6 +88,13 @@ impl<'a> Fields<'a> {
     }
     pub(super) fn ballot(&mut self) -> Result<Ballot, WireError> {
         Ok(Ballot { round: self.u64()?, node: NodeId(self.u16()?) })
+    }
+    pub(super) fn slot(&mut self) -> Result<Slot, WireError> {
+        let slot = Slot(self.u64()?);
+        if slot > Slot::MAX {
+            return Err(self.malformed("it names a slot over the limit"));
+        }
+        Ok(slot)
     }
     /// A node that may be absent (0).
     pub(super) fn node_option(&mut self) -> Result<Option<NodeId>, WireError> {

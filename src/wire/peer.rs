@@ -10,7 +10,7 @@ use super::frame::{
     FrameEncoder, FrameKind, INLINE_VALUE_BYTES_MAX, PAYLOAD_SIZE_MAX, PayloadStamp,
 };
 use crate::base::limits::KIB;
-use crate::base::{Batch, BlockPool, Checksum, GroupId, Slot};
+use crate::base::{Batch, BlockPool, Checksum, GroupId};
 use crate::paxos::{AcceptedSlot, Message, Release};
 
 /// The most slots one promise can tell of. The core's window above the chosen watermark
@@ -183,57 +183,53 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
     let mut fields = Fields::new(kind, frame.meta);
     let f = &mut fields;
     let message = match kind {
-        FrameKind::PreVote => Message::PreVote { ballot: f.ballot()?, chosen: Slot(f.u64()?) },
+        FrameKind::PreVote => Message::PreVote { ballot: f.ballot()?, chosen: f.slot()? },
         FrameKind::PreVoteReply => Message::PreVoteReply {
             ballot: f.ballot()?,
             granted: f.flag()?,
             promised: f.ballot()?,
-            chosen: Slot(f.u64()?),
+            chosen: f.slot()?,
         },
         FrameKind::Prepare => {
-            Message::Prepare { ballot: f.ballot()?, chosen: Slot(f.u64()?), release: release(f)? }
+            Message::Prepare { ballot: f.ballot()?, chosen: f.slot()?, release: release(f)? }
         }
         FrameKind::Promise => Message::Promise {
             ballot: f.ballot()?,
-            chosen: Slot(f.u64()?),
+            chosen: f.slot()?,
             accepted: accepted_slots(frame.payload())?,
         },
         FrameKind::Nack => Message::Nack { ballot: f.ballot()?, promised: f.ballot()? },
         FrameKind::Accept => Message::Accept {
             ballot: f.ballot()?,
-            slot: Slot(f.u64()?),
-            chosen: Slot(f.u64()?),
+            slot: f.slot()?,
+            chosen: f.slot()?,
             value: Batch::noop(),
         },
-        FrameKind::Accepted => Message::Accepted { ballot: f.ballot()?, slot: Slot(f.u64()?) },
+        FrameKind::Accepted => Message::Accepted { ballot: f.ballot()?, slot: f.slot()? },
         FrameKind::Heartbeat => Message::Heartbeat {
             ballot: f.ballot()?,
-            chosen: Slot(f.u64()?),
+            chosen: f.slot()?,
             sequence: f.u64()?,
             lease_ms: f.u32()?,
         },
         FrameKind::HeartbeatReply => Message::HeartbeatReply {
             ballot: f.ballot()?,
             sequence: f.u64()?,
-            chosen: Slot(f.u64()?),
+            chosen: f.slot()?,
             granted: f.flag()?,
             priority: f.u8()?,
         },
-        FrameKind::TakeOver => Message::TakeOver { release: release(f)?, chosen: Slot(f.u64()?) },
+        FrameKind::TakeOver => Message::TakeOver { release: release(f)?, chosen: f.slot()? },
         FrameKind::ReadIndex => Message::ReadIndex { id: f.u64()?, lease: f.flag()? },
-        FrameKind::ReadIndexReply => {
-            Message::ReadIndexReply { id: f.u64()?, index: Slot(f.u64()?) }
-        }
-        FrameKind::Fetch => Message::Fetch { first: Slot(f.u64()?), last: Slot(f.u64()?) },
+        FrameKind::ReadIndexReply => Message::ReadIndexReply { id: f.u64()?, index: f.slot()? },
+        FrameKind::Fetch => Message::Fetch { first: f.slot()?, last: f.slot()? },
         FrameKind::Learn => {
-            Message::Learn { slot: Slot(f.u64()?), ballot: f.ballot()?, value: Batch::noop() }
+            Message::Learn { slot: f.slot()?, ballot: f.ballot()?, value: Batch::noop() }
         }
-        FrameKind::FetchAccepted => {
-            Message::FetchAccepted { ballot: f.ballot()?, slot: Slot(f.u64()?) }
-        }
+        FrameKind::FetchAccepted => Message::FetchAccepted { ballot: f.ballot()?, slot: f.slot()? },
         FrameKind::AcceptedValue => Message::AcceptedValue {
             ballot: f.ballot()?,
-            slot: Slot(f.u64()?),
+            slot: f.slot()?,
             accepted: f.ballot()?,
             value: Batch::noop(),
         },
@@ -264,7 +260,7 @@ fn accepted_slots(payload: &[u8]) -> Result<Vec<AcceptedSlot>, WireError> {
     let mut accepted: Vec<AcceptedSlot> = Vec::with_capacity(count);
     for _ in 0..count {
         let entry = AcceptedSlot {
-            slot: Slot(fields.u64()?),
+            slot: fields.slot()?,
             ballot: fields.ballot()?,
             checksum: Checksum(fields.u32()?),
         };

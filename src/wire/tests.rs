@@ -29,7 +29,7 @@ fn ballot() -> impl Strategy<Value = Ballot> {
 }
 
 fn slot() -> impl Strategy<Value = Slot> {
-    any::<u64>().prop_map(Slot)
+    (0..=Slot::MAX.0).prop_map(Slot)
 }
 
 fn release() -> impl Strategy<Value = Release> {
@@ -37,14 +37,11 @@ fn release() -> impl Strategy<Value = Release> {
 }
 
 fn accepted() -> impl Strategy<Value = Vec<AcceptedSlot>> {
-    vec((any::<u64>(), ballot(), any::<u32>()), 0..50).prop_map(|mut entries| {
+    vec((slot(), ballot(), any::<u32>()), 0..50).prop_map(|mut entries| {
         entries.sort_unstable_by_key(|entry| entry.0);
         entries.dedup_by_key(|entry| entry.0);
-        let entry = |(slot, ballot, checksum)| AcceptedSlot {
-            slot: Slot(slot),
-            ballot,
-            checksum: Checksum(checksum),
-        };
+        let entry =
+            |(slot, ballot, checksum)| AcceptedSlot { slot, ballot, checksum: Checksum(checksum) };
         entries.into_iter().map(entry).collect()
     })
 }

@@ -25,6 +25,11 @@ proptest! {
 }
 
 #[test]
+fn a_forged_slot_beyond_all_others_is_refused() {
+    recover_log(&[9, 24, 0, 0, 0, 0, 0, 32, 0, 0, 29, 78, 41, 234, 192, 0, 1, 0]);
+}
+
+#[test]
 fn an_unchanged_disk_is_opened() {
     let run = recover_log(&[]);
     assert!(run.opened && !run.forged && run.replayed > 5, "{run:?}");
