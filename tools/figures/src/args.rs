@@ -19,6 +19,7 @@ Examples:
   figures matrix --quick                           a smoke test of a minute or two
   figures matrix --only depth --nodes 3            one sweep of one cluster size
   figures peers --only etcd                        Loggos, etcd, Loggos, on this host
+  figures failover --kills 20                      the leader is killed under load
   figures compare results/A results/B              what changed, and whether it is noise
   figures plot results/A                           tables and plots anew from the raw JSON
 
@@ -31,6 +32,8 @@ pub enum Command {
     Matrix(MatrixArgs),
     /// Measures etcd, ZooKeeper and NATS JetStream beside Loggos, in one run on this host
     Peers(PeersArgs),
+    /// Kills the leader again and again, and tells how long nothing is acknowledged
+    Failover(FailoverArgs),
     /// Prints the ratios B/A of runs that two results have in common, with the noise
     Compare(CompareArgs),
     /// Writes a results directory's tables and plots anew from its raw JSON
@@ -109,6 +112,18 @@ pub struct PeersArgs {
     /// Load before the measured phase in seconds [default: a fifth of the duration, at least 1]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub warmup: Option<f64>,
+    /// Where results go.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Flags of `failover`.
+#[derive(Clone, Debug, Args)]
+pub struct FailoverArgs {
+    /// How often; fewer than 20 are a smoke test
+    #[arg(long, value_name = "N", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub kills: u32,
     /// Where results go.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod compare;
 mod error;
+mod failover;
 mod history;
 mod host;
 mod markdown;
@@ -42,6 +43,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Peers(_) => {
             Err(Error::Usage("built without the peers' clients (feature `peers`)".to_owned()))
         }
+        Command::Failover(args) => failover::run(&args, &host::watch_signals()?),
         Command::Compare(args) => compare::run(&args),
         Command::Plot(args) => report::regenerate(&args.dir),
     }
