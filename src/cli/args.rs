@@ -17,6 +17,7 @@ use crate::base::limits::{MEMBERS_MAX, RECORD_BYTES_MAX};
 use crate::base::{NodeId, Position};
 use crate::loadgen::workload::{Pacing, ReadFrom, ReadLevel, Workload};
 use crate::machine::DEFAULT_LOG_NAME;
+use crate::uring::UringOptions;
 
 /// The exit codes as `loggos --help` lists them.
 fn exit_codes() -> String {
@@ -257,6 +258,10 @@ impl FormatArgs {
     }
 }
 
+const BUSY_POLL_US_DEFAULT: u32 = UringOptions::BUSY_POLL_DEFAULT.as_micros() as u32;
+/// Polling longer than this is spinning.
+const BUSY_POLL_US_MAX: i64 = 10_000;
+
 const SERVE_EXAMPLES: &str = "Example:
   loggos serve --data /var/lib/loggos";
 
@@ -290,6 +295,10 @@ pub struct ServeArgs {
     /// Pin the node's thread to this core, from 0 [default: not pinned]
     #[arg(long, value_name = "CORE")]
     pub pin: Option<usize>,
+    /// How many us the node's thread looks for news before it sleeps, at most; 0: never. An idle node does not
+    #[arg(long, value_name = "US", default_value_t = BUSY_POLL_US_DEFAULT,
+          value_parser = clap::value_parser!(u32).range(..=BUSY_POLL_US_MAX))]
+    pub busy_poll: u32,
     /// End when the process with this id, which started this one, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub exit_with_parent: Option<u32>,
@@ -310,6 +319,7 @@ impl ServeArgs {
             clock_drift_ppm: self.clock_drift_ppm,
             priority: self.priority,
             pin: self.pin,
+            busy_poll: Duration::from_micros(self.busy_poll.into()),
         };
         options.validate().map_err(CliError::usage)
     }

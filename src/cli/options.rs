@@ -52,6 +52,8 @@ pub struct ServeOptions {
     pub priority: u8,
     /// The core that the group's thread is pinned to; none: any.
     pub pin: Option<usize>,
+    /// How long the group's thread looks for news before it sleeps, at most.
+    pub busy_poll: Duration,
 }
 
 /// Options of `loggos format`.
@@ -174,6 +176,7 @@ mod tests {
             clock_drift_ppm: 1000,
             priority: 0,
             pin: None,
+            busy_poll: Duration::ZERO,
         };
         assert!(options(150, 50).validate().is_ok());
         let error = options(149, 50).validate().unwrap_err();

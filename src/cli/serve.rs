@@ -109,8 +109,8 @@ fn serve_group(
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
     pin(options.pin);
-    let mut io =
-        Uring::new(Some(&options.data), UringOptions::default()).map_err(CliError::usage)?;
+    let uring = UringOptions { busy_poll_max: options.busy_poll, ..UringOptions::default() };
+    let mut io = Uring::new(Some(&options.data), uring).map_err(CliError::usage)?;
     io.hold_lock(lock).map_err(CliError::usage)?;
     let listening = start_listening(&mut io, listen)?;
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX);

@@ -18,6 +18,7 @@ pub mod floor;
 pub mod host;
 mod lock;
 mod ops;
+mod poll;
 mod recv;
 mod ring;
 mod sockets;
@@ -41,6 +42,7 @@ use crate::io::{Clock, CloseReason, Event, Io, Net, SendPart, Wait};
 
 use host::KernelVersion;
 use ops::{Op, OpId, OpSlab, UNTRACKED};
+use poll::BusyPoll;
 use recv::{BUFFER_GROUP, RecvPool};
 use ring::{Completion, Ring};
 use sockets::Sockets;
@@ -100,9 +102,15 @@ pub struct UringOptions {
     pub recv_socket_bytes: Option<usize>,
     /// How durable writes are made durable.
     pub log_sync: LogSync,
+    /// How long a turn may look at the ring before it sleeps, at most; zero: it sleeps at once.
+    /// An idle thread does not poll whatever stands here.
+    pub busy_poll_max: Duration,
 }
 
 impl UringOptions {
+    /// The default of [`UringOptions::busy_poll_max`]: longer than a durable write takes, or a
+    /// round trip. Measured on two cores with three replicas: 100 us gain less, 400 us no more.
+    pub const BUSY_POLL_DEFAULT: Duration = Duration::from_micros(200);
     /// The upper bound of [`UringOptions::connections_max`].
     pub const CONNECTIONS_LIMIT: usize = 1 << 16;
 }
@@ -120,6 +128,7 @@ impl Default for UringOptions {
             send_buffer_bytes: None,
             recv_socket_bytes: None,
             log_sync: LogSync::Dsync,
+            busy_poll_max: UringOptions::BUSY_POLL_DEFAULT,
         }
     }
 }
@@ -177,6 +186,10 @@ pub struct UringStats {
     pub enters: u64,
     /// Of these, the ones allowed to sleep.
     pub waits: u64,
+    /// Waits that looked at the ring before they slept.
+    pub polls: u64,
+    /// Of these, the ones in which something came before they slept.
+    pub poll_hits: u64,
     /// Submissions the kernel has taken.
     pub sqes: u64,
     /// Completions reaped.
@@ -243,6 +256,7 @@ pub struct Uring {
     stats: UringStats,
     /// Writes in flight: while there are any, a turn that did not sleep yields.
     writes_inflight: usize,
+    poll: BusyPoll,
     /// Voluntary context switches of this thread when last looked at.
     switches: i64,
     /// Events that arose outside a turn; handed out by the next one.
@@ -280,6 +294,7 @@ impl Uring {
         let ring = Ring::new(&options)?;
         let (buffers, size) = (options.recv_buffers, options.recv_buffer_bytes);
         let recv = RecvPool::new(&ring.submitter(), buffers, size).map_err(UringError::Setup)?;
+        let poll = BusyPoll::new(options.busy_poll_max);
         let mut uring = Uring {
             ring,
             ops: OpSlab::default(),
@@ -291,6 +306,7 @@ impl Uring {
             options,
             stats: UringStats::default(),
             writes_inflight: 0,
+            poll,
             switches: 0,
             deferred: Vec::new(),
             completions: Vec::new(),
@@ -420,6 +436,38 @@ impl Uring {
         }
         self.stats.yields += 1;
         rustix::thread::sched_yield();
+    }
+
+    /// Submits everything and waits up to `limit` for a completion: looks at the ring first, then
+    /// sleeps. Whether others were let run in between.
+    fn wait(
+        &mut self,
+        entered: Instant,
+        limit: Duration,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<bool> {
+        let budget = self.poll.budget().min(limit);
+        let mut gave_way = false;
+        if !budget.is_zero() {
+            self.stats.polls += 1;
+            self.ring.turn(None, completions, &mut self.stats)?;
+            let until = entered + budget;
+            while completions.is_empty() && read_clock() < until {
+                if self.ring.has_news() {
+                    self.ring.turn(None, completions, &mut self.stats)?;
+                } else {
+                    rustix::thread::sched_yield();
+                    gave_way = true;
+                }
+            }
+            self.stats.poll_hits += u64::from(!completions.is_empty());
+        }
+        if completions.is_empty() {
+            let left = limit.saturating_sub(read_clock().since(entered));
+            self.ring.turn(Some(left), completions, &mut self.stats)?;
+        }
+        self.poll.learn(read_clock().since(entered));
+        Ok(gave_way)
     }
 
     fn wait_of(&self, wait: Wait) -> Option<Duration> {
@@ -566,9 +614,18 @@ impl Io for Uring {
         }
         let timeout = self.wait_of(wait).filter(|_| !self.sockets.is_starved_in_vain(&self.recv));
         events.append(&mut self.deferred);
-        let entered = if self.writes_inflight > 0 { read_clock() } else { self.now };
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.turn(timeout, &mut completions, &mut self.stats)?;
+        let entered = match timeout {
+            None if self.writes_inflight == 0 => self.now,
+            _ => read_clock(),
+        };
+        let gave_way = match timeout {
+            Some(limit) => self.wait(entered, limit, &mut completions)?,
+            None => {
+                self.ring.turn(None, &mut completions, &mut self.stats)?;
+                false
+            }
+        };
         #[cfg(test)]
         completions.append(&mut self.faults.completions);
         self.now = read_clock().max(self.now);
@@ -576,7 +633,9 @@ impl Io for Uring {
             self.complete(completion, events);
         }
         self.completions = completions;
-        self.yield_to_the_disk(wait, entered);
+        if !gave_way {
+            self.yield_to_the_disk(wait, entered);
+        }
         Ok(())
     }
 }

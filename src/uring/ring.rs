@@ -150,6 +150,13 @@ impl Ring {
         Ok(())
     }
 
+    /// Whether completions have been posted, or the kernel has some to post with the next enter.
+    /// No system call.
+    pub fn has_news(&mut self) -> bool {
+        let held_back = self.ring.submission().taskrun();
+        held_back || !self.ring.completion().is_empty()
+    }
+
     /// Moves pending entries into the submission queue; whether some did not fit.
     fn fill_submission_queue(&mut self) -> bool {
         let mut queue = self.ring.submission();

@@ -9,6 +9,7 @@ mod disk;
 mod faults;
 mod flood;
 mod memory;
+mod polling;
 mod setup;
 mod sockets;
 mod support;
