@@ -75,6 +75,10 @@ pub const WRITES_UNACKNOWLEDGED_MAX: usize = 2;
 /// A second write starts beside the first one only with this many bytes, when nothing else is
 /// said (two small writes at once cost a flush each and gain nothing).
 pub const SECOND_WRITE_BYTES_MIN: usize = 256 * KIB;
+/// With writes of this size, in the mean of the last ones, segments are reserved and not filled with
+/// zeros, when nothing else is said. Measured with three writers on one disk (MB/s of entries, filled
+/// first against reserved only): 64 KiB 691 and 553, 256 KiB 1,152 and 1,305, 1 MiB 1,333 and 1,784.
+pub const FILL_WRITE_BYTES_MAX: usize = 192 * KIB;
 /// One vectored write gathers entries up to this many bytes.
 pub const WRITE_BYTES_MAX: usize = 4 * MIB;
 /// Read operations in flight at most; more are refused with [`NotStored::Busy`].
@@ -114,6 +118,9 @@ pub struct LogOptions {
     pub log_sync: LogSync,
     /// A second write starts beside the first one only with this many bytes.
     pub second_write_bytes_min: usize,
+    /// Below this size of a write, in the mean, the segments ahead are filled with zeros; from there
+    /// on they are only reserved, if the filling does not keep ahead of the log.
+    pub fill_write_bytes_max: usize,
     /// When nothing has been written for this long, one mark entry records that the last entries
     /// had been durable, so that later damage to them can be told from a torn tail. `None`: never.
     pub mark_idle_after: Option<Duration>,
@@ -133,6 +140,7 @@ impl LogOptions {
             spare_segments: 2,
             log_sync: LogSync::Dsync,
             second_write_bytes_min: SECOND_WRITE_BYTES_MIN,
+            fill_write_bytes_max: FILL_WRITE_BYTES_MAX,
             mark_idle_after: Some(Duration::from_secs(1)),
             pool,
         }
@@ -277,6 +285,8 @@ pub struct LogStats {
     pub segments: u64,
     /// Segments prepared and not yet begun.
     pub spare_segments: u64,
+    /// Bytes of segments that were reserved only, not filled with zeros, since the log was opened.
+    pub unfilled_bytes: u64,
     /// Segments whose index footer stands on disk.
     pub indexed_segments: u64,
     /// Entries whose index is held in memory.
@@ -541,6 +551,7 @@ impl Log {
             segments: self.index.segments().len() as u64
                 + self.preparer.prepared_through().saturating_sub(active),
             spare_segments: self.preparer.prepared_through().saturating_sub(active),
+            unfilled_bytes: self.preparer.unfilled_bytes(),
             indexed_segments: self.index.indexed_count(),
             entries_in_memory: self.index.dense_count(),
             queued_entries: self.writer.queued_count() as u64,

@@ -71,6 +71,8 @@ pub(super) struct Writer {
     chosen: Slot,
     /// Bytes placed since the log was opened.
     placed_bytes: u64,
+    /// Of the last writes, the older ones weighing less and less.
+    write_bytes_mean: usize,
     /// See [`super::LogOptions::second_write_bytes_min`].
     second_write_bytes_min: usize,
     /// Since when everything is acknowledged and not yet attested by a later entry.
@@ -100,6 +102,7 @@ impl Writer {
             durable: next_sequence - 1,
             chosen,
             placed_bytes: 0,
+            write_bytes_mean: 0,
             unmarked_since: None,
             unmarked_at_open: unmarked,
         }
@@ -111,6 +114,11 @@ impl Writer {
 
     pub fn placed_bytes(&self) -> u64 {
         self.placed_bytes
+    }
+
+    /// The size of a write in the mean of the last ones, in bytes.
+    pub fn write_bytes_mean(&self) -> usize {
+        self.write_bytes_mean
     }
 
     pub fn queued_count(&self) -> usize {
@@ -230,6 +238,7 @@ impl Log {
         self.index.segment_mut(number).expect("as above").last = previous;
         let write_number = self.writer.next_write;
         self.writer.next_write += 1;
+        self.writer.write_bytes_mean = (self.writer.write_bytes_mean * 7 + bytes) / 8;
         self.writer.writes.push_back(Write {
             number: write_number,
             file,

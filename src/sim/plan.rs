@@ -12,7 +12,7 @@ use super::net::NetOptions;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::mutants::Mutant;
 use crate::base::rng::Rng;
-use crate::log::{SECOND_WRITE_BYTES_MIN, segment_bytes_min};
+use crate::log::{FILL_WRITE_BYTES_MAX, SECOND_WRITE_BYTES_MIN, segment_bytes_min};
 
 /// The most replicas of a world.
 pub const NODES_MAX: usize = 7;
@@ -241,6 +241,8 @@ pub struct LogPlan {
     /// See `log::LogOptions`.
     pub second_write_bytes_min: usize,
     /// See `log::LogOptions`.
+    pub fill_write_bytes_max: usize,
+    /// See `log::LogOptions`.
     pub mark_idle_after: Option<Duration>,
 }
 
@@ -338,6 +340,7 @@ impl LogPlan {
                 0 => None,
                 _ => Some(millis(rng, 50, 1_500)),
             },
+            fill_write_bytes_max: pick(rng, &[0, 8 * KIB, FILL_WRITE_BYTES_MAX]),
         }
     }
 }

@@ -268,6 +268,7 @@ fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, St
     options.log.spare_segments = log.spare_segments;
     options.log.mark_idle_after = log.mark_idle_after;
     options.log.second_write_bytes_min = log.second_write_bytes_min;
+    options.log.fill_write_bytes_max = log.fill_write_bytes_max;
     if log.write_then_fsync {
         options.log.log_sync = LogSync::WriteThenFsync;
     }

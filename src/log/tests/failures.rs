@@ -141,6 +141,36 @@ fn a_short_fill_of_a_spare_segment_goes_on_from_there() {
 }
 
 #[test]
+fn a_log_of_large_writes_does_not_write_everything_twice() {
+    let pause = Duration::from_millis(100);
+    for (fill_write_bytes_max, pause) in [(usize::MAX, pause), (8 * KIB, Duration::ZERO)] {
+        let options =
+            LogOptions { fill_write_bytes_max, segment_bytes: 1024 * KIB as u64, ..options() };
+        let mut bed = Bed::new(1, options);
+        bed.idle(pause, u32::MAX);
+        for _ in 0..400 {
+            bed.append(12_000);
+            while bed.model.durable < bed.model.appended.len() {
+                assert!(bed.event(), "a write is in flight");
+            }
+            bed.idle(pause, u32::MAX);
+        }
+        let stats = bed.log().stats();
+        assert!(stats.segments >= 6, "{stats:?}");
+        match pause.is_zero() {
+            // The filling falls behind at once.
+            true => assert!(stats.unfilled_bytes >= 2 * 1024 * KIB as u64, "{stats:?}"),
+            false => assert_eq!(stats.unfilled_bytes, 0, "{stats:?}"),
+        }
+        let marks = stats.marks;
+        // What was never filled is as durable, and its rest reads as zeros.
+        bed.power_loss(&mut Rng::new(1));
+        let recovered = bed.recover().unwrap();
+        assert_eq!((recovered.entries - marks, recovered.torn_bytes), (400, 0));
+    }
+}
+
+#[test]
 fn a_full_disk_leaves_the_log_without_room_until_room_is_made() {
     let options = options();
     // The identity, the vote, and two segments.

@@ -72,10 +72,16 @@ proptest! {
         faults in faults(),
         fsync in any::<bool>(),
         second_write_bytes_min in prop_oneof![Just(0), Just(10_000usize), Just(usize::MAX)],
+        fill_write_bytes_max in prop_oneof![Just(0), Just(10_000usize), Just(usize::MAX)],
         actions in proptest::collection::vec(action(), 1..120),
     ) {
         let log_sync = if fsync { LogSync::WriteThenFsync } else { LogSync::Dsync };
-        let options = LogOptions { log_sync, second_write_bytes_min, ..options() };
+        let options = LogOptions {
+            log_sync,
+            second_write_bytes_min,
+            fill_write_bytes_max,
+            ..options()
+        };
         let mut bed = Bed::on(TestDisk::new(seed, DiskOptions::default()), options);
         bed.disk.set_faults(faults);
         for (index, action) in actions.iter().enumerate() {
