@@ -33,7 +33,6 @@ mod vote;
 mod walk;
 mod writer;
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,7 +47,8 @@ pub use reads::NotStored;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{
-    Ballot, Batch, BlockPool, ClusterId, GroupId, Instant, LogId, NodeId, Placement, Position, Slot,
+    Ballot, Batch, BlockPool, ClusterId, GroupId, IdMap, Instant, LogId, NodeId, Placement,
+    Position, Slot,
 };
 use crate::io::{Disk, DiskEvent, Storage, Token};
 
@@ -322,7 +322,7 @@ enum Op {
 struct Tokens {
     base: u64,
     next: u64,
-    ops: HashMap<u64, Op>,
+    ops: IdMap<u64, Op>,
 }
 
 const TOKEN_COUNTER_BITS: u32 = 40;
@@ -330,7 +330,7 @@ const TOKEN_COUNTER_BITS: u32 = 40;
 impl Tokens {
     fn new(group: GroupId) -> Tokens {
         let base = TOKEN_TAG << 56 | u64::from(group.0) << TOKEN_COUNTER_BITS;
-        Tokens { base, next: 0, ops: HashMap::new() }
+        Tokens { base, next: 0, ops: IdMap::default() }
     }
 
     fn issue(&mut self, op: Op) -> Token {

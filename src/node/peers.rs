@@ -7,7 +7,6 @@
 //! A message to a peer that is not connected is dropped: the core sends again what matters once
 //! the connection stands ([`crate::paxos::Input::PeerConnected`]).
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::identity::Identity;
 use super::outbox::Outbox;
 use crate::base::rng::Rng;
-use crate::base::{Batch, BlockPool, GroupId, Instant, NodeId};
+use crate::base::{Batch, BlockPool, GroupId, IdMap, Instant, NodeId};
 use crate::io::{CloseReason, ConnId, Io, Net, SendPart};
 use crate::paxos::Message;
 use crate::wire::hello::{decode_hello_reply, encode_hello};
@@ -77,7 +76,7 @@ pub struct Peers {
     pool: BlockPool,
     rng: Rng,
     peers: Vec<Peer>,
-    inbound: HashMap<ConnId, Inbound>,
+    inbound: IdMap<ConnId, Inbound>,
 }
 
 impl Peers {
@@ -103,7 +102,7 @@ impl Peers {
                 outbox: Outbox::default(),
             })
             .collect();
-        Peers { identity, group, pool, rng: Rng::new(seed), peers, inbound: HashMap::new() }
+        Peers { identity, group, pool, rng: Rng::new(seed), peers, inbound: IdMap::default() }
     }
 
     /// Whether events of this connection belong here.

@@ -1,6 +1,6 @@
 //! The server: connections in, requests to the node, answers out; and the loop of its thread.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -10,7 +10,7 @@ use super::reads::{Confirming, Purpose, Read, Waiter};
 use super::session::{Phase, Session};
 use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, LOGS_LISTED_MAX, SESSIONS_MAX, WAITERS_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
-use crate::base::{BlockPool, Instant, LogId, LogTerms, NodeId, Position};
+use crate::base::{BlockPool, IdMap, Instant, LogId, LogTerms, NodeId, Position};
 use crate::io::{ConnId, Event, Io, Net, Wait};
 use crate::log::{ReadEntry, ReadError};
 use crate::machine::{Command, LogState};
@@ -32,13 +32,13 @@ const READ_WAIT_MAX: Duration = Duration::from_secs(60);
 pub struct Server {
     pub(super) node: Node,
     pool: BlockPool,
-    pub(super) sessions: HashMap<ConnId, Session>,
+    pub(super) sessions: IdMap<ConnId, Session>,
     /// Connections with answers to flush.
     dirty: Vec<ConnId>,
     /// Connections whose input is held back.
     stalled: VecDeque<ConnId>,
     /// Reads of the log's files under way, by the number in their ticket.
-    reads: HashMap<u64, Read>,
+    reads: IdMap<u64, Read>,
     reads_started: u64,
     waiters: Vec<Waiter>,
     /// Linearizable reads that wait to be confirmed, by the number in their ticket.
@@ -106,10 +106,10 @@ impl Server {
         Server {
             node,
             pool,
-            sessions: HashMap::new(),
+            sessions: IdMap::default(),
             dirty: Vec::new(),
             stalled: VecDeque::new(),
-            reads: HashMap::new(),
+            reads: IdMap::default(),
             reads_started: 0,
             waiters: Vec::new(),
             confirming: BTreeMap::new(),
