@@ -50,6 +50,8 @@ pub struct ServeOptions {
     pub clock_drift_ppm: u32,
     /// `Config::priority`.
     pub priority: u8,
+    /// `LogOptions::verify_at_start`.
+    pub verify_at_start: bool,
     /// The core that the group's thread is pinned to; none: any.
     pub pin: Option<usize>,
 }
@@ -173,6 +175,7 @@ mod tests {
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             clock_drift_ppm: 1000,
             priority: 0,
+            verify_at_start: false,
             pin: None,
         };
         assert!(options(150, 50).validate().is_ok());

@@ -345,15 +345,15 @@ impl Log {
     ///
     /// # Panics
     /// When one is being written.
-    pub fn checkpoint(&mut self, slot: Slot, state: &[u8]) {
+    pub fn checkpoint(&mut self, slot: Slot, state: Vec<u8>) {
         assert!(self.checkpointer.job.is_none(), "one checkpoint is written at a time");
         let taken_at = self.log_bytes();
         let last = &mut self.checkpointer;
         (last.taken_at, last.slot) = (taken_at, slot);
-        let mut body = state.to_vec();
+        let (state_bytes, mut body) = (state.len(), state);
         covered::encode(&self.index, &mut body);
-        let covered_bytes = (body.len() - state.len()) as u64;
-        if state.len() > CHECKPOINT_STATE_BYTES_MAX || covered_bytes > COVERED_BYTES_MAX as u64 {
+        let covered_bytes = (body.len() - state_bytes) as u64;
+        if state_bytes > CHECKPOINT_STATE_BYTES_MAX || covered_bytes > COVERED_BYTES_MAX as u64 {
             warn!(bytes = body.len(), "the state is too large for a checkpoint: none is written");
             return;
         }
@@ -370,7 +370,7 @@ impl Log {
             segment: 0,
             first_sequence: 0,
             previous: Checksum(0),
-            state_bytes: state.len() as u64,
+            state_bytes: state_bytes as u64,
             covered_bytes,
             body: Checksum::of(&body),
         };

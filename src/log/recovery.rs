@@ -571,6 +571,7 @@ impl<S: Storage> Recovery<'_, S> {
         let ahead = checkpoints.iter().find(|(_, header)| header.sequence >= missing);
         if let Some((file, _)) = ahead
             && !planted(Mutant::CheckpointAheadIgnored)
+            && !planted(Mutant::DamageTruncated)
         {
             let why =
                 format!("{}; {file} proves that entry {missing} had been durable", broken.why);

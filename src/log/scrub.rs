@@ -149,7 +149,9 @@ impl Log {
             self.scrubber.job = Some(job);
             return Ok(());
         }
-        self.scrubber.pause_until = Some(now + CHUNK_PAUSE);
+        if job.stage == Stage::Entries {
+            self.scrubber.pause_until = Some(now + CHUNK_PAUSE);
+        }
         let buffer = event.buffer.expect("a read gives its buffer back");
         let bytes = &buffer[..(done as usize).min(job.asked)];
         let found = match job.stage {

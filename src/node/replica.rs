@@ -598,10 +598,21 @@ impl Node {
         self.serving.pump(io, &mut self.log, &self.cache, &mut self.peers);
         // Peers first: their way to the disk is the longer one.
         self.peers.flush(io);
-        if self.log.checkpoint_due() {
-            self.log.checkpoint(self.machine.applied(), &self.machine.encode());
-        }
+        self.take_checkpoint();
         self.log.submit(now, io);
+    }
+
+    /// Hands the log the machine's state when a checkpoint is due. It is encoded at once: what that
+    /// takes is told at [`Machine::encode`]; the rest is written a little at a time.
+    fn take_checkpoint(&mut self) {
+        if !self.log.checkpoint_due() {
+            return;
+        }
+        let slot = match planted(Mutant::CheckpointOfAnotherSlot) {
+            true => self.machine.applied().next(),
+            false => self.machine.applied(),
+        };
+        self.log.checkpoint(slot, self.machine.encode());
     }
 
     fn may_propose(&self) -> bool {

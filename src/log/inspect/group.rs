@@ -316,6 +316,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 Err(why) => report.why = Some(why),
                 Ok(header) => {
                     report.slot = Some(header.slot.0);
+                    report.sequence = Some(header.sequence);
                     report.number = Some(header.number);
                     report.state_bytes = Some(header.state_bytes);
                     let body = checkpoint::read_body(self.storage, &name, &header, self.pool);

@@ -154,6 +154,8 @@ pub struct CheckpointReport {
     pub file: String,
     /// The slot after which the state was taken; null when its header is damaged.
     pub slot: Option<u64>,
+    /// The log's entries up to this sequence were durable before it was begun; null likewise.
+    pub sequence: Option<u64>,
     /// Its number: of two, the higher one is the newer; null when its header is damaged.
     pub number: Option<u64>,
     /// Bytes of the machine's state in it; null when its header is damaged.

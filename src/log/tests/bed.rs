@@ -316,7 +316,7 @@ impl Bed {
         let now = self.disk.now();
         if self.log().checkpoint_due() {
             let (applied, state) = (self.model.applied, encode_tails(&self.model.tails));
-            self.log().checkpoint(applied, &state);
+            self.log().checkpoint(applied, state);
         }
         self.log.as_mut().expect("the log is open").submit(now, &mut self.disk);
     }
@@ -326,7 +326,7 @@ impl Bed {
         let end = self.disk.now() + time;
         for _ in 0..EVENTS_MAX {
             self.submit();
-            if self.events >= events_max {
+            if self.events >= events_max || self.damaged.is_some() {
                 return;
             }
             let due = self.log().next_deadline().unwrap_or(end).min(end);
@@ -338,6 +338,17 @@ impl Bed {
             }
         }
         panic!("the log does not come to rest");
+    }
+
+    /// Lets time pass until everything that the start has not read is verified, or damage is found.
+    pub fn scrub(&mut self) -> Option<Damage> {
+        for _ in 0..EVENTS_MAX {
+            if self.damaged.is_some() || self.log().stats().unverified_segments == 0 {
+                return self.damaged.take();
+            }
+            self.idle(Duration::from_millis(10), u32::MAX);
+        }
+        panic!("the scrub does not end");
     }
 
     /// Hands a completion to the log, and what it reports to the model.
@@ -404,7 +415,11 @@ impl Bed {
                 return Err(error);
             }
         };
-        assert_eq!(report.damage, [], "opened but found damaged");
+        if !report.damage.is_empty() {
+            // Then it stands in what was not read: the scrub must find it where inspect does.
+            drop(log);
+            return self.recover_damaged(&report.damage[0]);
+        }
         assert_eq!(report.groups[0].chosen, recovered.chosen.0, "inspect and recovery agree");
         assert_eq!(report.groups[0].entries, recovered.entries);
         assert_eq!(report.groups[0].torn_bytes, recovered.torn_bytes);
@@ -434,6 +449,22 @@ impl Bed {
         self.restart_model(&recovered, tails);
         self.find_placed();
         Ok(recovered)
+    }
+
+    /// The log opens although this is damaged.
+    fn recover_damaged(&mut self, damage: &Damage) -> Result<LogRecovered, LogError> {
+        assert!(!self.options.verify_at_start, "opened but found damaged: {damage}");
+        let tails = self.model.tails.clone();
+        let take = &mut |_: Slot, _: &[u8]| Ok(());
+        let options = self.options.clone();
+        let (log, recovered) = Log::open_from(&mut self.disk, &folder(), options, take)?;
+        self.log = Some(log);
+        self.damaged = None;
+        // Not from a replay, which may not come past the damage.
+        self.model.tails = tails;
+        let found = self.scrub().unwrap_or_else(|| panic!("the scrub passes over {damage}"));
+        assert_eq!((&found.file, found.offset), (&damage.file, damage.offset), "{found}; {damage}");
+        Err(LogError::Corrupt(found)).map(|()| recovered)
     }
 
     /// Opens the log once more, now from a checkpoint if there is one: the slots after it lead to
@@ -562,6 +593,7 @@ impl Bed {
         let applied = model.applied;
         model.placements.retain(|slot, _| *slot <= applied);
         self.failure = None;
+        self.damaged = None;
         self.reads.clear();
     }
 
