@@ -170,6 +170,19 @@ mutants! {
     PlacementsDropped = 3 "placements-dropped",
     /// After a restart a sealed segment is known to hold records of log 0 only.
     OtherLogsNotSummarised = 3 "other-logs-not-summarised",
+    // ---- machine, log: checkpoints, and starts that do not read everything ----
+    /// A checkpoint holds everything but the sessions.
+    SessionsLeftOutOfCheckpoint = 4 "sessions-left-out-of-checkpoint",
+    /// A checkpoint says that it is of the slot after the one that it was taken at.
+    CheckpointOfAnotherSlot = 4 "checkpoint-of-another-slot",
+    /// A checkpoint is written before the slots that it covers are durable in the log.
+    CheckpointBeforeDurable = 4 "checkpoint-before-durable",
+    /// A checkpoint that tells of entries that the log has lost is no reason to refuse the log.
+    CheckpointAheadIgnored = 4 "checkpoint-ahead-ignored",
+    /// A segment's index footer is believed although the next segment does not follow from it.
+    FooterWithoutChain = 3 "footer-without-chain",
+    /// What a start has not read is never verified.
+    ScrubSkipsEntries = 3 "scrub-skips-entries",
     /// The room that a segment keeps for the placements of its entries is forgotten at a restart.
     RoomForgottenAtRestart = 3 "room-forgotten-at-restart",
 }

@@ -292,6 +292,9 @@ pub struct ServeArgs {
     /// How much this node is wanted as the leader: a leader of lower priority hands over to a connected node of higher priority that is up to date, when it has led for ten election timeouts
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub priority: u8,
+    /// Read and verify every entry of the log before serving, in place of a verification in the background afterwards
+    #[arg(long)]
+    pub verify_at_start: bool,
     /// Pin the node's thread to this core, from 0 [default: not pinned]
     #[arg(long, value_name = "CORE")]
     pub pin: Option<usize>,
@@ -318,6 +321,7 @@ impl ServeArgs {
             heartbeat_interval: self.heartbeat_interval,
             clock_drift_ppm: self.clock_drift_ppm,
             priority: self.priority,
+            verify_at_start: self.verify_at_start,
             pin: self.pin,
             busy_poll: Duration::from_micros(self.busy_poll.into()),
         };

@@ -10,6 +10,7 @@
 //!             "promised":{"round":0,"node":0},"vote":[{"sequence":1,"ballot":{…},"why":null},…],
 //!             "chosen":0,"accepted":0,"entries":0,"marks":0,"superseded":0,"entries_lost":0,
 //!             "entry_bytes":0,"value_bytes":0,"file_bytes":0,"torn_bytes":0,
+//!             "checkpoints":[{"file":"…","slot":0,"sequence":0,"number":1,"state_bytes":0,"why":null}],
 //!             "segments":[{"segment":1,"file":"…","generation":1,"entries":0,"marks":0,
 //!                          "slot_first":null,"slot_last":null,"ballot_lowest":null,
 //!                          "ballot_highest":null,"entry_bytes":0,"value_bytes":0,"footer":"none",
@@ -17,7 +18,8 @@
 //!  "damage":[{"file":"…","offset":0,"slot":null,"why":"…"}],"mended_at_start":[…]}
 //! ```
 //!
-//! `logs` and `refused` (commands that added no records) are what a segment's valid index footer
+//! `checkpoints` are those that stand; `why` tells what makes one useless to a start (null: nothing).
+//! A damaged one costs time and is no damage of the log. `logs` and `refused` (commands that added no records) are what a segment's valid index footer
 //! tells; without one they are empty and 0.
 //!
 //! With `--records` a line comes first for each record: group, slot, ballot, whether it is known to
@@ -328,6 +330,13 @@ fn write_group(out: &mut String, group: &PrintedGroup<'_>) -> std::fmt::Result {
     if torn > 0 {
         row("torn tail", format!("{torn} bytes"))?;
     }
+    for found in &log.checkpoints {
+        let slot = found.slot.map_or("-".to_owned(), |slot| slot.to_string());
+        let state = found.state_bytes.map_or("-".to_owned(), |state| bytes(state as f64));
+        let useless =
+            found.why.as_deref().map_or(String::new(), |why| format!("; of no use: {why}"));
+        row("checkpoint", format!("{}: slot {slot}, {state} of state{useless}", found.file))?;
+    }
     writeln!(
         out,
         "  {:<18}{:>4}{:>10}{:>22}{:>12}{:>12}  footer",
@@ -455,6 +464,7 @@ mod tests {
             "/groups/0/records",
             "/groups/0/chosen",
             "/groups/0/promised",
+            "/groups/0/checkpoints",
             "/groups/0/segments",
             "/groups/0/torn_bytes",
             "/damage/0/offset",

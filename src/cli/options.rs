@@ -50,6 +50,8 @@ pub struct ServeOptions {
     pub clock_drift_ppm: u32,
     /// `Config::priority`.
     pub priority: u8,
+    /// `LogOptions::verify_at_start`.
+    pub verify_at_start: bool,
     /// The core that the group's thread is pinned to; none: any.
     pub pin: Option<usize>,
     /// How long the group's thread looks for news before it sleeps, at most.
@@ -175,6 +177,7 @@ mod tests {
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             clock_drift_ppm: 1000,
             priority: 0,
+            verify_at_start: false,
             pin: None,
             busy_poll: Duration::ZERO,
         };

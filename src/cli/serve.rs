@@ -170,6 +170,7 @@ fn node_options(
     node.paxos.clock_drift_ppm_max = options.clock_drift_ppm;
     node.paxos.priority = options.priority;
     node.log.segment_bytes = disk.segment_bytes;
+    node.log.verify_at_start = options.verify_at_start;
     node.log.log_sync = match options.log_sync {
         LogSync::Dsync => crate::log::LogSync::Dsync,
         LogSync::WriteThenFsync => crate::log::LogSync::WriteThenFsync,

@@ -47,6 +47,9 @@ pub(super) struct Trailer {
     pub chosen: Slot,
     /// The checksum of the segment's last entry header.
     pub last: Checksum,
+    /// The highest chosen watermark that the segment's entries tell; 0 in footers of older builds,
+    /// which do not say. So the entries need not be read for it.
+    pub told: Slot,
 }
 
 impl Trailer {
@@ -95,6 +98,7 @@ pub(super) fn encode(trailer: &Trailer, entries: &[IndexEntry], out: &mut [u8]) 
     put_u64(out, at + 40, trailer.first_sequence);
     put_u64(out, at + 48, trailer.chosen.0);
     put_u32(out, at + 56, trailer.last.0);
+    put_u64(out, at + 64, trailer.told.0);
     let checksum = Checksum::of(&out[..size - 4]);
     put_u32(out, size - 4, checksum.0);
 }
@@ -134,6 +138,7 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
         first_sequence: get_u64(bytes, at + 40),
         chosen: get_slot(bytes, at + 48)?,
         last: Checksum(get_u32(bytes, at + 56)),
+        told: get_slot(bytes, at + 64)?,
     };
     check_place(&trailer.place, place)?;
     if trailer.first_sequence.checked_add(trailer.count.into()).is_none() {
@@ -190,6 +195,27 @@ pub(super) fn tells_of(
     })
 }
 
+/// Where the entries of a footer end in a segment of `segment_bytes`, if they can stand there as its
+/// rows say: one behind the other from the first block on, with the footer behind them.
+pub(super) fn tail_of(
+    trailer: &Trailer,
+    entries: &[IndexEntry],
+    segment_bytes: u64,
+) -> Result<u64, String> {
+    let mut offset = BLOCK_SIZE as u64;
+    for entry in entries {
+        if u64::from(entry.offset) != offset {
+            let (slot, told) = (entry.slot, entry.offset);
+            return Err(format!("slot {slot} cannot stand at offset {told}, but at {offset}"));
+        }
+        offset += block_align(ENTRY_HEADER_SIZE + entry.value_size as usize) as u64;
+    }
+    match offset + trailer.size() as u64 <= segment_bytes {
+        true => Ok(offset),
+        false => Err("the index footer's entries take more than their segment".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -240,6 +266,7 @@ mod tests {
             first_sequence: 77,
             chosen: Slot(159),
             last: Checksum(8),
+            told: Slot(150),
         };
         let mut bytes = vec![1; trailer.size()];
         encode(&trailer, entries, &mut bytes);

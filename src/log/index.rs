@@ -168,6 +168,54 @@ pub(super) struct Segment {
     pub footer_bytes: u32,
     /// The checksum of the last header written.
     pub last: Checksum,
+    /// The highest chosen watermark in the headers written.
+    pub told: Slot,
+}
+
+/// What is kept in memory of a segment whose footer stands on disk.
+#[derive(Debug)]
+pub(super) struct Indexed {
+    count: u32,
+    slots: Option<(Slot, Slot)>,
+    summary: Summary,
+    slot_max: Slot,
+    /// The highest ballot of its entries: rows tell the ballots of all of them.
+    pub ballot_max: Ballot,
+    /// Where its entries end.
+    pub tail: u64,
+    footer_bytes: u32,
+}
+
+impl Indexed {
+    /// Of a footer of `footer_bytes` with these rows, whose entries end at `tail`.
+    pub fn of(entries: &[IndexEntry], tail: u64, footer_bytes: u32) -> Indexed {
+        let mut summary = Summary::default();
+        let mut slots = None;
+        for entry in applied(entries) {
+            note_slot(&mut slots, entry.slot);
+            summary.note(entry);
+        }
+        summary.settle();
+        Indexed {
+            count: entries.len() as u32,
+            slots,
+            summary,
+            slot_max: entries.iter().map(|entry| entry.slot).max().unwrap_or_default(),
+            ballot_max: entries.iter().map(|entry| entry.ballot).max().unwrap_or_default(),
+            tail,
+            footer_bytes,
+        }
+    }
+}
+
+/// The slots that a footer's rows tell to be applied.
+pub(super) fn applied_slots(entries: &[IndexEntry]) -> Vec<Slot> {
+    applied(entries).map(|entry| entry.slot).collect()
+}
+
+fn note_slot(slots: &mut Option<(Slot, Slot)>, slot: Slot) {
+    let (low, high) = slots.unwrap_or((slot, slot));
+    *slots = Some((low.min(slot), high.max(slot)));
 }
 
 impl Segment {
@@ -189,6 +237,7 @@ impl Segment {
             footer: Footer::Missing,
             footer_bytes: 0,
             last: Checksum(0),
+            told: Slot::NONE,
         }
     }
 
@@ -198,11 +247,9 @@ impl Segment {
     }
 
     fn note_slot(&mut self, slot: Slot) {
-        if slot == Slot::NONE {
-            return;
+        if slot > Slot::NONE {
+            note_slot(&mut self.slots, slot);
         }
-        let (low, high) = self.slots.unwrap_or((slot, slot));
-        self.slots = Some((low.min(slot), high.max(slot)));
     }
 
     /// The highest slot applied from here: everything up to it is applied and, once the segment
@@ -422,9 +469,6 @@ impl Index {
 
     /// Notes an entry at the active segment's tail. Slot 0 is a mark.
     pub fn push(&mut self, slot: Slot, ballot: Ballot, value_size: u32, placement_bytes_max: u32) {
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.slot_max = self.slot_max.max(slot);
         let replaced = match self.latest.get(&slot).copied() {
             _ if slot == Slot::NONE || slot <= self.applied => None,
             older => older,
@@ -434,6 +478,50 @@ impl Index {
             _ if slot <= self.applied => EntryState::Replaced,
             _ => EntryState::Pending,
         };
+        let reference = self.add_entry(slot, ballot, value_size, placement_bytes_max, state);
+        if state == EntryState::Pending {
+            self.active_mut().pending += 1;
+            self.latest.insert(slot, reference);
+        }
+        if let Some(older) = replaced {
+            self.settle(older, None);
+        }
+    }
+
+    /// Notes an entry at the active segment's tail that a checkpoint covers (recovery): with a
+    /// placement it holds the applied slot's value, without one it does not.
+    ///
+    /// # Panics
+    /// When the placement does not fit the room.
+    pub fn push_covered(
+        &mut self,
+        slot: Slot,
+        ballot: Ballot,
+        value_size: u32,
+        placement_bytes_max: u32,
+        placement: Option<Rc<Placement>>,
+    ) {
+        let state = EntryState::Replaced;
+        let reference = self.add_entry(slot, ballot, value_size, placement_bytes_max, state);
+        let Some(placement) = placement else { return };
+        self.latest.insert(slot, reference);
+        let active = self.active_mut();
+        let row = active.entries.last_mut().expect("added above");
+        row.apply(placement);
+        active.summary.note(row);
+    }
+
+    fn add_entry(
+        &mut self,
+        slot: Slot,
+        ballot: Ballot,
+        value_size: u32,
+        placement_bytes_max: u32,
+        state: EntryState,
+    ) -> EntryRef {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.slot_max = self.slot_max.max(slot);
         let active = self.active_mut();
         assert_eq!(sequence, active.first_sequence + u64::from(active.count), "no gap");
         let reference = EntryRef { segment: active.number, at: active.count };
@@ -453,13 +541,7 @@ impl Index {
         active.room += u64::from(placement_bytes_max);
         active.tail += block_align(ENTRY_HEADER_SIZE + value_size as usize) as u64;
         active.note_slot(slot);
-        if state == EntryState::Pending {
-            active.pending += 1;
-            self.latest.insert(slot, reference);
-        }
-        if let Some(older) = replaced {
-            self.settle(older, None);
-        }
+        reference
     }
 
     /// The entry is applied, with its placement; or replaced.
@@ -621,40 +703,58 @@ impl Index {
         LoadedFooter::new(entries)
     }
 
-    /// Fills the active segment, which is empty, from its footer on disk (recovery), which takes
-    /// `footer_bytes`.
-    pub fn add_indexed(&mut self, entries: &[IndexEntry], tail: u64, footer_bytes: u32) {
+    /// Fills the active segment, which is empty, from its footer on disk (recovery). `applied`: the
+    /// slots that it tells to be applied; may be empty when no segment before is in memory.
+    pub fn add_indexed(&mut self, indexed: Indexed, applied: &[Slot]) {
         let active = self.active_mut();
         assert_eq!(active.count, 0, "a segment is filled once");
-        active.count = entries.len() as u32;
-        active.tail = tail;
+        active.count = indexed.count;
+        active.tail = indexed.tail;
         active.sealed = true;
         active.footer = Footer::Written;
-        active.footer_bytes = footer_bytes;
-        let mut slot_max = Slot::NONE;
-        for entry in applied(entries) {
-            active.note_slot(entry.slot);
-            active.summary.note(entry);
-        }
-        active.summary.settle();
+        active.footer_bytes = indexed.footer_bytes;
+        active.slots = indexed.slots;
+        active.summary = indexed.summary;
         let own = active.summary.settled.partition_point(|(log, _)| *log == LogId(0));
         if active.summary.settled.len() > own && planted(Mutant::OtherLogsNotSummarised) {
             active.summary.settled = active.summary.settled[..own].into();
         }
-        for entry in entries {
-            slot_max = slot_max.max(entry.slot);
-        }
-        self.slot_max = self.slot_max.max(slot_max);
-        self.next_sequence += entries.len() as u64;
+        self.slot_max = self.slot_max.max(indexed.slot_max);
+        self.next_sequence += u64::from(indexed.count);
         // Earlier segments may be without a footer (it was damaged, or its write was cut short):
-        // an entry of theirs must not pass for the slot's value again.
-        for entry in applied(entries) {
-            if self.latest.contains_key(&entry.slot)
+        // an entry of theirs must not pass for the slot's value again. (One that a checkpoint
+        // covers has its place already, and the same value.)
+        for slot in applied {
+            let older = self.latest.get(slot).copied().filter(|older| self.is_pending(*older));
+            if let Some(older) = older
                 && !planted(Mutant::OlderValueAfterFooterLoss)
-                && let Some(older) = self.latest.remove(&entry.slot)
             {
+                self.latest.remove(slot);
                 self.settle(older, None);
             }
         }
+    }
+
+    fn is_pending(&self, entry: EntryRef) -> bool {
+        let segment = self.segment(entry.segment);
+        segment.is_some_and(|s| s.entries[entry.at as usize].state == EntryState::Pending)
+    }
+
+    /// A checkpoint covers the slots up to `applied` (recovery): `placements`, by slot, are those of
+    /// the covered slots in segments in memory.
+    pub fn cover(&mut self, applied: Slot, placements: Vec<(Slot, Rc<Placement>)>) {
+        for (slot, placement) in placements {
+            self.positions.push(slot, placement);
+        }
+        self.applied = applied;
+    }
+
+    /// The last segment whose entries begin at or below `sequence`, with the checksum of the header
+    /// before its first: what ties a checkpoint to this log.
+    pub fn link_at(&self, sequence: u64) -> (&Segment, Checksum) {
+        let begins = |segment: &Segment| segment.first_sequence <= sequence;
+        let at = self.segments.partition_point(begins).saturating_sub(1);
+        let before = at.checked_sub(1).map_or(Checksum(0), |before| self.segments[before].last);
+        (&self.segments[at], before)
     }
 }

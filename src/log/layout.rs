@@ -3,6 +3,7 @@
 //! For the simulator, which damages chosen regions and must find them. Nothing in the product
 //! depends on it; it verifies nothing.
 
+use super::checkpoint::CHECKPOINT_NAMES;
 use super::footer::stated_size;
 use super::format::{
     ENTRY_MAGIC, SEGMENT_MAGIC, get_u16, get_u32, get_u64, is_zero, segment_number,
@@ -19,6 +20,8 @@ pub enum FileKind {
     Vote,
     /// A segment with this number.
     Segment(u64),
+    /// A checkpoint that is whole.
+    Checkpoint,
     /// Anything else.
     Other,
 }
@@ -29,6 +32,7 @@ pub fn file_kind(name: &str) -> FileKind {
     match segment_number(base) {
         Some(number) => FileKind::Segment(number),
         None if base == VOTE_NAME => FileKind::Vote,
+        None if CHECKPOINT_NAMES.contains(&base) => FileKind::Checkpoint,
         None if name == "identity.toml" => FileKind::Identity,
         None => FileKind::Other,
     }

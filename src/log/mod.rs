@@ -10,11 +10,14 @@
 //!   durable, or refuses with the exact place of the damage. It cuts only what never was durable.
 //! - After any failed or short write nothing is ever reported durable again ([`LogFailure`]).
 //!
-//! Files of a group's folder: `vote` ([`vote`](self)), and `segment-<16 hex digits>.log`, of fixed
+//! Files of a group's folder: `vote` ([`vote`](self)), `checkpoint-0` and `checkpoint-1` (the state
+//! of the machine, so that a start need not apply every slot), and `segment-<16 hex digits>.log`, of fixed
 //! size: one header block, entries (header, value, zeros up to the block), zeros, and at the end
 //! the index footer, once everything in the segment has been applied. `src/README.md` has the
 //! formats.
 
+mod checkpoint;
+mod covered;
 mod error;
 mod footer;
 mod format;
@@ -27,6 +30,7 @@ mod prepare;
 mod reads;
 mod recovery;
 mod replay;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod vote;
@@ -36,6 +40,7 @@ mod writer;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use checkpoint::CHECKPOINT_STATE_BYTES_MAX;
 pub use error::{Damage, LogError, LogFailure, ReadError};
 pub use identity::{DataDir, FormatRequest, Identity, IdentityError, Member};
 pub use placements::{
@@ -52,15 +57,21 @@ use crate::base::{
 };
 use crate::io::{Disk, DiskEvent, Storage, Token};
 
+use checkpoint::Checkpointer;
 use format::Place;
 use index::Index;
 use prepare::Preparer;
 use reads::Reads;
+use scrub::Scrubber;
 use vote::VoteWriter;
 use writer::Writer;
 
 /// What [`Log::replay`] hands each chosen slot to: returns what became of its commands.
 pub type Visitor<'a> = dyn FnMut(Slot, Ballot, &Batch) -> Result<Rc<Placement>, String> + 'a;
+
+/// What [`Log::open_from`] hands the state of a checkpoint to: takes it, or says why it cannot; then
+/// an older one comes, or none. The last call that succeeded is the one that counts.
+pub type Restore<'a> = dyn FnMut(Slot, &[u8]) -> Result<(), String> + 'a;
 
 /// The top byte of every token of a log; the two bytes below it are the group.
 pub const TOKEN_TAG: u64 = 0x4c;
@@ -89,6 +100,12 @@ pub const FOOTERS_CACHED_MAX: usize = 8;
 pub const FILES_CACHED_MAX: usize = 64;
 /// After disk full (creating a segment), the next attempt comes after this time.
 pub const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A checkpoint is due when the log has grown by so much, when nothing else is said.
+pub const CHECKPOINT_BYTES_MIN: u64 = 256 * MIB as u64;
+/// And by so many times the size of the last checkpoint, when nothing else is said: checkpoints then
+/// cost a twentieth of what the log costs, at most.
+pub const CHECKPOINT_FACTOR: u64 = 20;
 
 /// How a log write is made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +141,13 @@ pub struct LogOptions {
     /// When nothing has been written for this long, one mark entry records that the last entries
     /// had been durable, so that later damage to them can be told from a torn tail. `None`: never.
     pub mark_idle_after: Option<Duration>,
+    /// The log grows by this many bytes, at least, between two checkpoints. `None`: none is
+    /// written; those that stand are used.
+    pub checkpoint_bytes_min: Option<u64>,
+    /// And by so many times the size of the last one.
+    pub checkpoint_factor: u64,
+    /// The start reads and verifies every entry, in place of a scrub afterwards.
+    pub verify_at_start: bool,
     /// Where buffers come from.
     pub pool: BlockPool,
 }
@@ -142,6 +166,9 @@ impl LogOptions {
             second_write_bytes_min: SECOND_WRITE_BYTES_MIN,
             fill_write_bytes_max: FILL_WRITE_BYTES_MAX,
             mark_idle_after: Some(Duration::from_secs(1)),
+            checkpoint_bytes_min: Some(CHECKPOINT_BYTES_MIN),
+            checkpoint_factor: CHECKPOINT_FACTOR,
+            verify_at_start: false,
             pool,
         }
     }
@@ -231,6 +258,9 @@ pub enum LogEvent {
         /// The verified entry, or why there is none.
         result: Result<ReadEntry, ReadError>,
     },
+    /// An entry that the start did not read is damaged: fatal, as if the start had found it. The
+    /// log reports nothing any more.
+    Damaged(Damage),
 }
 
 /// What [`Log::open`] found.
@@ -250,6 +280,8 @@ pub struct LogRecovered {
     pub footers_damaged: u32,
     /// Whether one of the two copies of the vote was damaged or older and has been repaired.
     pub vote_repaired: bool,
+    /// The slot of the checkpoint that was taken; 0: none was.
+    pub checkpoint: Slot,
 }
 
 /// Where a position of a log stands.
@@ -297,6 +329,12 @@ pub struct LogStats {
     pub durable_slot: Slot,
     /// Times that creating a segment met a full disk.
     pub disk_full: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+    /// Segments that the start did not read, and that are not verified yet.
+    pub unverified_segments: u64,
+    /// Segments verified since.
+    pub verified_segments: u64,
 }
 
 /// What a token stands for.
@@ -316,6 +354,10 @@ enum Op {
     LoadFooter(u64),
     /// Reading the entry of this read.
     ReadEntry(ReadTicket),
+    /// A step in writing a checkpoint.
+    Checkpoint,
+    /// A step in verifying what the start did not read.
+    Scrub,
 }
 
 /// Issues tokens and knows what is in flight.
@@ -351,8 +393,12 @@ pub struct Log {
     vote: VoteWriter,
     preparer: Preparer,
     reads: Reads,
+    checkpointer: Checkpointer,
+    scrubber: Scrubber,
     /// Chosen slots up to here are replayed.
     replay_through: Slot,
+    /// Bytes of the entries that were replayed.
+    replayed_bytes: u64,
     failure: Option<LogFailure>,
     stats: LogStats,
 }
@@ -367,22 +413,37 @@ impl Log {
         recovery::format(storage, folder, options)
     }
 
-    /// Opens the log of a formatted folder: makes what is in the files durable, verifies all of
-    /// it, cuts a torn tail, and reads the vote. [`Log::replay`] follows.
+    /// Opens the log of a formatted folder as [`Log::open_from`] does, without a checkpoint.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] when something that had been durable is damaged; nothing has been
-    /// changed then.
+    /// As [`Log::open_from`].
     pub fn open<S: Storage>(
         storage: &mut S,
         folder: &str,
         options: LogOptions,
     ) -> Result<(Log, LogRecovered), LogError> {
-        recovery::open(storage, folder, options)
+        recovery::open(storage, folder, options, None)
     }
 
-    /// Hands the batch of every chosen slot, from 1 to the chosen watermark, to `visitor`, which
-    /// returns its placement. To be called once, between [`Log::open`] and the first append.
+    /// Opens the log of a formatted folder: makes what is in the files durable, verifies what is not
+    /// vouched for by an index footer, cuts a torn tail, reads the vote, and hands the newest
+    /// checkpoint to `restore`. [`Log::replay`] follows. What was not verified is verified while the
+    /// log runs ([`LogEvent::Damaged`]).
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when something that had been durable is damaged; nothing has been
+    /// changed then.
+    pub fn open_from<S: Storage>(
+        storage: &mut S,
+        folder: &str,
+        options: LogOptions,
+        restore: &mut Restore<'_>,
+    ) -> Result<(Log, LogRecovered), LogError> {
+        recovery::open(storage, folder, options, Some(restore))
+    }
+
+    /// Hands the batch of every chosen slot, from the one after the checkpoint (or 1) to the chosen
+    /// watermark, to `visitor`, which returns its placement. To be called once, between [`Log::open`] and the first append.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] when something is damaged, or the placement is not the one that the
@@ -453,6 +514,8 @@ impl Log {
         self.start_writes(disk);
         self.prepare(now, disk);
         self.start_footers(disk);
+        self.write_checkpoint(now, disk);
+        self.scrub(now, disk);
     }
 
     /// Whether the completion is one for this log's [`Log::on_disk_event`].
@@ -481,6 +544,8 @@ impl Log {
             Op::Vote => self.on_vote(disk, event, out),
             Op::Prepare => self.on_prepare(now, disk, event),
             Op::Footer(segment) => self.on_footer(disk, segment, event),
+            Op::Checkpoint => self.on_checkpoint(now, disk, event),
+            Op::Scrub => self.on_scrub(now, disk, event, out),
             Op::OpenFile(_) | Op::LoadFooter(_) | Op::ReadEntry(_) => {
                 self.on_read(disk, op, event, out);
                 Ok(())
@@ -540,7 +605,8 @@ impl Log {
             return None;
         }
         let mark = self.mark_deadline();
-        [self.preparer.deadline(), mark].into_iter().flatten().min()
+        let background = [self.checkpointer.deadline(), self.scrubber.deadline()];
+        [self.preparer.deadline(), mark].into_iter().chain(background).flatten().min()
     }
 
     /// Counters and gauges.
@@ -556,6 +622,9 @@ impl Log {
             entries_in_memory: self.index.dense_count(),
             queued_entries: self.writer.queued_count() as u64,
             disk_full: self.preparer.full_count(),
+            checkpoints: self.checkpointer.written,
+            unverified_segments: self.scrubber.left(),
+            verified_segments: self.scrubber.verified,
             ..self.stats
         }
     }

@@ -78,7 +78,7 @@ pub(super) fn placement_bytes(placement: &Placement) -> usize {
 }
 
 /// Whether the placement is what [`Placement`] guarantees; `Err` says what is wrong.
-fn check(placement: &Placement) -> Result<(), &'static str> {
+pub(super) fn check(placement: &Placement) -> Result<(), &'static str> {
     let spans = &placement.spans;
     if spans.windows(2).any(|pair| pair[0].log >= pair[1].log) {
         return Err("the spans of a placement are not by log");

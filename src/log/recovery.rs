@@ -1,36 +1,54 @@
 //! Start-up: from the files of a group's folder to a [`Log`], or to an exact refusal.
 //!
+//! A sealed segment is taken by its footer, and its entries are not read: when the footer is whole and
+//! of this place, continues the chain, and the next segment's header follows from it. Then every
+//! entry of it had been durable and applied when the footer was written, and the chain goes on behind
+//! it. What is not read here is verified afterwards (`scrub.rs`). Every other segment is walked,
+//! entry by entry; the log's last entries always are.
+//!
 //! Everything is read and judged before anything is changed. The changes then are: a torn tail is
 //! overwritten with zeros and flushed (so that its remains can never be taken for entries again,
 //! whatever is written over a part of them later), the first segment is created, left-over
 //! temporary files are removed.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
+
+use tracing::warn;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::{BLOCK_SIZE, MIB, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, Slot};
+use crate::base::{Ballot, Checksum, Placement, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
+use super::checkpoint::{
+    self, CHECKPOINT_TEMPORARY, CheckpointBody, CheckpointFile, CheckpointHeader, Checkpointer,
+    Owner,
+};
 use super::footer::{self, Trailer};
 use super::format::{
     EntryHeader, EntryKind, GENERATION_FIRST, Place, is_segment_temporary, join, segment_name,
     segment_number, segment_temporary,
 };
-use super::index::{Index, IndexEntry, Segment};
+use super::index::{Index, IndexEntry, Indexed, Segment, applied_slots};
+use super::placements;
 use super::prepare::Preparer;
 use super::reads::{Reads, open_entry};
+use super::scrub::Scrubber;
 use super::vote::{self, VOTE_NAME, VoteWriter};
 use super::walk::{
-    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, judge_start, look_behind,
-    read_footer, walk_entries,
+    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, judge_start,
+    look_behind, read_footer, walk_entries,
 };
 use super::writer::Writer;
-use super::{Damage, Log, LogError, LogOptions, LogRecovered, LogStats, Tokens};
+use super::{Damage, Log, LogError, LogOptions, LogRecovered, LogStats, Restore, Tokens};
 
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = MIB;
+/// The last so many segments stay open from their flush on; others are opened again if they are
+/// needed. (A large log has more segments than a process may have files open.)
+const FILES_KEPT_OPEN: usize = 16;
 
 pub(super) fn format<S: Storage>(
     storage: &mut S,
@@ -51,11 +69,24 @@ pub(super) fn format<S: Storage>(
 struct Found {
     number: u64,
     generation: u32,
+    first_sequence: u64,
+    /// The checksum of the header before its first entry's.
+    previous: Checksum,
+    /// Of every entry; empty when there is a footer.
     rows: Vec<Row>,
-    footer: Option<(Trailer, Vec<IndexEntry>)>,
+    footer: Option<FoundIndex>,
     tail: u64,
     /// The checksum of its last entry's header, for the footer.
     last: Checksum,
+}
+
+/// What a segment's footer tells.
+struct FoundIndex {
+    indexed: Indexed,
+    /// The slots that it tells to be applied; only with a segment before it that has no footer.
+    applied: Vec<Slot>,
+    /// Its entries have not been read.
+    unread: bool,
 }
 
 /// What the index needs of an entry on disk.
@@ -64,14 +95,21 @@ struct Row {
     ballot: Ballot,
     value_size: u32,
     placement_bytes_max: u32,
+    chosen: Slot,
+}
+
+/// A checkpoint that this start goes on from.
+struct Taken {
+    header: CheckpointHeader,
+    body: CheckpointBody,
 }
 
 struct Recovery<'a, S: Storage> {
     storage: &'a mut S,
     folder: &'a str,
     options: &'a LogOptions,
-    /// The segments' files by number from 1.
-    files: Vec<FileId>,
+    /// The segments' files by number from 1, where they are open.
+    files: Vec<Option<FileId>>,
     found: Vec<Found>,
     chain: Chain,
     ballot_max: Ballot,
@@ -85,6 +123,7 @@ pub(super) fn open<S: Storage>(
     storage: &mut S,
     folder: &str,
     options: LogOptions,
+    restore: Option<&mut Restore<'_>>,
 ) -> Result<(Log, LogRecovered), LogError> {
     options.validate()?;
     let names = storage.list(folder).map_err(LogError::io(format!("listing {folder}")))?;
@@ -104,29 +143,39 @@ pub(super) fn open<S: Storage>(
         torn_bytes: 0,
     };
     recovery.open_segments(&names)?;
+    let checkpoints = recovery.read_checkpoints(&names);
     let broken = recovery.walk()?;
-    recovery.judge_end(&broken)?;
+    recovery.judge_end(&broken, &checkpoints)?;
     let (vote_file, vote, vote_repaired) = vote::load(recovery.storage, folder, &options)?;
     if recovery.files.is_empty() {
         recovery.create_first(vote.sequence)?;
     }
     recovery.remove_temporaries(&names)?;
+    let checkpoints = recovery.of_this_log(checkpoints);
+    let newest = checkpoints.first().map(|(_, header)| *header);
+    let taken = restore.and_then(|restore| recovery.take_checkpoint(&checkpoints, restore));
     let promised = vote.ballot.max(recovery.ballot_max);
+    let covered = newest.map_or(Slot::NONE, |header| header.slot);
     let mut recovered = LogRecovered {
         promised,
-        chosen: recovery.chain.chosen.max(recovery.applied),
+        // What a checkpoint covers had been chosen, and stands in the log that follows from it.
+        chosen: recovery.chain.chosen.max(recovery.applied).max(covered),
         entries: recovery.chain.sequence - 1,
         torn_bytes: recovery.torn_bytes,
         footers_damaged: recovery.footers_damaged,
         vote_repaired,
+        checkpoint: taken.as_ref().map_or(Slot::NONE, |taken| taken.header.slot),
         ..LogRecovered::default()
     };
     let unattested = recovery.is_unattested();
-    let index = recovery.build_index();
+    let unread = recovery.unread();
+    let index = recovery.build_index(taken)?;
     recovered.accepted = recovery.read_accepted(&index, recovered.chosen)?;
     let active = index.active().number;
-    let spares: VecDeque<_> =
-        (active + 1..).zip(recovery.files.iter().skip(active as usize).copied()).collect();
+    let mut spares = VecDeque::new();
+    for number in active + 1..=recovery.files.len() as u64 {
+        spares.push_back((number, recovery.file(number)?));
+    }
     let chain = recovery.chain;
     let second_write = options.second_write_bytes_min;
     let writer =
@@ -139,7 +188,10 @@ pub(super) fn open<S: Storage>(
         vote: VoteWriter::new(vote_file, vote),
         preparer: Preparer::new(active, spares),
         reads: Reads::default(),
+        checkpointer: Checkpointer::new(newest.as_ref()),
+        scrubber: Scrubber::new(unread),
         replay_through: recovered.chosen,
+        replayed_bytes: 0,
         failure: None,
         stats: LogStats::default(),
         options,
@@ -170,23 +222,41 @@ impl<S: Storage> Recovery<'_, S> {
         self.options.place(number, generation)
     }
 
-    fn reader(&self, number: u64) -> SegmentReader {
-        let file = self.files[number as usize - 1];
+    /// The segment's file, opened if it is not.
+    fn file(&mut self, number: u64) -> Result<FileId, LogError> {
+        let at = number as usize - 1;
+        if let Some(file) = self.files[at] {
+            return Ok(file);
+        }
+        let name = self.name(number);
+        let opening = LogError::io(format!("opening {name}"));
+        let file = self.storage.open(&name, FileOptions::ReadWrite).map_err(opening)?;
+        self.files[at] = Some(file);
+        Ok(file)
+    }
+
+    fn close(&mut self, number: u64) {
+        if let Some(file) = self.files[number as usize - 1].take() {
+            self.storage.close(file);
+        }
+    }
+
+    fn reader(&mut self, number: u64) -> Result<SegmentReader, LogError> {
+        let file = self.file(number)?;
         let length = self.options.segment_bytes;
-        SegmentReader::new(file, self.name(number), length, &self.options.pool)
+        Ok(SegmentReader::new(file, self.name(number), length, &self.options.pool))
     }
 
     /// Opens every segment and makes it durable before it is trusted: after a mere crash of the
     /// process its last writes may sit in the device's cache. Acting on them (an Accepted sent to
     /// a peer) and then losing them at a power loss would break a promise.
     fn open_segments(&mut self, names: &[String]) -> Result<(), LogError> {
-        for number in segment_numbers(self.folder, names).map_err(LogError::Corrupt)? {
+        let numbers = segment_numbers(self.folder, names).map_err(LogError::Corrupt)?;
+        let kept_from = numbers.len().saturating_sub(FILES_KEPT_OPEN) as u64;
+        for number in numbers {
             let name = self.name(number);
-            let file = self
-                .storage
-                .open(&name, FileOptions::ReadWrite)
-                .map_err(LogError::io(format!("opening {name}")))?;
-            self.files.push(file);
+            self.files.push(None);
+            let file = self.file(number)?;
             if !planted(Mutant::RecoveredNotFlushed) {
                 let syncing = LogError::io(format!("flushing {name}"));
                 self.storage.sync(file).map_err(syncing)?;
@@ -198,19 +268,117 @@ impl<S: Storage> Recovery<'_, S> {
                 let why = format!("the segment is {length} bytes long, not {expected}");
                 return Err(LogError::Corrupt(Damage::new(&name, length, None, why)));
             }
+            if number <= kept_from {
+                self.close(number);
+            }
         }
         let folder = self.folder;
         self.storage.sync_folder(folder).map_err(LogError::io(format!("flushing {folder}")))
     }
 
+    // ---- checkpoints ------------------------------------------------------------------------
+
+    /// The checkpoints that stand, as far as their headers; those of no use are told of.
+    fn read_checkpoints(&mut self, names: &[String]) -> Vec<(String, CheckpointHeader)> {
+        let (owner, pool) = (Owner::of(self.options), &self.options.pool);
+        let files = checkpoint::read_headers(self.storage, self.folder, names, &owner, pool);
+        let sound = |CheckpointFile { name, header }| match header {
+            Ok(header) => Some((name, header)),
+            Err(why) => {
+                warn!(file = %name, %why, "a checkpoint is of no use");
+                None
+            }
+        };
+        files.into_iter().filter_map(sound).collect()
+    }
+
+    /// Those that were taken in this log, the newest first.
+    fn of_this_log(
+        &self,
+        checkpoints: Vec<(String, CheckpointHeader)>,
+    ) -> Vec<(String, CheckpointHeader)> {
+        let is_ours = |(name, header): &(String, CheckpointHeader)| {
+            let segment = self.found.iter().find(|found| found.number == header.segment);
+            let linked = segment
+                .ok_or_else(|| "its segment does not stand here".to_owned())
+                .and_then(|found| header.is_of_log(found.first_sequence, found.previous));
+            if let Err(why) = &linked {
+                warn!(file = %name, %why, "a checkpoint is of no use");
+            }
+            linked.is_ok()
+        };
+        let mut ours: Vec<_> = checkpoints.into_iter().filter(is_ours).collect();
+        ours.sort_by_key(|(_, header)| std::cmp::Reverse(header.number));
+        ours
+    }
+
+    /// Takes the newest checkpoint that is of use.
+    fn take_checkpoint(
+        &mut self,
+        checkpoints: &[(String, CheckpointHeader)],
+        restore: &mut Restore<'_>,
+    ) -> Option<Taken> {
+        for (name, header) in checkpoints {
+            let taken = checkpoint::read_body(self.storage, name, header, &self.options.pool)
+                .and_then(|body| {
+                    self.check_covered(header, &body)?;
+                    restore(header.slot, body.state())?;
+                    Ok(Taken { header: *header, body })
+                });
+            match taken {
+                Ok(taken) => return Some(taken),
+                Err(why) => warn!(file = %name, %why, "a checkpoint is of no use"),
+            }
+        }
+        None
+    }
+
+    /// Whether the checkpoint tells of every slot that it covers in a segment without a footer.
+    fn check_covered(
+        &self,
+        header: &CheckpointHeader,
+        body: &CheckpointBody,
+    ) -> Result<(), String> {
+        for found in self.found.iter().filter(|found| found.footer.is_none()) {
+            let number = found.number;
+            let covered = body.covered.iter().find(|covered| covered.number == number);
+            let Some(covered) = covered else {
+                if found.first_sequence <= header.sequence {
+                    return Err(format!(
+                        "segment {number:x} has lost the footer that it had when it was taken"
+                    ));
+                }
+                continue;
+            };
+            if covered.entries as usize > found.rows.len() {
+                return Err(format!("it tells of more entries than segment {number:x} has"));
+            }
+            for row in &covered.rows {
+                let entry = &found.rows[row.at as usize];
+                if entry.slot != row.slot || row.slot > header.slot {
+                    let (told, at) = (row.slot, row.at);
+                    return Err(format!(
+                        "it tells of slot {told} in entry {at}, where {} stands",
+                        entry.slot
+                    ));
+                }
+                placements::fits(&row.placement, entry.placement_bytes_max)?;
+            }
+        }
+        Ok(())
+    }
+
+    // ---- the walk ---------------------------------------------------------------------------
+
     /// Walks the chain through the segments; returns where it ended.
     fn walk(&mut self) -> Result<(u64, Broken), LogError> {
         let mut end = None;
         for number in 1..=self.files.len() as u64 {
-            let mut reader = self.reader(number);
+            let mut reader = self.reader(number)?;
+            reader.read_ahead = BLOCK_SIZE;
             let length = reader.length;
             let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
-            let place = self.place(number, generation_of(block));
+            let place = self.options.place(number, generation_of(block));
             match judge_start(block, &place, length, &self.chain) {
                 Start::Continues => {}
                 Start::Empty => break,
@@ -228,10 +396,100 @@ impl<S: Storage> Recovery<'_, S> {
                     break;
                 }
             }
-            end = Some((number, self.walk_segment(&mut reader, &place)?));
+            let broken = match self.take_by_footer(&mut reader, &place)? {
+                Some(broken) => broken,
+                None => {
+                    reader.read_ahead = READ_AHEAD_BYTES;
+                    self.walk_segment(&mut reader, &place)?
+                }
+            };
+            if self.found.last().is_some_and(|found| found.footer.is_some()) {
+                drop(reader);
+                self.close(number);
+            }
+            end = Some((number, broken));
         }
         let nothing = Broken { offset: 0, slot: None, why: "no entry stands".into(), empty: true };
         Ok(end.unwrap_or((1, nothing)))
+    }
+
+    /// Takes the segment, whose header continues the chain, without a look at its entries, if its
+    /// footer and the next segment vouch for them. The footer alone would not do: one that was put
+    /// here from another life of this log may be whole, and tell of other entries.
+    fn take_by_footer(
+        &mut self,
+        reader: &mut SegmentReader,
+        place: &Place,
+    ) -> Result<Option<Broken>, LogError> {
+        let number = place.segment;
+        if self.options.verify_at_start || number as usize >= self.files.len() {
+            return Ok(None);
+        }
+        let FoundFooter::Valid(trailer, entries) = read_footer(reader, self.storage, place)? else {
+            return Ok(None);
+        };
+        let Ok(tail) = footer::tail_of(&trailer, &entries, reader.length) else {
+            return Ok(None);
+        };
+        let next = Chain {
+            sequence: self.chain.sequence + u64::from(trailer.count),
+            previous: trailer.last,
+            chosen: self.chain.chosen.max(trailer.told),
+        };
+        let linked = trailer.first_sequence == self.chain.sequence
+            && self.continues_at(number + 1, &next)?;
+        if !linked && !planted(Mutant::FooterWithoutChain) {
+            return Ok(None);
+        }
+        self.add_by_footer(place, &trailer, &entries, true, self.chain);
+        self.chain = next;
+        let why = "the index footer ends its segment".to_owned();
+        Ok(Some(Broken { offset: tail, slot: None, why, empty: true }))
+    }
+
+    /// Whether a segment's header, whole and in its place, continues the chain.
+    fn continues_at(&mut self, number: u64, chain: &Chain) -> Result<bool, LogError> {
+        let mut reader = self.reader(number)?;
+        reader.read_ahead = BLOCK_SIZE;
+        let length = reader.length;
+        let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
+        let place = self.options.place(number, generation_of(block));
+        Ok(matches!(judge_start(block, &place, length, chain), Start::Continues))
+    }
+
+    /// Notes a segment with a footer; `start`: where the chain stood before it.
+    fn add_by_footer(
+        &mut self,
+        place: &Place,
+        trailer: &Trailer,
+        entries: &[IndexEntry],
+        unread: bool,
+        start: Chain,
+    ) {
+        let tail = footer::tail_of(trailer, entries, self.options.segment_bytes);
+        let tail = tail.expect("held against the segment before");
+        let indexed = Indexed::of(entries, tail, trailer.size() as u32);
+        self.applied = self.applied.max(trailer.chosen);
+        self.ballot_max = self.ballot_max.max(indexed.ballot_max);
+        // One in memory before it may hold older values of its slots.
+        let needed = self.found.iter().any(|found| found.footer.is_none());
+        let applied = if needed { applied_slots(entries) } else { Vec::new() };
+        self.found.push(Found {
+            number: place.segment,
+            generation: place.generation,
+            first_sequence: start.sequence,
+            previous: start.previous,
+            rows: Vec::new(),
+            footer: Some(FoundIndex { indexed, applied, unread }),
+            tail,
+            last: trailer.last,
+        });
+    }
+
+    /// The segments whose entries have not been read.
+    fn unread(&self) -> VecDeque<u64> {
+        let unread = |found: &&Found| found.footer.as_ref().is_some_and(|footer| footer.unread);
+        self.found.iter().filter(unread).map(|found| found.number).collect()
     }
 
     fn walk_segment(
@@ -249,12 +507,13 @@ impl<S: Storage> Recovery<'_, S> {
                 ballot: header.ballot,
                 value_size: header.value_size,
                 placement_bytes_max: header.placement_bytes_max,
+                chosen: header.chosen,
             });
         };
-        let first_sequence = self.chain.sequence;
-        let start = BLOCK_SIZE as u64;
+        let start = self.chain;
+        let from = BLOCK_SIZE as u64;
         let mut broken =
-            walk_entries(reader, self.storage, place, start, &mut self.chain, &mut visit)?;
+            walk_entries(reader, self.storage, place, from, &mut self.chain, &mut visit)?;
         let footer = match read_footer(reader, self.storage, place)? {
             FoundFooter::None => None,
             FoundFooter::Damaged(_) => {
@@ -263,12 +522,14 @@ impl<S: Storage> Recovery<'_, S> {
             }
             FoundFooter::Valid(trailer, entries) => Some((trailer, entries)),
         };
-        let mut kept = None;
         if let Some((trailer, entries)) = footer {
             let count = rows.len() as u64;
+            let told = rows.iter().map(|row| row.chosen).max().unwrap_or_default();
             let same = u64::from(trailer.count) == count
-                && trailer.first_sequence == first_sequence
+                && trailer.first_sequence == start.sequence
                 && trailer.last == self.chain.previous
+                && (trailer.told == Slot::NONE || trailer.told == told)
+                && footer::tail_of(&trailer, &entries, reader.length).is_ok()
                 && footer::tells_of(
                     &entries,
                     rows.iter().map(|row| (row.slot, row.ballot, row.value_size)),
@@ -279,19 +540,20 @@ impl<S: Storage> Recovery<'_, S> {
                 return Err(LogError::Corrupt(Damage::new(&reader.name, offset, slot, why)));
             }
             if same {
-                self.applied = self.applied.max(trailer.chosen);
                 // The footer stands where the chain's end was found: nothing is torn here.
                 broken.empty = true;
-                kept = Some((trailer, entries));
-            } else {
-                self.footers_damaged += 1;
+                self.add_by_footer(place, &trailer, &entries, false, start);
+                return Ok(broken);
             }
+            self.footers_damaged += 1;
         }
         self.found.push(Found {
             number: place.segment,
             generation: place.generation,
+            first_sequence: start.sequence,
+            previous: start.previous,
             rows,
-            footer: kept,
+            footer: None,
             tail: broken.offset,
             last: self.chain.previous,
         });
@@ -299,15 +561,29 @@ impl<S: Storage> Recovery<'_, S> {
     }
 
     /// Decides between torn tail and damage, and cuts the torn tail.
-    fn judge_end(&mut self, end: &(u64, Broken)) -> Result<(), LogError> {
+    fn judge_end(
+        &mut self,
+        end: &(u64, Broken),
+        checkpoints: &[(String, CheckpointHeader)],
+    ) -> Result<(), LogError> {
         let (number, broken) = end;
         let missing = self.chain.sequence;
+        let ahead = checkpoints.iter().find(|(_, header)| header.sequence >= missing);
+        if let Some((file, _)) = ahead
+            && !planted(Mutant::CheckpointAheadIgnored)
+            && !planted(Mutant::DamageTruncated)
+        {
+            let why =
+                format!("{}; {file} proves that entry {missing} had been durable", broken.why);
+            let damage = Damage::new(&self.name(*number), broken.offset, broken.slot, why);
+            return Err(LogError::Corrupt(damage));
+        }
         let mut remains = Vec::new();
         let first = self.found.last().map_or(1, |found| found.number);
         for behind in first..=self.files.len() as u64 {
-            let mut reader = self.reader(behind);
+            let mut reader = self.reader(behind)?;
             let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
-            let place = self.place(behind, generation_of(block));
+            let place = self.options.place(behind, generation_of(block));
             let walked = self.found.last().filter(|found| found.number == behind);
             if walked.is_some_and(|found| found.footer.is_some()) {
                 continue;
@@ -332,7 +608,7 @@ impl<S: Storage> Recovery<'_, S> {
         let mut cut: Vec<u64> = remains.iter().map(|(behind, ..)| *behind).collect();
         cut.dedup();
         for behind in cut {
-            let file = self.files[behind as usize - 1];
+            let file = self.file(behind)?;
             let name = self.name(behind);
             self.storage.sync(file).map_err(LogError::io(format!("flushing {name}")))?;
         }
@@ -340,7 +616,7 @@ impl<S: Storage> Recovery<'_, S> {
     }
 
     fn write_zeros(&mut self, number: u64, offset: u64, length: u64) -> Result<(), LogError> {
-        let file = self.files[number as usize - 1];
+        let file = self.file(number)?;
         let name = self.name(number);
         zero_fill(self.storage, file, &name, offset, length, self.options)
     }
@@ -365,13 +641,15 @@ impl<S: Storage> Recovery<'_, S> {
         self.storage.sync(file).map_err(creating())?;
         self.storage.rename(&temporary, &name).map_err(creating())?;
         self.storage.sync_folder(self.folder).map_err(creating())?;
-        self.files.push(file);
+        self.files.push(Some(file));
         Ok(())
     }
 
     fn remove_temporaries(&mut self, names: &[String]) -> Result<(), LogError> {
         let standing = self.storage.list(self.folder).map_err(LogError::io("listing".into()))?;
-        for name in names.iter().filter(|name| is_segment_temporary(name)) {
+        let is_temporary =
+            |name: &&String| is_segment_temporary(name) || *name == CHECKPOINT_TEMPORARY;
+        for name in names.iter().filter(is_temporary) {
             if standing.contains(name) {
                 let name = join(self.folder, name);
                 self.storage.remove(&name).map_err(LogError::io(format!("removing {name}")))?;
@@ -389,40 +667,42 @@ impl<S: Storage> Recovery<'_, S> {
             .is_some_and(|last| last.footer.is_none() && !last.rows.last().is_some_and(is_mark))
     }
 
-    fn build_index(&mut self) -> Index {
+    /// Builds the index from what was found, and closes the files of segments that it does not
+    /// need open.
+    fn build_index(&mut self, taken: Option<Taken>) -> Result<Index, LogError> {
         let generation = self.found.first().map_or(GENERATION_FIRST, |found| found.generation);
         let first = Segment::new(1, generation, 1);
         let mut index = Index::new(self.options.segment_bytes, first);
+        let mut covering = Covering::of(taken);
         for (at, found) in std::mem::take(&mut self.found).into_iter().enumerate() {
             if at > 0 {
                 index.begin_next();
                 index.active_mut().generation = found.generation;
             }
-            let file = self.files[at];
             match found.footer {
-                Some((trailer, entries)) => {
-                    index.add_indexed(&entries, found.tail, trailer.size() as u32);
-                    self.storage.close(file);
+                Some(footer) => {
+                    index.add_indexed(footer.indexed, &footer.applied);
+                    self.close(found.number);
                 }
                 None => {
-                    for row in found.rows {
-                        let room = row.placement_bytes_max;
-                        index.push(row.slot, row.ballot, row.value_size, room);
-                    }
+                    covering.push_rows(&mut index, found.number, &found.rows);
                     if index.active().room > 0 && planted(Mutant::RoomForgottenAtRestart) {
                         index.active_mut().room = 0;
                     }
-                    index.active_mut().file = Some(file);
+                    index.active_mut().file = Some(self.file(found.number)?);
                     assert_eq!(index.active().tail, found.tail, "the index follows the walk");
+                    let told = found.rows.iter().map(|row| row.chosen).max();
+                    index.active_mut().told = told.unwrap_or_default();
                 }
             }
             index.active_mut().last = found.last;
         }
-        if index.active().count == 0 && index.active().file.is_none() {
-            index.active_mut().file = self.files.first().copied();
+        covering.finish(&mut index);
+        if index.active().count == 0 && index.active().file.is_none() && !self.files.is_empty() {
+            index.active_mut().file = Some(self.file(1)?);
         }
         assert_eq!(index.next_sequence(), self.chain.sequence, "the index follows the walk");
-        index
+        Ok(index)
     }
 
     fn read_accepted(
@@ -449,6 +729,50 @@ impl<S: Storage> Recovery<'_, S> {
             accepted.push((slot, found.entry.ballot, batch));
         }
         Ok(accepted)
+    }
+}
+
+/// What a checkpoint covers of the segments in memory, while the index is built.
+struct Covering {
+    /// The checkpoint's slot.
+    through: Slot,
+    segments: Vec<super::covered::CoveredSegment>,
+    placed: Vec<(Slot, Rc<Placement>)>,
+}
+
+impl Covering {
+    fn of(taken: Option<Taken>) -> Covering {
+        let through = taken.as_ref().map_or(Slot::NONE, |taken| taken.header.slot);
+        let segments = taken.map_or(Vec::new(), |taken| taken.body.covered);
+        Covering { through, segments, placed: Vec::new() }
+    }
+
+    /// Adds the rows of a segment in memory to the index.
+    fn push_rows(&mut self, index: &mut Index, number: u64, rows: &[Row]) {
+        let covered = self.segments.iter_mut().find(|covered| covered.number == number);
+        let covered = covered.map_or(Vec::new(), |covered| std::mem::take(&mut covered.rows));
+        let mut covered = covered.into_iter().peekable();
+        for (at, row) in (0_u32..).zip(rows) {
+            let (slot, room) = (row.slot, row.placement_bytes_max);
+            if slot == Slot::NONE || slot > self.through {
+                index.push(slot, row.ballot, row.value_size, room);
+                continue;
+            }
+            let holds = covered.next_if(|covered| covered.at == at);
+            let placement = holds.map(|covered| covered.placement);
+            if let Some(placement) = &placement {
+                self.placed.push((slot, placement.clone()));
+            }
+            index.push_covered(slot, row.ballot, row.value_size, room, placement);
+        }
+        assert!(covered.next().is_none(), "the rows were held against the entries");
+    }
+
+    /// Everything is in the index.
+    fn finish(mut self, index: &mut Index) {
+        self.placed.sort_by_key(|(slot, _)| *slot);
+        self.placed.dedup_by_key(|(slot, _)| *slot);
+        index.cover(self.through, self.placed);
     }
 }
 

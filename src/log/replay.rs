@@ -96,6 +96,7 @@ fn replay_slot<S: Storage>(
     buffer[..read].copy_from_slice(bytes);
     let corrupt = |why| LogError::Corrupt(Damage::new(&reader.name, offset, Some(slot), why));
     let batch = open_entry(buffer, read, &place, &entry).map_err(corrupt)?;
+    log.replayed_bytes += size as u64;
     let refused = |why| LogError::Refused { slot, why };
     let placement = visitor(slot, entry.ballot, &batch).map_err(refused)?;
     if let Some(told) = entry.placement() {

@@ -19,13 +19,16 @@ use super::format::{
 };
 use super::index::IndexEntry;
 
-const READ_AHEAD_BYTES: usize = MIB;
+/// Bytes read at once by whoever walks on.
+pub(super) const READ_AHEAD_BYTES: usize = MIB;
 
 /// Reads a segment's file through a window, forwards.
 pub(super) struct SegmentReader {
     pub file: FileId,
     pub name: String,
     pub length: u64,
+    /// Bytes read at least, for what comes next; less for whoever wants single blocks.
+    pub read_ahead: usize,
     buffer: BlockBuf,
     start: u64,
     filled: usize,
@@ -36,7 +39,8 @@ impl SegmentReader {
         // Reads end with the file: a small one needs no more than its size.
         let window = usize::try_from(length).unwrap_or(usize::MAX).min(BUFFER_BYTES_MAX);
         let buffer = pool.take(window);
-        SegmentReader { file, name, length, buffer, start: 0, filled: 0 }
+        let read_ahead = READ_AHEAD_BYTES;
+        SegmentReader { file, name, length, read_ahead, buffer, start: 0, filled: 0 }
     }
 
     /// The bytes at `offset` (whole blocks), up to `length` of them: fewer only at the file's end.
@@ -49,7 +53,7 @@ impl SegmentReader {
         let end = offset + length as u64;
         if offset < self.start || end > self.start + self.filled as u64 {
             let left = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let wanted = length.clamp(READ_AHEAD_BYTES, BUFFER_BYTES_MAX).min(left);
+            let wanted = length.clamp(self.read_ahead, BUFFER_BYTES_MAX).min(left);
             self.start = offset;
             self.filled = 0;
             if wanted == 0 {

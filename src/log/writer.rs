@@ -219,7 +219,7 @@ impl Log {
             bytes += BLOCK_SIZE;
             offset = 0;
         }
-        let (mut id, mut slot_max) = (None, Slot::NONE);
+        let (mut id, mut slot_max, mut told) = (None, Slot::NONE, Slot::NONE);
         while let Some(head) = self.writer.queue.front() {
             let size = head.batch.entry_size();
             let fits = parts.len() < D::WRITE_PARTS_MAX && bytes + size <= WRITE_BYTES_MAX;
@@ -230,12 +230,14 @@ impl Log {
             assert_eq!(pending.offset, offset + bytes as u64, "a run is contiguous");
             id = pending.id.or(id);
             slot_max = slot_max.max(pending.slot);
+            told = told.max(pending.chosen);
             parts.push(WritePart::Entry(self.stamp(&pending, place)));
             self.writer.queued_bytes -= size;
             bytes += size;
         }
         let previous = self.writer.previous;
-        self.index.segment_mut(number).expect("as above").last = previous;
+        let segment = self.index.segment_mut(number).expect("as above");
+        (segment.last, segment.told) = (previous, segment.told.max(told));
         let write_number = self.writer.next_write;
         self.writer.next_write += 1;
         self.writer.write_bytes_mean = (self.writer.write_bytes_mean * 7 + bytes) / 8;
@@ -401,6 +403,7 @@ impl Log {
                 first_sequence: segment.first_sequence,
                 chosen: segment.applied_max(),
                 last: segment.last,
+                told: segment.told,
             };
             let bytes = segment.tail + trailer.size() as u64;
             assert!(bytes <= self.options.segment_bytes, "the room for a footer was kept");

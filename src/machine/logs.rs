@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::saved::{DecodeError, Reader, put_u16, put_u32, put_u64};
 use super::state::{AppendRefusal, Placed};
-use crate::base::limits::RECORD_BYTES_MAX;
+use crate::base::limits::{LOG_NAME_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::records::Records;
 use crate::base::{
@@ -179,6 +180,65 @@ impl Logs {
         }
         state.tail = first.plus(u64::from(records));
         Ok(Placed { first, records })
+    }
+
+    /// Appends the logs to `out`, by number; between slots only.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.spans.is_empty(), "no slot is being applied");
+        put_u32(out, self.last.0);
+        put_u32(out, self.terms.len() as u32);
+        // Both are made of the same logs; only the tails come sorted.
+        for (log, tail) in self.tails.sorted() {
+            let terms = self.terms.get(&log).expect("every log has terms");
+            put_u32(out, log.0);
+            put_u32(out, terms.record_bytes_max);
+            put_u64(out, tail.tail.0);
+            put_u64(out, tail.fence.0);
+            put_u16(out, terms.name.len() as u16);
+            out.extend_from_slice(terms.name.as_bytes());
+        }
+    }
+
+    /// Reads what [`Logs::encode`] wrote.
+    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Logs, DecodeError> {
+        let wrong = |what| Err(DecodeError::Wrong(what));
+        let mut logs = Logs {
+            terms: IdMap::default(),
+            tails: LogPages::default(),
+            by_name: BTreeMap::new(),
+            last: LogId(from.u32()?),
+            spans: Vec::new(),
+        };
+        let count = from.u32()? as usize;
+        if !(1..=LOGS_MAX).contains(&count) {
+            return wrong("it tells of too many logs, or of none");
+        }
+        let mut before: Option<LogId> = None;
+        for _ in 0..count {
+            let log = LogId(from.u32()?);
+            let in_order = before.map_or(log == LogId(0), |before| before < log);
+            if !in_order || log > logs.last {
+                return wrong("its logs are out of order");
+            }
+            before = Some(log);
+            let record_bytes_max = from.u32()?;
+            let (tail, fence) = (Position(from.u64()?), FenceToken(from.u64()?));
+            let name_bytes = usize::from(from.u16()?).min(LOG_NAME_BYTES_MAX + 1);
+            let name = std::str::from_utf8(from.bytes(name_bytes)?);
+            let name = name.map_err(|_| DecodeError::Wrong("a log's name is no text"))?;
+            let terms = LogTerms { name: name.to_owned(), record_bytes_max };
+            let is_default = log == LogId(0) && terms == LogTerms::named(DEFAULT_LOG_NAME);
+            if terms.fault().is_some() || is_default != (log == LogId(0)) {
+                return wrong("a log could not have been created so");
+            }
+            if logs.by_name.contains_key(&terms.name) {
+                return wrong("two of its logs have one name");
+            }
+            logs.insert(log, terms);
+            let state = logs.tails.get_mut(log).expect("inserted in the line above");
+            (state.tail, state.fence) = (tail, fence);
+        }
+        Ok(logs)
     }
 
     /// Adds what the logs got in the slot just applied to `placement`.

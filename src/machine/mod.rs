@@ -6,6 +6,9 @@
 
 mod batch;
 mod logs;
+mod saved;
+#[cfg(test)]
+mod saved_tests;
 mod sessions;
 mod state;
 
@@ -14,5 +17,6 @@ pub use batch::{
     CommandKind, command_size_max, stated_counts,
 };
 pub use logs::{DEFAULT_LOG_NAME, LOGS_MAX, LogState, Logs};
+pub use saved::DecodeError;
 pub use sessions::{RESULTS_MAX, SESSIONS_MAX};
 pub use state::{AppendRefusal, Machine, Outcome, Placed};

@@ -9,9 +9,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::saved::{DecodeError, Reader, put_u32, put_u64};
 use super::state::{AppendRefusal, Placed};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{AppendTerms, Sequence, SessionId, SessionTerms};
+use crate::base::{AppendTerms, FenceToken, LogId, Position, Sequence, SessionId, SessionTerms};
 
 /// The most sessions that are open at a time.
 pub const SESSIONS_MAX: usize = 64 * 1024;
@@ -50,6 +51,40 @@ impl Session {
         let at = self.results.len().checked_sub(age + 1)?;
         Some(self.results[at])
     }
+}
+
+/// A result as bytes: kind, a small and a large number.
+fn encode_result(result: &AppendResult, out: &mut Vec<u8>) {
+    let (kind, small, large) = match *result {
+        Ok(Placed { first, records }) => (0, records, first.0),
+        Err(AppendRefusal::NoSuchLog(log)) => (1, log.0, 0),
+        Err(AppendRefusal::TailMoved { tail }) => (2, 0, tail.0),
+        Err(AppendRefusal::Fenced { token }) => (3, 0, token.0),
+        Err(AppendRefusal::RecordTooLarge { limit }) => (4, limit, 0),
+        Err(AppendRefusal::SessionExpired) => (5, 0, 0),
+        Err(AppendRefusal::OutOfOrder { expected }) => (6, 0, expected.0),
+        Err(AppendRefusal::Forgotten) => (7, 0, 0),
+        Err(AppendRefusal::WindowFull) => (8, 0, 0),
+    };
+    put_u32(out, kind);
+    put_u32(out, small);
+    put_u64(out, large);
+}
+
+fn decode_result(from: &mut Reader<'_>) -> Result<AppendResult, DecodeError> {
+    let (kind, small, large) = (from.u32()?, from.u32()?, from.u64()?);
+    Ok(match kind {
+        0 => Ok(Placed { first: Position(large), records: small }),
+        1 => Err(AppendRefusal::NoSuchLog(LogId(small))),
+        2 => Err(AppendRefusal::TailMoved { tail: Position(large) }),
+        3 => Err(AppendRefusal::Fenced { token: FenceToken(large) }),
+        4 => Err(AppendRefusal::RecordTooLarge { limit: small }),
+        5 => Err(AppendRefusal::SessionExpired),
+        6 => Err(AppendRefusal::OutOfOrder { expected: Sequence(large) }),
+        7 => Err(AppendRefusal::Forgotten),
+        8 => Err(AppendRefusal::WindowFull),
+        _ => return Err(DecodeError::Wrong("a remembered result is of no known kind")),
+    })
 }
 
 /// What a session says to a command.
@@ -116,6 +151,58 @@ impl Sessions {
     pub fn forget_all(&mut self) {
         self.open.clear();
         self.windows = 0;
+    }
+
+    /// Appends the sessions to `out`, by number.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut open: Vec<_> = self.open.iter().collect();
+        if !open.is_empty() && planted(Mutant::SessionsLeftOutOfCheckpoint) {
+            open.clear();
+        }
+        open.sort_unstable_by_key(|(id, _)| **id);
+        put_u64(out, self.last.0);
+        put_u32(out, open.len() as u32);
+        for (id, session) in open {
+            put_u64(out, id.0);
+            put_u32(out, session.terms.timeout_ms);
+            put_u32(out, session.terms.window);
+            put_u64(out, session.used_ms);
+            put_u64(out, session.last.0);
+            put_u32(out, session.results.len() as u32);
+            session.results.iter().for_each(|result| encode_result(result, out));
+        }
+    }
+
+    /// Reads what [`Sessions::encode`] wrote.
+    pub fn decode(from: &mut Reader<'_>) -> Result<Sessions, DecodeError> {
+        let wrong = |what| Err(DecodeError::Wrong(what));
+        let mut sessions = Sessions { last: SessionId(from.u64()?), ..Sessions::default() };
+        let count = from.u32()? as usize;
+        if count > SESSIONS_MAX {
+            return wrong("it tells of too many sessions");
+        }
+        let mut before = SessionId::NONE;
+        for _ in 0..count {
+            let id = SessionId(from.u64()?);
+            if id <= before || id > sessions.last {
+                return wrong("its sessions are out of order");
+            }
+            before = id;
+            let terms = SessionTerms { timeout_ms: from.u32()?, window: from.u32()? };
+            let (used_ms, last) = (from.u64()?, Sequence(from.u64()?));
+            let results = from.u32()?;
+            sessions.windows += u64::from(terms.window);
+            if terms.fault().is_some() || sessions.windows > RESULTS_MAX {
+                return wrong("a session could not have been opened so");
+            }
+            if results > terms.window || u64::from(results) > last.0 {
+                return wrong("a session remembers more than it may");
+            }
+            let results = (0..results).map(|_| decode_result(from));
+            let results = results.collect::<Result<VecDeque<_>, _>>()?;
+            sessions.open.insert(id, Session { terms, used_ms, last, results });
+        }
+        Ok(sessions)
     }
 
     /// Whether the command is to be carried out.

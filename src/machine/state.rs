@@ -6,7 +6,9 @@
 
 use super::batch::{BatchError, BatchView, Command, CommandKind};
 use super::logs::Logs;
+use super::saved::{self, DecodeError, Reader, put_u64};
 use super::sessions::{Sessions, Turn};
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{
     FenceToken, LogId, LogTerms, Placement, Position, Sequence, SessionId, SessionTerms, Slot,
 };
@@ -127,6 +129,40 @@ impl Machine {
     /// Loses the sessions: for a planted bug, and for nothing else.
     pub fn forget_sessions(&mut self) {
         self.sessions.forget_all();
+    }
+
+    /// The whole state as bytes, for [`Machine::decode`]: the same ones on every replica that has
+    /// applied the same slots, however it came there. Takes about 0.1 us for each log and each
+    /// session, and 5 ns for each remembered result.
+    pub fn encode(&self) -> Vec<u8> {
+        let applied = match self.applied > Slot::NONE && planted(Mutant::CheckpointOfAnotherSlot) {
+            true => self.applied.next(),
+            false => self.applied,
+        };
+        let mut out = saved::begin();
+        put_u64(&mut out, applied.0);
+        put_u64(&mut out, self.records);
+        put_u64(&mut out, self.time_ms);
+        self.logs.encode(&mut out);
+        self.sessions.encode(&mut out);
+        saved::end(out)
+    }
+
+    /// A machine that goes on where the encoded one stood.
+    ///
+    /// # Errors
+    /// When the bytes are damaged, of another version, or no state that a machine can have.
+    pub fn decode(bytes: &[u8]) -> Result<Machine, DecodeError> {
+        let mut from = Reader::open(bytes)?;
+        let applied = Slot(from.u64()?);
+        if applied > Slot::MAX {
+            return Err(DecodeError::Wrong("its slot is over the limit"));
+        }
+        let (records, time_ms) = (from.u64()?, from.u64()?);
+        let logs = Logs::decode(&mut from)?;
+        let sessions = Sessions::decode(&mut from)?;
+        from.end()?;
+        Ok(Machine { applied, records, time_ms, logs, sessions })
     }
 
     /// Applies the value of `slot`, adds an outcome per command to `outcomes`, and tells where

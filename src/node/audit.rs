@@ -8,6 +8,7 @@
 use super::{AppliedSlot, Node};
 use crate::base::{Ballot, Checksum, Slot};
 use crate::log::LogRecovered;
+use crate::machine::Machine;
 
 /// What a node found on its disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct RecoveredState {
     pub footers_damaged: u32,
     /// Whether one copy of the vote was mended.
     pub vote_repaired: bool,
+    /// The slot of the checkpoint that it went on from (0: none), and the checksum of the state.
+    pub checkpoint: (Slot, Checksum),
 }
 
 #[derive(Debug, Default)]
@@ -45,10 +48,19 @@ impl Audit {
         }
     }
 
+    /// Before anything is replayed.
+    pub(super) fn restored(&mut self, machine: &Machine) {
+        if self.is_on && machine.applied() > Slot::NONE {
+            let state = Checksum::of(&machine.encode());
+            self.recovered.checkpoint = (machine.applied(), state);
+        }
+    }
+
     pub(super) fn recovered(&mut self, recovered: &LogRecovered) {
         if !self.is_on {
             return;
         }
+        let checkpoint = self.recovered.checkpoint;
         let accepted = recovered.accepted.iter();
         self.recovered = RecoveredState {
             promised: recovered.promised,
@@ -59,6 +71,7 @@ impl Audit {
             torn_bytes: recovered.torn_bytes,
             footers_damaged: recovered.footers_damaged,
             vote_repaired: recovered.vote_repaired,
+            checkpoint,
         };
     }
 }

@@ -24,8 +24,8 @@ use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, Instant, LogId, NodeId, Placement, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
 use crate::log::{
-    AppendId, COMMAND_BYTES_MIN, Entry, Log, LogEvent, LogRecovered, PositionLookup, VoteId,
-    placement_bytes_max,
+    AppendId, COMMAND_BYTES_MIN, Entry, Log, LogError, LogEvent, LogRecovered, PositionLookup,
+    VoteId, placement_bytes_max,
 };
 use crate::machine::{COMMAND_HEADER_SIZE, Command, Logs, Machine, Outcome, stated_counts};
 use crate::paxos::{
@@ -101,13 +101,24 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the group's log and replays what is chosen. Blocks; nothing is served meanwhile.
+    /// Opens the group's log, takes the newest checkpoint, and replays what was chosen after it. Blocks;
+    /// nothing is served meanwhile.
     pub fn open<I: Io>(io: &mut I, options: NodeOptions) -> Result<Node, NodeFailure> {
         options.validate()?;
         let pool = options.pool.clone();
         let mut audit = Audit::new(options.audit);
-        let (mut log, recovered) = Log::open(io, &options.folder(), options.log.clone())?;
         let mut machine = Machine::new();
+        let mut restore = |slot: Slot, state: &[u8]| {
+            let restored = Machine::decode(state).map_err(|error| error.to_string())?;
+            if restored.applied() != slot {
+                return Err(format!("it is the state after slot {}", restored.applied()));
+            }
+            machine = restored;
+            Ok(())
+        };
+        let (mut log, recovered) =
+            Log::open_from(io, &options.folder(), options.log.clone(), &mut restore)?;
+        audit.restored(&machine);
         let mut outcomes = Vec::new();
         log.replay(io, &mut |slot, ballot, batch| {
             // A value that is no batch: as when it was applied first.
@@ -122,6 +133,7 @@ impl Node {
         }
         info!(
             chosen = %recovered.chosen,
+            checkpoint = %recovered.checkpoint,
             promised = %recovered.promised,
             accepted = recovered.accepted.len(),
             tail = %machine.tail(),
@@ -391,6 +403,7 @@ impl Node {
         let now = io.now();
         let mut events = std::mem::take(&mut self.log_events);
         let result = self.log.on_disk_event(now, io, event, &mut events);
+        let mut damaged = None;
         for event in events.drain(..) {
             match event {
                 LogEvent::Durable(upto) => self.on_entries_durable(now, upto),
@@ -398,10 +411,15 @@ impl Node {
                 LogEvent::Read { ticket, result } => {
                     self.serving.on_read(ticket, result, &mut self.peers, &mut self.answers);
                 }
+                LogEvent::Damaged(damage) => damaged = Some(damage),
             }
         }
         self.log_events = events;
-        Ok(result?)
+        match damaged {
+            // As if the start had found it.
+            Some(damage) => Err(NodeFailure::Open(LogError::Corrupt(damage))),
+            None => Ok(result?),
+        }
     }
 
     /// What the durable entries permit leaves now, and not before.
@@ -580,7 +598,21 @@ impl Node {
         self.serving.pump(io, &mut self.log, &self.cache, &mut self.peers);
         // Peers first: their way to the disk is the longer one.
         self.peers.flush(io);
+        self.take_checkpoint();
         self.log.submit(now, io);
+    }
+
+    /// Hands the log the machine's state when a checkpoint is due. It is encoded at once: what that
+    /// takes is told at [`Machine::encode`]; the rest is written a little at a time.
+    fn take_checkpoint(&mut self) {
+        if !self.log.checkpoint_due() {
+            return;
+        }
+        let slot = match planted(Mutant::CheckpointOfAnotherSlot) {
+            true => self.machine.applied().next(),
+            false => self.machine.applied(),
+        };
+        self.log.checkpoint(slot, self.machine.encode());
     }
 
     fn may_propose(&self) -> bool {

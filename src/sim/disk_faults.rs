@@ -8,7 +8,9 @@
 //! less than it had told, after such damage, is taken out before it says a word (the protocol cannot
 //! survive what it cannot see); it is counted. Any other damage it must find.
 //!
-//! Property: a node whose disk shows that something is missing does not open it.
+//! Properties: a node whose disk shows that something is missing, at its end, does not open it; and
+//! of what a start does not read, the scrub does not say that all is well when it is not. (That the
+//! scrub ends in time is required of the healed quorum: see `phases`.)
 
 use std::time::Duration;
 
@@ -54,6 +56,10 @@ pub const STRIKES: &[Hit] = &[
     Hit::DamageZeroed,
     Hit::DiskWiped,
     Hit::DiskOldCopy,
+    Hit::CheckpointDamaged,
+    Hit::CheckpointLost,
+    Hit::CheckpointStale,
+    Hit::CheckpointStale,
 ];
 
 /// Where damage strikes; what is named more often is struck more often, for it is rarer.
@@ -177,6 +183,9 @@ impl World {
                 self.queue.after(span * 3, Happening::Undo(Undo::MakeRoom(node)));
                 Ok(true)
             }
+            Hit::CheckpointDamaged | Hit::CheckpointLost | Hit::CheckpointStale => {
+                Ok(self.strike_checkpoint(hit, node, span, rng))
+            }
             _ if !self.damageable(node) => Ok(false),
             Hit::DiskOldCopy => self.old_copy(node, span),
             _ => self.damage(hit, node, span, rng),
@@ -241,6 +250,23 @@ impl World {
             }
         }
         Ok(done)
+    }
+
+    /// Checkpoints only save time: whatever happens to them, their node must lose nothing by it. So
+    /// any node is struck, and its disk counts as sound.
+    fn strike_checkpoint(&mut self, hit: Hit, node: usize, span: Duration, rng: &mut Rng) -> bool {
+        let disk = self.processes[node].disk_mut();
+        let done = match hit {
+            Hit::CheckpointLost => disk.lose_checkpoint(rng),
+            Hit::CheckpointStale => disk.stale_checkpoint(rng),
+            _ if rng.below(4) == 0 => disk.zero_block(Region::Checkpoint, rng).is_some(),
+            _ => disk.flip_bits(Region::Checkpoint, [10, 100][rng.below(2) as usize], rng) > 0,
+        };
+        if done && rng.below(3) > 0 {
+            let stops = Undo::Stop(node, rng.below(2) == 0, span);
+            self.queue.after(Duration::ZERO, Happening::Undo(stops));
+        }
+        done
     }
 
     /// Keeps a copy of the disk, and puts it back at the end of the span.

@@ -4,7 +4,8 @@
 //! Property of the second phase: within [`liveness_bound`] of the healing, every client gets
 //! [`PROGRESS_APPENDS`] more appends acknowledged, and every healed node applies everything that
 //! had been chosen by then. After that the healed quorum loses power at once, starts again, and
-//! everything acknowledged must still be there.
+//! everything acknowledged must still be there; and each of them verifies what its start did not read,
+//! within the same bound.
 
 use std::time::Duration;
 
@@ -209,7 +210,13 @@ impl World {
             let live = processes[*node].live.as_ref();
             live.map_or(Slot::NONE, |live| live.server.node().watermarks().applied)
         };
-        let reached = target.filter(|target| quorum.iter().all(|node| applied(node) >= *target));
+        let verified = |node: &usize| {
+            let live = processes[*node].live.as_ref();
+            live.is_some_and(|live| live.server.node().log_stats().unverified_segments == 0)
+        };
+        let is_there =
+            |node: &usize, target| applied(node) >= target && (!*restarted || verified(node));
+        let reached = target.filter(|target| quorum.iter().all(|node| is_there(node, *target)));
         if reached.is_some() && !*restarted {
             *restarted = true;
             for node in quorum.clone() {

@@ -34,6 +34,8 @@ pub enum Stream {
     Faults,
     /// Process start-up and scheduling delays.
     Hosts,
+    /// What is left behind and read again: checkpoints, and how starts verify.
+    Checkpoints,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -244,6 +246,12 @@ pub struct LogPlan {
     pub fill_write_bytes_max: usize,
     /// See `log::LogOptions`.
     pub mark_idle_after: Option<Duration>,
+    /// See `log::LogOptions`.
+    pub checkpoint_bytes_min: Option<u64>,
+    /// See `log::LogOptions`.
+    pub checkpoint_factor: u64,
+    /// See `log::LogOptions`.
+    pub verify_at_start: bool,
 }
 
 /// Draws one of the values.
@@ -263,7 +271,7 @@ impl Plan {
         let clients = 1 + rng.below(CLIENTS_MAX as u64) as usize;
         let safety = millis(rng, 2_000, 12_000);
         let core = CorePlan::draw(rng);
-        let log = LogPlan::draw(rng);
+        let log = LogPlan::draw(rng, &mut Stream::Checkpoints.rng(seed));
         let operations = pick(rng, &[100, 300, 1000, 2500]);
         let workload = Workload::draw(rng, &log, safety, operations);
         let mut net = draw_net(rng);
@@ -325,7 +333,7 @@ impl CorePlan {
 }
 
 impl LogPlan {
-    fn draw(rng: &mut Rng) -> LogPlan {
+    fn draw(rng: &mut Rng, checkpoints: &mut Rng) -> LogPlan {
         let blocks = pick(rng, &[4, 8, 16, 64]);
         let entry_bytes_max = blocks * BLOCK_SIZE;
         // One entry at the least; mostly a few dozen.
@@ -341,6 +349,12 @@ impl LogPlan {
                 _ => Some(millis(rng, 50, 1_500)),
             },
             fill_write_bytes_max: pick(rng, &[0, 8 * KIB, FILL_WRITE_BYTES_MAX]),
+            checkpoint_bytes_min: match checkpoints.below(8) {
+                0 => None,
+                _ => Some(pick(checkpoints, &[8 * KIB, 32 * KIB, 128 * KIB, 512 * KIB]) as u64),
+            },
+            checkpoint_factor: pick(checkpoints, &[1, 1, 4, 20]),
+            verify_at_start: checkpoints.below(8) == 0,
         }
     }
 }

@@ -14,7 +14,8 @@ use super::trace::HostId;
 use crate::base::rng::Rng;
 use crate::base::{BlockPool, NodeId};
 use crate::io::{Event, Net, Wait};
-use crate::log::{DataDir, FormatRequest, Identity as DiskIdentity, LogSync, Member};
+use crate::log::inspect::inspect;
+use crate::log::{Damage, DataDir, FormatRequest, Identity as DiskIdentity, LogSync, Member};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::paxos::Role;
 use crate::server::{Server, Turn};
@@ -35,6 +36,10 @@ pub struct Live {
     pub role: Role,
     /// Segments last seen.
     pub segments: u64,
+    /// Checkpoints written, and segments verified since the start, as last seen.
+    pub checkpoints: u64,
+    /// See above.
+    pub verified: u64,
 }
 
 /// Why a process is not there.
@@ -78,6 +83,8 @@ pub struct Process {
     pub has_lied: bool,
     /// What trouble its disk had made before it started.
     pub trouble_before: u64,
+    /// What was damaged in its segments when it started: the scrub must not pass over it.
+    pub damage_at_start: Option<String>,
     events: Vec<Event<Chunk>>,
 }
 
@@ -110,6 +117,7 @@ impl Process {
             damaged: false,
             has_lied: false,
             trouble_before: 0,
+            damage_at_start: None,
             events: Vec::new(),
         }
     }
@@ -123,6 +131,7 @@ impl Process {
         port.reset();
         self.lives += 1;
         self.trouble_before = trouble(&disk);
+        self.damage_at_start = self.damaged.then(|| damage_in_segments(&disk)).flatten();
         let mut io = SimIo::new(disk, port, self.clock.read(now));
         match open(&mut io, plan, self.lives) {
             Ok((node, pool)) => {
@@ -132,7 +141,8 @@ impl Process {
                 let server = Server::new(node, pool, self.clock.read(now), no_resources);
                 let role = server.node().role();
                 let segments = server.node().log_stats().segments;
-                self.live = Some(Live { server, io, role, segments });
+                let (checkpoints, verified) = (0, 0);
+                self.live = Some(Live { server, io, role, segments, checkpoints, verified });
                 Ok(())
             }
             Err(why) => {
@@ -210,6 +220,16 @@ impl Process {
     }
 }
 
+/// The first damage that an inspection finds in the segments of a disk, if any.
+fn damage_in_segments(disk: &SimDisk) -> Option<String> {
+    let mut scratch = SimDisk::new(0, DiskOptions::default());
+    scratch.restore_copy(&disk.save_copy());
+    // What is no data directory any more has no segments.
+    let report = inspect(&mut scratch, &mut |_| {}).ok()?;
+    let in_segment = |damage: &&Damage| damage.file.contains("segment-");
+    report.damage.iter().find(in_segment).map(Damage::to_string)
+}
+
 fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
     let member = |index: usize| Member {
         node: NodeId(index as u16 + 1),
@@ -269,6 +289,9 @@ fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, St
     options.log.mark_idle_after = log.mark_idle_after;
     options.log.second_write_bytes_min = log.second_write_bytes_min;
     options.log.fill_write_bytes_max = log.fill_write_bytes_max;
+    options.log.checkpoint_bytes_min = log.checkpoint_bytes_min;
+    options.log.checkpoint_factor = log.checkpoint_factor;
+    options.log.verify_at_start = log.verify_at_start;
     if log.write_then_fsync {
         options.log.log_sync = LogSync::WriteThenFsync;
     }

@@ -21,8 +21,9 @@ use super::process::{Absence, CLUSTER, Process};
 use super::time::{Schedule, Time};
 use super::trace::{HostId, Trace, digest};
 use crate::base::rng::Rng;
-use crate::base::{Ballot, ClusterId, Instant, NodeId};
+use crate::base::{Ballot, ClusterId, Instant, NodeId, Slot};
 use crate::io::{Event, SendPart};
+use crate::log::LogError;
 use crate::node::{AppliedSlot, NodeFailure};
 use crate::paxos::{Granted, Role};
 
@@ -234,6 +235,7 @@ impl World {
                 self.hits.add(Hit::VoteMended, u64::from(found.vote_repaired));
                 self.hits.add(Hit::FooterDamaged, u64::from(found.footers_damaged));
                 self.hits.add(Hit::AcceptedRecovered, found.accepted.len() as u64);
+                self.hits.add(Hit::CheckpointUsed, u64::from(found.checkpoint.0 > Slot::NONE));
                 self.net.set_listening(host, true);
                 self.collect(node)?;
                 self.schedule_turn(node, now);
@@ -307,7 +309,14 @@ impl World {
     }
 
     fn judge_failure(&mut self, node: usize, failure: &NodeFailure) -> Result<(), Violation> {
-        let process = &self.processes[node];
+        let process = &mut self.processes[node];
+        if process.damaged && matches!(failure, NodeFailure::Open(LogError::Corrupt(_))) {
+            // The scrub has found what a start that reads everything would have refused.
+            process.absence = Absence::Refused(failure.to_string());
+            self.hits.hit(Hit::ScrubFoundDamage);
+            self.hits.hit(Hit::DamageFound);
+            return Ok(());
+        }
         if process.damaged || trouble(process.disk()) > process.trouble_before {
             let delay = self.rng.between(Duration::ZERO, RESTART_MAX);
             self.queue.after(delay, Happening::Start(node));
@@ -337,9 +346,19 @@ impl World {
         self.bounds.check(id, &gauges)?;
         self.hits.add(Hit::BackPressure, u64::from(gauges.stalled_clients > 0));
         self.hits.add(Hit::ReadFromDisk, u64::from(gauges.disk_reads > 0));
-        let segments = live.server.node().log_stats().segments;
-        self.hits.add(Hit::SegmentRolled, segments.saturating_sub(live.segments));
-        live.segments = segments;
+        let stats = live.server.node().log_stats();
+        self.hits.add(Hit::SegmentRolled, stats.segments.saturating_sub(live.segments));
+        self.hits.add(Hit::CheckpointWritten, stats.checkpoints - live.checkpoints);
+        self.hits.add(Hit::SegmentScrubbed, stats.verified_segments - live.verified);
+        live.segments = stats.segments;
+        (live.checkpoints, live.verified) = (stats.checkpoints, stats.verified_segments);
+        if stats.unverified_segments == 0 && process.damaged {
+            if let Some(damage) = process.damage_at_start.take() {
+                let text = format!("node {id} runs, and says that all is verified, over {damage}");
+                return Err(Violation::new("scrub", text));
+            }
+            self.hits.add(Hit::ScrubChecked, u64::from(stats.verified_segments > 0));
+        }
         let (granted, lease) = (live.server.node().granted(), live.server.node().lease_until());
         let role = live.server.node().role();
         if role != live.role {

@@ -44,6 +44,12 @@ pub(super) fn check_footer(
             return Err(FooterProblem::Outdated(why));
         }
     }
+    let told = rows.iter().map(|header| header.chosen).max().unwrap_or_default();
+    if trailer.told != Slot::NONE && trailer.told != told {
+        let why =
+            format!("the index footer tells of {} chosen, its entries of {told}", trailer.told);
+        return Err(FooterProblem::Outdated(why));
+    }
     check_positions(entries)
 }
 

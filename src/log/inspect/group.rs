@@ -11,8 +11,9 @@ use crate::base::{Ballot, BlockPool, ClusterId, GroupId, NodeId, Placement, Slot
 use crate::io::{FileId, FileOptions, Storage};
 
 use super::footers::{self, FooterProblem, check_footer};
-use super::report::{FooterReport, GroupReport, SegmentReport, VoteCopyReport};
+use super::report::{CheckpointReport, FooterReport, GroupReport, SegmentReport, VoteCopyReport};
 use super::{InspectVisitor, InspectedSlot};
+use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader, Owner};
 use crate::log::format::{
     EntryHeader, EntryKind, Place, SegmentHeader, check_place, join, segment_name, segment_number,
 };
@@ -55,6 +56,8 @@ struct SegmentFile {
     walked: bool,
     /// Whole, and says that it holds what stands before it: nothing lies behind its tail.
     closed: bool,
+    /// Its header, where the chain went through it.
+    header: Option<SegmentHeader>,
 }
 
 /// A place in the log: index of the segment, offset in its file.
@@ -177,6 +180,10 @@ pub(super) struct GroupWalk<'a, S: Storage> {
     applied: Slot,
     ballot_max: Ballot,
     slot_max: Slot,
+    /// The checkpoints whose headers are sound, with their files' names.
+    checkpoints: Vec<(String, CheckpointHeader)>,
+    /// The highest slot that one of them covers which belongs to this log.
+    covered: Slot,
     slots: Slots<'a>,
     report: GroupReport,
     damage: Vec<Damage>,
@@ -213,6 +220,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             applied: Slot::NONE,
             ballot_max: Ballot::NONE,
             slot_max: Slot::NONE,
+            checkpoints: Vec::new(),
+            covered: Slot::NONE,
             slots,
             report: GroupReport::new(group, folder),
             damage: Vec::new(),
@@ -236,7 +245,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
     }
 
     pub fn finish(mut self) -> (GroupReport, Vec<Damage>, Vec<Damage>) {
-        let chosen = self.chain.chosen.max(self.applied);
+        let chosen = self.chain.chosen.max(self.applied).max(self.covered);
         self.slots.settle(chosen);
         self.slots.finish();
         // Behind damage slots are missing because of it; that has been told.
@@ -272,6 +281,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 None
             }
         };
+        self.read_checkpoints(&names);
         self.open_segments(&folder, &names)?;
         if self.files.is_empty() && vote.is_some_and(|vote| vote.sequence > 1) {
             let name = join(&folder, &segment_name(1));
@@ -286,7 +296,52 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             assert!(resumed > from, "the walk only goes forwards");
             from = resumed;
         }
+        self.judge_checkpoints();
         Ok(())
+    }
+
+    // ---- checkpoints ------------------------------------------------------------------------
+
+    /// Reads all of the checkpoints; without an identity and a vote nobody knows whose they must be.
+    fn read_checkpoints(&mut self, names: &[String]) {
+        let Expected { group, cluster: Some(cluster), node: Some(node), .. } = self.expected else {
+            return;
+        };
+        let owner = Owner { cluster, group, node };
+        let folder = &self.report.folder;
+        for file in checkpoint::read_headers(self.storage, folder, names, &owner, self.pool) {
+            let CheckpointFile { name, header } = file;
+            let mut report = CheckpointReport { file: name.clone(), ..CheckpointReport::default() };
+            match header {
+                Err(why) => report.why = Some(why),
+                Ok(header) => {
+                    report.slot = Some(header.slot.0);
+                    report.sequence = Some(header.sequence);
+                    report.number = Some(header.number);
+                    report.state_bytes = Some(header.state_bytes);
+                    let body = checkpoint::read_body(self.storage, &name, &header, self.pool);
+                    report.why = body.err();
+                    self.checkpoints.push((name, header));
+                }
+            }
+            self.report.checkpoints.push(report);
+        }
+    }
+
+    /// Which of them belong to the log that stands here.
+    fn judge_checkpoints(&mut self) {
+        for (name, header) in &self.checkpoints {
+            let segment = self.files.iter().find(|segment| segment.number == header.segment);
+            let Some(found) = segment.and_then(|segment| segment.header) else { continue };
+            match header.is_of_log(found.first_sequence, found.previous) {
+                Ok(()) => self.covered = self.covered.max(header.slot),
+                Err(why) => {
+                    let mut reports = self.report.checkpoints.iter_mut();
+                    let report = reports.find(|report| report.file == *name);
+                    report.expect("reported when it was read").why.get_or_insert(why);
+                }
+            }
+        }
     }
 
     // ---- the vote ---------------------------------------------------------------------------
@@ -362,8 +417,9 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 file: name.clone(),
                 ..SegmentReport::default()
             });
-            let (tail, walked, closed) = (BLOCK_SIZE as u64, false, false);
-            self.files.push(SegmentFile { number, file, name, length, tail, walked, closed });
+            let (tail, walked, closed, header) = (BLOCK_SIZE as u64, false, false, None);
+            let segment = SegmentFile { number, file, name, length, tail, walked, closed, header };
+            self.files.push(segment);
         }
         Ok(())
     }
@@ -402,7 +458,9 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 offset = from.offset;
             } else {
                 match judge_start(&block, &place, reader.length, &self.chain) {
-                    Start::Continues => {}
+                    Start::Continues => {
+                        self.files[index].header = SegmentHeader::decode(&block).ok();
+                    }
                     Start::Empty => break,
                     Start::Foreign(why) => {
                         return Err(LogError::Foreign { file: reader.name, why });
@@ -527,6 +585,17 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 return self.resume(end.at);
             }
             remains.extend(seen.remains.into_iter().map(|run| (index, run)));
+        }
+        let ahead = self.checkpoints.iter().find(|(_, header)| header.sequence >= missing);
+        if let Some((file, _)) = ahead {
+            let Broken { offset, slot, why, .. } = &end.broken;
+            let why = format!("{why}; {file} proves that entry {missing} had been durable");
+            let name = match self.files.get(end.at.index) {
+                Some(segment) => segment.name.clone(),
+                None => join(&self.report.folder, &segment_name(1)),
+            };
+            self.damage.push(Damage::new(&name, *offset, *slot, why));
+            return Ok(None);
         }
         for (index, (offset, length)) in remains {
             self.report.torn_bytes += length;

@@ -11,8 +11,8 @@ mod group;
 mod report;
 
 pub use report::{
-    BallotReport, FooterReport, GroupReport, IdentityReport, InspectReport, LogReport,
-    SegmentReport, VoteCopyReport,
+    BallotReport, CheckpointReport, FooterReport, GroupReport, IdentityReport, InspectReport,
+    LogReport, SegmentReport, VoteCopyReport,
 };
 
 use crate::base::memory::BUFFER_BYTES_MAX;

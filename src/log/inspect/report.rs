@@ -147,6 +147,23 @@ impl SegmentReport {
     }
 }
 
+/// One file of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CheckpointReport {
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// The slot after which the state was taken; null when its header is damaged.
+    pub slot: Option<u64>,
+    /// The log's entries up to this sequence were durable before it was begun; null likewise.
+    pub sequence: Option<u64>,
+    /// Its number: of two, the higher one is the newer; null when its header is damaged.
+    pub number: Option<u64>,
+    /// Bytes of the machine's state in it; null when its header is damaged.
+    pub state_bytes: Option<u64>,
+    /// Why a start does not go on from it; null when it may.
+    pub why: Option<String>,
+}
+
 /// The log of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GroupReport {
@@ -178,6 +195,8 @@ pub struct GroupReport {
     pub file_bytes: u64,
     /// Bytes of a torn tail: never acknowledged, cut at the next start.
     pub torn_bytes: u64,
+    /// The checkpoints that stand, by name. One that is damaged costs time and nothing else.
+    pub checkpoints: Vec<CheckpointReport>,
     /// The segments, by number.
     pub segments: Vec<SegmentReport>,
 }

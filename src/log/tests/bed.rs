@@ -18,8 +18,9 @@ use crate::base::{
 use crate::io::{DiskEvent, FileOptions, Storage};
 use crate::log::inspect::{InspectReport, inspect};
 use crate::log::{
-    AppendId, DataDir, Entry, FormatRequest, Log, LogError, LogEvent, LogFailure, LogOptions,
-    LogRecovered, LogSync, Member, ReadEntry, ReadError, ReadTicket, VoteId,
+    AppendId, Damage, DataDir, Entry, FormatRequest, Log, LogError, LogEvent, LogFailure,
+    LogOptions, LogRecovered, LogSync, Member, PositionLookup, ReadEntry, ReadError, ReadTicket,
+    VoteId,
 };
 use crate::sim::disk::{DiskOptions, TestDisk};
 
@@ -105,7 +106,11 @@ pub struct Bed {
     pub log: Option<Log>,
     pub model: Model,
     pub failure: Option<LogFailure>,
+    /// What the scrub found.
+    pub damaged: Option<Damage>,
     pub reads: Vec<(ReadTicket, Result<ReadEntry, ReadError>)>,
+    /// Recoveries that went on from a checkpoint.
+    pub checkpoints_used: u32,
     /// Completions taken since the bed was made.
     pub events: u32,
 }
@@ -118,6 +123,8 @@ pub fn options() -> LogOptions {
         entry_bytes_max: 16 * KIB,
         spare_segments: 1,
         mark_idle_after: Some(Duration::from_millis(20)),
+        checkpoint_bytes_min: Some(24 * KIB as u64),
+        checkpoint_factor: 1,
         ..options
     }
 }
@@ -159,7 +166,9 @@ impl Bed {
             log: None,
             model: Model::default(),
             failure: None,
+            damaged: None,
             reads: Vec::new(),
+            checkpoints_used: 0,
             events: 0,
         }
     }
@@ -305,6 +314,10 @@ impl Bed {
 
     pub fn submit(&mut self) {
         let now = self.disk.now();
+        if self.log().checkpoint_due() {
+            let (applied, state) = (self.model.applied, encode_tails(&self.model.tails));
+            self.log().checkpoint(applied, state);
+        }
         self.log.as_mut().expect("the log is open").submit(now, &mut self.disk);
     }
 
@@ -313,7 +326,7 @@ impl Bed {
         let end = self.disk.now() + time;
         for _ in 0..EVENTS_MAX {
             self.submit();
-            if self.events >= events_max {
+            if self.events >= events_max || self.damaged.is_some() {
                 return;
             }
             let due = self.log().next_deadline().unwrap_or(end).min(end);
@@ -325,6 +338,17 @@ impl Bed {
             }
         }
         panic!("the log does not come to rest");
+    }
+
+    /// Lets time pass until everything that the start has not read is verified, or damage is found.
+    pub fn scrub(&mut self) -> Option<Damage> {
+        for _ in 0..EVENTS_MAX {
+            if self.damaged.is_some() || self.log().stats().unverified_segments == 0 {
+                return self.damaged.take();
+            }
+            self.idle(Duration::from_millis(10), u32::MAX);
+        }
+        panic!("the scrub does not end");
     }
 
     /// Hands a completion to the log, and what it reports to the model.
@@ -355,6 +379,7 @@ impl Bed {
                     self.model.promise_durable = ballot;
                 }
                 LogEvent::Read { ticket, result } => self.reads.push((ticket, result)),
+                LogEvent::Damaged(damage) => self.damaged = Some(damage),
             }
         }
     }
@@ -390,7 +415,11 @@ impl Bed {
                 return Err(error);
             }
         };
-        assert_eq!(report.damage, [], "opened but found damaged");
+        if !report.damage.is_empty() {
+            // Then it stands in what was not read: the scrub must find it where inspect does.
+            drop(log);
+            return self.recover_damaged(&report.damage[0]);
+        }
         assert_eq!(report.groups[0].chosen, recovered.chosen.0, "inspect and recovery agree");
         assert_eq!(report.groups[0].entries, recovered.entries);
         assert_eq!(report.groups[0].torn_bytes, recovered.torn_bytes);
@@ -408,15 +437,83 @@ impl Bed {
             held.insert(slot, (ballot, batch.value().to_vec()));
             Ok(Rc::new(stands))
         })?;
+        drop(log);
         assert_eq!(held.len() as u64, recovered.chosen.0, "every chosen slot is replayed");
         for (slot, ballot, batch) in &recovered.accepted {
             assert!(*slot > recovered.chosen, "accepted slots lie above the chosen ones");
             held.insert(*slot, (*ballot, batch.value().to_vec()));
         }
         self.check(&recovered, &held);
+        let log = self.open_from_checkpoint(&recovered, &tails)?;
         self.log = Some(log);
         self.restart_model(&recovered, tails);
+        self.find_placed();
         Ok(recovered)
+    }
+
+    /// The log opens although this is damaged.
+    fn recover_damaged(&mut self, damage: &Damage) -> Result<LogRecovered, LogError> {
+        assert!(!self.options.verify_at_start, "opened but found damaged: {damage}");
+        let tails = self.model.tails.clone();
+        let take = &mut |_: Slot, _: &[u8]| Ok(());
+        let options = self.options.clone();
+        let (log, recovered) = Log::open_from(&mut self.disk, &folder(), options, take)?;
+        self.log = Some(log);
+        self.damaged = None;
+        // Not from a replay, which may not come past the damage.
+        self.model.tails = tails;
+        let found = self.scrub().unwrap_or_else(|| panic!("the scrub passes over {damage}"));
+        assert_eq!((&found.file, found.offset), (&damage.file, damage.offset), "{found}; {damage}");
+        Err(LogError::Corrupt(found)).map(|()| recovered)
+    }
+
+    /// Opens the log once more, now from a checkpoint if there is one: the slots after it lead to
+    /// where all of them have led.
+    fn open_from_checkpoint(
+        &mut self,
+        recovered: &LogRecovered,
+        tails: &BTreeMap<LogId, Position>,
+    ) -> Result<Log, LogError> {
+        let mut restored = BTreeMap::new();
+        let mut from = Slot::NONE;
+        let mut restore = |slot: Slot, state: &[u8]| {
+            (restored, from) = (decode_tails(state), slot);
+            Ok(())
+        };
+        let options = self.options.clone();
+        let opened = Log::open_from(&mut self.disk, &folder(), options, &mut restore)?;
+        let (mut log, again) = opened;
+        assert_eq!(again.checkpoint, from);
+        assert_eq!((again.promised, again.chosen), (recovered.promised, recovered.chosen));
+        assert_eq!(again.entries, recovered.entries);
+        let marks = |found: &LogRecovered| -> Vec<_> {
+            let accepted = found.accepted.iter();
+            accepted.map(|(slot, at, batch)| (*slot, *at, batch.checksum())).collect()
+        };
+        assert_eq!(marks(&again), marks(recovered));
+        let mut next = from;
+        log.replay(&mut self.disk, &mut |slot, _, batch| {
+            next = next.next();
+            assert_eq!(slot, next, "slots after the checkpoint are replayed in order");
+            Ok(Rc::new(place(batch.value(), &mut restored)))
+        })?;
+        assert_eq!((next, &restored), (recovered.chosen, tails), "from slot {from}");
+        self.checkpoints_used += u32::from(from > Slot::NONE);
+        Ok(log)
+    }
+
+    /// The index knows of every record that had a place.
+    fn find_placed(&mut self) {
+        let log = self.log.as_ref().expect("the log is open");
+        for (slot, placement) in &self.model.placements {
+            for span in &placement.spans {
+                match log.slot_at(span.log, span.first) {
+                    PositionLookup::Slot { slot: at, .. } => assert_eq!(at, *slot),
+                    PositionLookup::OnDisk => {}
+                    PositionLookup::Unknown => panic!("slot {slot} is not found by {span:?}"),
+                }
+            }
+        }
     }
 
     fn check(&self, recovered: &LogRecovered, held: &BTreeMap<Slot, (Ballot, Vec<u8>)>) {
@@ -496,6 +593,7 @@ impl Bed {
         let applied = model.applied;
         model.placements.retain(|slot, _| *slot <= applied);
         self.failure = None;
+        self.damaged = None;
         self.reads.clear();
     }
 
@@ -507,6 +605,25 @@ impl Bed {
     pub fn segment(number: u64) -> String {
         format!("{}/{}", folder(), crate::log::format::segment_name(number))
     }
+}
+
+/// The state of the tests' machine, as a checkpoint has it.
+pub fn encode_tails(tails: &BTreeMap<LogId, Position>) -> Vec<u8> {
+    let tail = |(log, tail): (&LogId, &Position)| {
+        log.0.to_le_bytes().into_iter().chain(tail.0.to_le_bytes())
+    };
+    tails.iter().flat_map(tail).collect()
+}
+
+fn decode_tails(state: &[u8]) -> BTreeMap<LogId, Position> {
+    let (tails, rest) = state.as_chunks::<12>();
+    assert!(rest.is_empty());
+    let tail = |bytes: &[u8; 12]| {
+        let (log, tail) = bytes.split_first_chunk::<4>().expect("four bytes");
+        let tail = tail.try_into().expect("eight bytes");
+        (LogId(u32::from_le_bytes(*log)), Position(u64::from_le_bytes(tail)))
+    };
+    tails.iter().map(tail).collect()
 }
 
 /// The log makes its writes durable in one way or the other.

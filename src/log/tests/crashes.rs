@@ -68,7 +68,7 @@ fn whatever_a_power_loss_leaves_after_any_completion_nothing_durable_is_lost() {
 }
 
 pub fn power_loss_after_every_completion() {
-    let mut torn = 0;
+    let (mut torn, mut from_checkpoints) = (0, 0);
     for (log_sync, second_write_bytes_min) in
         [(SYNCS[0], usize::MAX), (SYNCS[1], usize::MAX), (SYNCS[0], 0), (SYNCS[1], 0)]
     {
@@ -88,10 +88,12 @@ pub fn power_loss_after_every_completion() {
                 bed.submit();
                 bed.power_loss(&mut Rng::new(seed));
                 bed.recover().unwrap_or_else(|e| panic!("event {events}, second time: {e}"));
+                from_checkpoints += bed.checkpoints_used;
             }
         }
     }
     assert!(torn > 50, "torn tails are met often ({torn})");
+    assert!(from_checkpoints > 50, "and checkpoints are used ({from_checkpoints})");
 }
 
 #[test]

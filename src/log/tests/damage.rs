@@ -18,8 +18,13 @@ use crate::sim::disk::{OpFault, OpKind, Region};
 
 /// A log of several segments, the first ones with a footer; every entry was acknowledged and is
 /// attested by a later one; the last is an idle mark. The process has ended.
+/// Its starts read everything; `fast.rs` has those that do not.
 fn filled(seed: u64) -> Bed {
-    let mut bed = Bed::new(seed, options());
+    filled_with(seed, LogOptions { verify_at_start: true, ..options() })
+}
+
+pub fn filled_with(seed: u64, options: LogOptions) -> Bed {
+    let mut bed = Bed::new(seed, options);
     for size in [100, 9000, 0, 3000, 12_000, 16_000, 7000, 16_000, 15_000, 200, 16_000, 300] {
         bed.append(size);
         if size == 200 {

@@ -5,6 +5,7 @@ mod bed;
 mod crashes;
 mod damage;
 mod failures;
+mod fast;
 mod inspected;
 #[cfg(feature = "mutants")]
 mod mutants;

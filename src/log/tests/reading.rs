@@ -122,6 +122,7 @@ fn a_record_of_a_rare_log_is_found_without_a_look_at_other_segments() {
     }
     bed.idle(Duration::from_millis(100), u32::MAX);
     for restarts in 0..2 {
+        bed.scrub();
         let placement = bed.model.placements[&Slot(5)].clone();
         let span = *placement.spans.last().unwrap();
         assert!(bed.log().stats().indexed_segments as usize > FILES_CACHED_MAX);

@@ -1,13 +1,15 @@
 //! Agreement: one value per slot, on every replica, for ever.
 //!
 //! Property: whenever any replica applies a slot, at any time, restarts and replays included, the
-//! value and what became of its commands are those that the first replica to apply it saw; and every replica applies every slot from 1 on in order, without a
-//! gap.
+//! value and what became of its commands are those that the first replica to apply it saw; and every
+//! replica applies every slot in order, without a gap, from 1 on, or from a checkpoint on that holds
+//! the very state to which the slots up to it lead.
 
 use std::rc::Rc;
 
 use super::Violation;
 use crate::base::{Checksum, NodeId, Placement, Slot};
+use crate::machine::Machine;
 use crate::node::AppliedSlot;
 
 const NAME: &str = "agreement";
@@ -17,6 +19,7 @@ struct Truth {
     size: usize,
     placement: Rc<Placement>,
     by: NodeId,
+    value: Vec<u8>,
 }
 
 /// What was applied first, by slot from 1.
@@ -24,17 +27,47 @@ pub struct Agreement {
     truth: Vec<Truth>,
     /// The last slot each node applied since it started.
     applied: Vec<Slot>,
+    /// A machine of its own, to which some of the slots were applied.
+    reference: Machine,
 }
 
 impl Agreement {
     /// Over `nodes` nodes.
     pub fn new(nodes: usize) -> Agreement {
-        Agreement { truth: Vec::new(), applied: vec![Slot::NONE; nodes] }
+        let applied = vec![Slot::NONE; nodes];
+        Agreement { truth: Vec::new(), applied, reference: Machine::new() }
     }
 
-    /// A node has started anew.
-    pub fn restarted(&mut self, node: NodeId) {
-        self.applied[usize::from(node.0) - 1] = Slot::NONE;
+    /// A node has started anew, from the checkpoint of a slot (0: none) with this checksum of its
+    /// state.
+    ///
+    /// # Errors
+    /// When that is not the state after that slot.
+    pub fn restarted(
+        &mut self,
+        node: NodeId,
+        (slot, state): (Slot, Checksum),
+    ) -> Result<(), Violation> {
+        self.applied[usize::from(node.0) - 1] = slot;
+        if slot == Slot::NONE || self.state_at(slot) == Some(state) {
+            return Ok(());
+        }
+        let text = format!("node {node} starts from a checkpoint that is not of slot {slot}");
+        Err(Violation::new(NAME, text))
+    }
+
+    /// The checksum of the state after a slot, once some replica has applied it.
+    fn state_at(&mut self, slot: Slot) -> Option<Checksum> {
+        let truth = self.truth.get(..usize::try_from(slot.0).ok()?)?;
+        if self.reference.applied() > slot {
+            self.reference = Machine::new();
+        }
+        for truth in &truth[self.reference.applied().0 as usize..] {
+            let next = self.reference.applied().next();
+            // A value that is no batch is a no-op everywhere.
+            drop(self.reference.apply(next, &truth.value, &mut Vec::new()));
+        }
+        Some(Checksum::of(&self.reference.encode()))
     }
 
     /// The checksum of a slot's value, once some replica has applied it.
@@ -65,7 +98,8 @@ impl Agreement {
         let Some(truth) = self.truth.get(index) else {
             assert_eq!(index, self.truth.len(), "the first to apply it applied all before");
             let placement = applied.placement.clone();
-            self.truth.push(Truth { checksum, size, placement, by: node });
+            let value = applied.batch.value().to_vec();
+            self.truth.push(Truth { checksum, size, placement, by: node, value });
             return Ok(true);
         };
         let same = truth.checksum == checksum
@@ -104,7 +138,7 @@ mod tests {
         assert_eq!(agreement.applied(NodeId(2), &applied(1, b"a")), Ok(false));
         assert!(agreement.applied(NodeId(3), &applied(1, b"b")).is_err());
         assert!(agreement.applied(NodeId(2), &applied(3, b"c")).is_err());
-        agreement.restarted(NodeId(1));
+        agreement.restarted(NodeId(1), Default::default()).unwrap();
         assert_eq!(agreement.applied(NodeId(1), &applied(1, b"a")), Ok(false));
     }
 }

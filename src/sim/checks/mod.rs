@@ -25,7 +25,7 @@ use std::fmt;
 use super::counters::{Counters, Hit};
 use super::history::History;
 use super::time::Time;
-use crate::base::NodeId;
+use crate::base::{NodeId, Slot};
 use crate::io::Storage;
 use crate::node::{AppliedSlot, Node, RecoveredState};
 
@@ -84,7 +84,8 @@ impl Judge {
         found: &RecoveredState,
         hits: &mut Counters,
     ) -> Result<(), Violation> {
-        self.agreement.restarted(node);
+        self.agreement.restarted(node, found.checkpoint)?;
+        hits.add(Hit::CheckpointChecked, u64::from(found.checkpoint.0 > Slot::NONE));
         self.watermarks.restarted(node);
         let agreement = &self.agreement;
         self.promises.recovered(node, found, &|slot| agreement.checksum(slot), hits)

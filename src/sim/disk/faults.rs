@@ -222,6 +222,12 @@ pub mod names {
     pub const FLIP_VOTE: &str = "disk: bit flip in a vote";
     /// Bits flipped in the identity.
     pub const FLIP_IDENTITY: &str = "disk: bit flip in the identity";
+    /// Bits flipped in a checkpoint.
+    pub const FLIP_CHECKPOINT: &str = "disk: bit flip in a checkpoint";
+    /// Checkpoints taken away.
+    pub const CHECKPOINT_LOST: &str = "disk: checkpoint lost";
+    /// Checkpoints overwritten by others.
+    pub const CHECKPOINT_STALE: &str = "disk: checkpoint replaced by another";
     /// Bits flipped in the last entry of the log.
     pub const FLIP_TAIL: &str = "disk: bit flip in the last entry";
     /// Bits flipped where nothing was written.
@@ -236,7 +242,7 @@ pub mod names {
     pub const COPY_RESTORED: &str = "disk: old copy put back";
 
     /// Every fault, for reports of what was never hit.
-    pub const FAULTS: [&str; 30] = [
+    pub const FAULTS: [&str; 33] = [
         REORDERED,
         SLOW,
         STILL,
@@ -261,6 +267,9 @@ pub mod names {
         FLIP_FOOTER,
         FLIP_VOTE,
         FLIP_IDENTITY,
+        FLIP_CHECKPOINT,
+        CHECKPOINT_LOST,
+        CHECKPOINT_STALE,
         FLIP_TAIL,
         FLIP_BLANK,
         UNREADABLE,

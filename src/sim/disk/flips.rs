@@ -33,11 +33,13 @@ pub enum Region {
     Vote,
     /// The identity.
     Identity,
+    /// A checkpoint.
+    Checkpoint,
 }
 
 impl Region {
     /// Every region.
-    pub const ALL: [Region; 9] = [
+    pub const ALL: [Region; 10] = [
         Region::Header,
         Region::Payload,
         Region::Padding,
@@ -47,6 +49,7 @@ impl Region {
         Region::Blank,
         Region::Vote,
         Region::Identity,
+        Region::Checkpoint,
     ];
 
     fn counter(self) -> &'static str {
@@ -60,6 +63,7 @@ impl Region {
             Region::Blank => counts::FLIP_BLANK,
             Region::Vote => counts::FLIP_VOTE,
             Region::Identity => counts::FLIP_IDENTITY,
+            Region::Checkpoint => counts::FLIP_CHECKPOINT,
         }
     }
 }
@@ -182,6 +186,40 @@ impl SimDisk {
         Some(Flipped { file: span.file, offset, bit: 0, structure: span.structure })
     }
 
+    /// Takes a checkpoint away, whose name comes back in no crash. Returns whether there was one.
+    pub fn lose_checkpoint(&mut self, rng: &mut Rng) -> bool {
+        let Some((name, _)) = self.pick_checkpoint(rng) else { return false };
+        self.names.lose(&name);
+        self.collect_garbage();
+        self.counters.hit(counts::CHECKPOINT_LOST);
+        true
+    }
+
+    /// Puts what stands in one of the two checkpoints in place of the other: the newer one is lost,
+    /// and an older one stands under its name; or the other way round. Returns whether there were
+    /// two.
+    pub fn stale_checkpoint(&mut self, rng: &mut Rng) -> bool {
+        let (Some((a, from)), Some((b, to))) =
+            (self.pick_checkpoint(rng), self.pick_checkpoint(rng))
+        else {
+            return false;
+        };
+        if a == b {
+            return false;
+        }
+        let content = self.files[&from].clone();
+        self.files.insert(to, content);
+        self.counters.hit(counts::CHECKPOINT_STALE);
+        true
+    }
+
+    fn pick_checkpoint(&self, rng: &mut Rng) -> Option<(String, Inode)> {
+        let files = self.names.files().filter(|(name, _)| file_kind(name) == FileKind::Checkpoint);
+        let mut files: Vec<_> = files.map(|(name, inode)| (name.to_owned(), inode)).collect();
+        let count = files.len() as u64;
+        (count > 0).then(|| files.swap_remove(rng.below(count) as usize))
+    }
+
     /// Flips this very bit.
     ///
     /// # Panics
@@ -217,6 +255,11 @@ impl SimDisk {
                 }
                 FileKind::Segment(_) => {
                     last_entry = found.add_segment(content).unwrap_or(last_entry);
+                }
+                FileKind::Checkpoint => {
+                    for start in (0..content.length()).step_by(BLOCK_SIZE) {
+                        found.add(Region::Checkpoint, start, BLOCK, 0);
+                    }
                 }
                 FileKind::Other => {}
             }

@@ -124,6 +124,15 @@ impl Names {
         Ok(())
     }
 
+    /// The name is gone, now and after any crash.
+    pub fn lose(&mut self, name: &str) {
+        self.current.remove(name);
+        self.durable.remove(name);
+        self.pending.retain(|(_, change)| match change {
+            Change::Set(of, _) | Change::Remove(of) | Change::Rename(_, of, _) => of != name,
+        });
+    }
+
     /// The names in a folder, without the folder, sorted.
     pub fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         self.need_folder(folder)?;
