@@ -18,8 +18,8 @@ use super::clock::{NANOS_PER_S, Nanos, cpu_time};
 use super::follow::{self, FollowError, FollowPlan};
 use super::histogram::{Interval, Latencies};
 use super::history;
-use super::report::{FollowReport, OperationsReport};
-use super::stats::{Counts, Phases, TallySnapshot};
+use super::report::{FollowReport, OperationsReport, PaceReport};
+use super::stats::{Counts, Phases, Snapshot, TallySnapshot};
 use super::worker::{self, StartError, WorkerInterval, WorkerPlan, WorkerResult};
 use super::workload::Workload;
 use crate::base::{LogId, LogTerms, Position};
@@ -92,8 +92,8 @@ pub struct RunResult {
     pub intervals: Vec<Interval>,
     /// When the measured phase began.
     pub began: SystemTime,
-    /// Operations of an open loop that were due and never sent: the cluster did not keep up.
-    pub unsent: u64,
+    /// How an open loop kept to its times; none of a closed loop.
+    pub pace: Option<PaceReport>,
     /// The first error met.
     pub first_error: Option<String>,
     /// CPU time of this process in the measured phase.
@@ -198,13 +198,21 @@ struct Collector<'a> {
     last_end: Nanos,
     appends: Total,
     reads: Total,
+    lag: Latencies,
     intervals: Vec<Interval>,
 }
 
 impl Collector<'_> {
+    fn add(&mut self, snapshot: &Snapshot) {
+        self.appends.add(&snapshot.appends);
+        self.reads.add(&snapshot.reads);
+        if let Some(lag) = &snapshot.lag {
+            self.lag.merge(lag);
+        }
+    }
+
     fn take_in(&mut self, interval: &WorkerInterval) {
-        self.appends.add(&interval.snapshot.appends);
-        self.reads.add(&interval.snapshot.reads);
+        self.add(&interval.snapshot);
         let pending = self.pending.entry(interval.end).or_default();
         pending.workers += 1;
         pending.appends.add(&interval.snapshot.appends);
@@ -322,6 +330,7 @@ pub fn run(
         last_end: start,
         appends: Total::default(),
         reads: Total::default(),
+        lag: Latencies::new(),
         intervals: Vec::new(),
     };
     let cpu = collect(&mut collector, &intervals, observer);
@@ -448,8 +457,7 @@ fn finish(
     let mut last = Pending::default();
     for thread in threads {
         let result = thread.join().map_err(|_| RunError::Panicked)?;
-        collector.appends.add(&result.snapshot.appends);
-        collector.reads.add(&result.snapshot.reads);
+        collector.add(&result.snapshot);
         last.appends.add(&result.snapshot.appends);
         last.reads.add(&result.snapshot.reads);
         unsent += result.unsent;
@@ -462,13 +470,16 @@ fn finish(
     let written = history.map_or(Ok(0), history::Writer::finish);
     let duration = collector.workload.duration;
     let has_reads = collector.workload.append_percent < 100;
+    let appends = collector.appends.report(duration);
+    let reads = has_reads.then(|| collector.reads.report(duration));
+    let answered_per_s = appends.per_s + reads.as_ref().map_or(0.0, |reads| reads.per_s);
     let result = RunResult {
-        appends: collector.appends.report(duration),
-        reads: has_reads.then(|| collector.reads.report(duration)),
+        pace: PaceReport::new(collector.workload, answered_per_s, unsent, &collector.lag),
+        appends,
+        reads,
         follow: None,
         intervals: collector.intervals,
         began,
-        unsent,
         first_error,
         cpu,
         workers_cpu,

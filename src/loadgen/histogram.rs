@@ -90,7 +90,7 @@ fn us(nanos: u64) -> f64 {
 }
 
 /// Microseconds to a nanosecond: no digits that mean nothing.
-fn round_us(us: f64) -> f64 {
+pub(super) fn round_us(us: f64) -> f64 {
     (us * 1e3).round() / 1e3
 }
 

@@ -13,6 +13,7 @@ pub mod histogram;
 pub mod history;
 pub mod link;
 pub mod local;
+pub mod null;
 #[cfg(test)]
 mod null_server;
 pub mod numbering;

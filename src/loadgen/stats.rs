@@ -145,6 +145,8 @@ pub struct Snapshot {
     pub appends: TallySnapshot,
     /// Its reads.
     pub reads: TallySnapshot,
+    /// How long after they were due the operations of an open loop were sent; none when none were.
+    pub lag: Option<Box<Latencies>>,
 }
 
 #[cfg(test)]
