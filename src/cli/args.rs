@@ -76,6 +76,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number).map_err(|_| "not a length of time".to_owned())
 }
 
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number < f64::INFINITY => Ok(number),
+        _ => Err("not a number above 0".to_owned()),
+    }
+}
+
 fn milliseconds(text: &str) -> Result<Duration, String> {
     let number: u64 = text.parse().map_err(|_| "not a whole number of milliseconds")?;
     match number {
@@ -105,6 +112,12 @@ pub struct LogNameArgs {
 
 /// The most runs of one sweep.
 const SWEEP_RUNS_MAX: usize = 256;
+/// Operations in flight on a connection, where nothing else is said.
+const INFLIGHT: usize = 64;
+/// What a step of a ramp has, where nothing else is said.
+const RAMP_INFLIGHT: usize = 1024;
+const RAMP_DURATION: Duration = Duration::from_secs(3);
+const RAMP_WARMUP: Duration = Duration::from_secs(1);
 
 const BENCH_EXAMPLES: &str = "Examples:
   loggos bench                                three nodes here, 4 connections x 64 in flight, 10 s
@@ -112,6 +125,7 @@ const BENCH_EXAMPLES: &str = "Examples:
   loggos bench --rate 50000 --duration 60     open loop: latency counts from the intended time
   loggos bench --target 10.0.0.1:7400 --json  a running cluster, one JSON object on stdout
   loggos bench --record-bytes 64,1024 --inflight 1,16,256    six runs and a table of them
+  loggos bench --ramp                         the highest rate that the cluster keeps up with
   loggos bench --null                         what the load generator can do by itself";
 
 /// `loggos bench`.
@@ -133,11 +147,18 @@ pub struct BenchArgs {
     #[arg(long, conflicts_with_all = ["target", "local", "floor", "data", "keep_data", "follow",
           "history"])]
     pub null: bool,
+    /// Have these agents make the load, HOST:PORT with commas between (`loggos bench agent` on each
+    /// load host): each takes its share of the connections and of the rate, and the report is of
+    /// all together. Needs --target, which all of them must reach
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', requires = "target",
+          conflicts_with_all = ["follow", "history"])]
+    pub agents: Vec<HostPort>,
     /// Connections; several numbers with commas between are a sweep, as below
     #[arg(long, value_name = "N,…", default_value = "4", value_delimiter = ',')]
     pub connections: Vec<usize>,
     /// Operations in flight on each connection; in an open loop the most
-    #[arg(long, value_name = "N,…", default_value = "64", value_delimiter = ',')]
+    /// [default: 64; 1024 with --ramp]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
     pub inflight: Vec<usize>,
     /// Records in each append
     #[arg(long, value_name = "N,…", default_value = "1", value_delimiter = ',')]
@@ -147,16 +168,26 @@ pub struct BenchArgs {
     /// object a line
     #[arg(long, value_name = "BYTES,…", default_value = "256", value_delimiter = ',')]
     pub record_bytes: Vec<usize>,
-    /// The measured phase in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub duration: Duration,
+    /// The measured phase in seconds [default: 10; 3 with --ramp, of each step]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub duration: Option<Duration>,
     /// Load before the measured phase that is not counted, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
-    pub warmup: Duration,
+    /// [default: 2; 1 with --ramp, of each step]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub warmup: Option<Duration>,
     /// Open loop: start this many records a second at fixed times, and count latencies from
     /// these [default: closed loop, as fast as answers come]
     #[arg(long, value_name = "RECORDS/S,…", value_delimiter = ',')]
     pub rate: Vec<f64>,
+    /// Find the knee: offer rates that double from --rate on (or from an eighth of what a closed
+    /// loop reaches), then search between the last one that was kept up with and the first that
+    /// was not, to within 5%; up to 40 steps of --duration. A line for each; with --json one object
+    #[arg(long, conflicts_with_all = ["history", "histogram", "follow"])]
+    pub ramp: bool,
+    /// With --ramp: the p99 in ms above which a rate is too high
+    /// [default: 10 times the lowest p99 of any step]
+    #[arg(long, value_name = "MS", requires = "ramp", value_parser = positive)]
+    pub ramp_p99_ms: Option<f64>,
     /// Appends among 100 operations; the rest are reads
     #[arg(long, value_name = "PERCENT", default_value_t = 100)]
     pub append_percent: u8,
@@ -209,6 +240,9 @@ pub enum BenchRole {
     /// Runs a null server, for load generators on other hosts: it answers everything at once and
     /// stores nothing
     Null(ListenArgs),
+    /// Makes a part of the load of a `loggos bench --agents …` on another host, one at a time. There
+    /// is no authentication: use it on a network you trust
+    Agent(ListenArgs),
 }
 
 /// A part of a bench that waits for others.
@@ -242,13 +276,21 @@ impl BenchArgs {
             [] => vec![Pacing::Closed],
             rates => rates.iter().map(|&rate_per_s| Pacing::Open { rate_per_s }).collect(),
         };
-        let lists =
-            [&self.record_bytes, &self.records_per_append, &self.connections, &self.inflight];
+        let inflight = match &self.inflight[..] {
+            // Steps are to be bounded by the cluster, not by what may be in flight.
+            [] if self.ramp => &[RAMP_INFLIGHT],
+            [] => &[INFLIGHT],
+            given => given,
+        };
+        let lists = [&self.record_bytes[..], &self.records_per_append, &self.connections, inflight];
         let runs = lists.iter().fold(pacings.len(), |runs, list| runs.saturating_mul(list.len()));
         if runs > SWEEP_RUNS_MAX {
             let message =
                 format!("{runs} combinations are over {SWEEP_RUNS_MAX}; shorten the lists");
             return Err(CliError::usage(message));
+        }
+        if runs > 1 && self.ramp {
+            return Err(CliError::usage("--ramp is of one load; give one value to each flag"));
         }
         if runs > 1 && (self.history.is_some() || self.histogram.is_some()) {
             let message = "--history and --histogram hold one run; give one value to each flag";
@@ -258,7 +300,7 @@ impl BenchArgs {
         for &record_bytes in &self.record_bytes {
             for &records_per_append in &self.records_per_append {
                 for &connections in &self.connections {
-                    for &inflight in &self.inflight {
+                    for &inflight in inflight {
                         for &pacing in &pacings {
                             let workload = Workload {
                                 connections,
@@ -279,9 +321,13 @@ impl BenchArgs {
 
     /// What all loads of a sweep have in common.
     fn workload_base(&self) -> Workload {
+        let default = match self.ramp {
+            true => (RAMP_DURATION, RAMP_WARMUP),
+            false => (Workload::default().duration, Workload::default().warmup),
+        };
         Workload {
-            duration: self.duration,
-            warmup: self.warmup,
+            duration: self.duration.unwrap_or(default.0),
+            warmup: self.warmup.unwrap_or(default.1),
             append_percent: self.append_percent,
             level: self.level,
             read_from: self.read_from,
@@ -746,11 +792,30 @@ mod tests {
     }
 
     #[test]
+    fn a_ramp_is_of_one_load_with_steps_of_its_own() {
+        let of = |line: &str| match parse(line) {
+            Ok(Command::Bench(args)) => args.workloads(),
+            other => panic!("{other:?}"),
+        };
+        let workload = of("loggos bench --ramp --ramp-p99-ms 2.5").unwrap().remove(0);
+        assert_eq!((workload.inflight, workload.duration), (RAMP_INFLIGHT, RAMP_DURATION));
+        let workload = of("loggos bench --ramp --inflight 8 --warmup 0").unwrap().remove(0);
+        assert_eq!((workload.inflight, workload.warmup), (8, Duration::ZERO));
+        assert!(of("loggos bench --ramp --rate 1,2").is_err());
+        for line in ["--ramp-p99-ms 5", "--ramp --ramp-p99-ms 0", "--ramp --histogram h"] {
+            assert!(parse(&format!("loggos bench {line}")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn the_parts_of_a_bench_listen_on_any_port() {
         let line = "loggos bench null --listen 127.0.0.1:0";
         let Ok(Command::Bench(args)) = parse(line) else { panic!() };
         let Some(BenchRole::Null(role)) = &args.role else { panic!() };
         assert_eq!(role.listen, "127.0.0.1:0");
+        let line = "loggos bench agent --listen a:7500";
+        let Ok(Command::Bench(args)) = parse(line) else { panic!() };
+        assert!(matches!(args.role, Some(BenchRole::Agent(_))));
         for line in ["null --listen nowhere", "null", "--inflight 3 null --listen a:1"] {
             assert!(parse(&format!("loggos bench {line}")).is_err(), "{line}");
         }
@@ -764,6 +829,8 @@ mod tests {
             "loggos bench --local 3 --target a:1",
             "loggos bench --null --target a:1",
             "loggos bench --null --floor",
+            "loggos bench --agents a:1",
+            "loggos bench --agents a:1 --target b:1 --follow 1",
             "loggos bench --inflight 1,many",
             "loggos bench --duration -1",
             "loggos bench --duration soon",

@@ -1,5 +1,6 @@
 //! `loggos bench`: the cluster, the floors, the run, the report.
 
+mod ramp;
 mod roles;
 mod sweep;
 mod watch;
@@ -19,6 +20,7 @@ use super::doctor::FLOOR_TIME;
 use super::error::{CliError, Exit};
 use crate::client::ClientOptions;
 use crate::client::blocking::Client;
+use crate::loadgen::agents::{self, AgentError};
 use crate::loadgen::bench::{RunError, RunOptions, RunResult, run as run_load};
 use crate::loadgen::histogram::write_interval_log;
 use crate::loadgen::local::{LocalCluster, LocalError, LocalOptions};
@@ -47,6 +49,7 @@ const COMMIT: &str = match option_env!("LOGGOS_COMMIT") {
 pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     match &args.role {
         Some(BenchRole::Null(role)) => return roles::null(role),
+        Some(BenchRole::Agent(role)) => return roles::agent(role),
         None => {}
     }
     let workloads = args.workloads()?;
@@ -62,7 +65,10 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     let client = connect(&target.addresses())?;
     let host = host_report(folder.as_deref());
     let mut bench = Bench { args, target, client, floor, host, histogram, stop };
-    let result = sweep::run(&bench, &workloads);
+    let result = match (args.ramp, &workloads[..]) {
+        (true, [workload]) => ramp::run(&bench, workload),
+        _ => sweep::run(&bench, &workloads),
+    };
     if let (Err(_), Target::Local(cluster)) = (&result, &mut bench.target) {
         // A node that has died says more than what its clients saw of it.
         cluster.check().map_err(|error| describe_local(&error))?;
@@ -168,13 +174,20 @@ impl Bench<'_> {
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             history: self.args.history.clone(),
         };
-        let run = run_load(&options, &mut watch, &self.stop).map_err(|error| match error {
+        let agents: Vec<String> = self.args.agents.iter().map(ToString::to_string).collect();
+        let run = match agents.is_empty() {
+            true => run_load(&options, &mut watch, &self.stop),
+            false => agents::run(&options, &agents, &mut watch, &self.stop),
+        };
+        watch.end();
+        interrupted(&self.stop)?;
+        let run = run.map_err(|error| match error {
             RunError::Start(_) | RunError::Follow(_) | RunError::History { .. } => {
                 CliError::usage(error)
             }
+            RunError::Agents(AgentError::Count(_)) => CliError::usage(error),
             _ => CliError::failed(error),
         });
-        watch.end();
         let run = run?;
         let leader = watch.after.as_ref().and_then(|after| after.leader.as_ref());
         let is_null = leader.is_some_and(|status| status.cluster == null::CLUSTER_NAME);
@@ -229,6 +242,7 @@ impl Bench<'_> {
             follow: run.follow,
             stages: measured.stages,
             pace: run.pace,
+            agents: run.agents,
         }
     }
 }

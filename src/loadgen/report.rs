@@ -41,6 +41,8 @@ pub struct Report {
     pub stages: Option<Vec<StageStatus>>,
     /// How an open loop kept to its times; null of a closed loop.
     pub pace: Option<PaceReport>,
+    /// What each agent did; null without `--agents`. All else in the report is of all together.
+    pub agents: Option<Vec<AgentReport>>,
 }
 
 /// The host of the load generator.
@@ -151,7 +153,7 @@ pub struct OperationsReport {
 }
 
 /// Latencies in microseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LatencyReport {
     /// Half of all are not longer.
     pub p50: f64,
@@ -190,6 +192,34 @@ pub struct FollowReport {
     /// Followers that had not got everything some seconds after the load: above 0 the latencies
     /// lack the longest ones.
     pub late: usize,
+}
+
+/// What one agent did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AgentReport {
+    /// Its address.
+    pub agent: String,
+    /// The version of loggos that it runs.
+    pub version: String,
+    /// Processors that it may use.
+    pub cpus: usize,
+    /// A message to it and back, in microseconds: all agents start within about half of this.
+    pub round_trip_us: f64,
+    /// Its connections.
+    pub connections: usize,
+    /// CPU time of its process in the measured phase.
+    pub cpu_s: f64,
+    /// CPU time for each operation that was acknowledged to it.
+    pub cpu_us_per_op: Option<f64>,
+    /// What became of its appends.
+    pub appends: OperationsReport,
+    /// What became of its reads; null when there were none.
+    pub reads: Option<OperationsReport>,
+}
+
+/// CPU time for each of `operations`, in microseconds; none of nothing.
+pub fn cpu_us_per_operation(cpu_s: f64, operations: f64) -> Option<f64> {
+    (operations > 0.0).then(|| round_us(cpu_s * 1e6 / operations))
 }
 
 /// How an open loop kept to its times in the measured phase.
@@ -327,7 +357,7 @@ impl ResourcesReport {
         // What was answered in the measured phase, as the CPU time was spent in it.
         let operations_per_s = appends.per_s + reads.map_or(0.0, |reads| reads.per_s);
         let operations = operations_per_s * duration_s;
-        let each_us = |cpu_s: f64| (operations > 0.0).then(|| round_us(cpu_s * 1e6 / operations));
+        let each_us = |cpu_s: f64| cpu_us_per_operation(cpu_s, operations);
         ResourcesReport {
             server_cpu_s,
             server_rss_bytes_max,
@@ -482,6 +512,22 @@ impl Report {
         }
     }
 
+    fn write_agents(&self, out: &mut String) -> fmt::Result {
+        for agent in self.agents.iter().flatten() {
+            let reads_per_s = agent.reads.as_ref().map_or(0.0, |reads| reads.per_s);
+            writeln!(
+                out,
+                "agent     {}: {} connections, {} operations/s, p99 {:.1} us, {:.2} s of cpu",
+                agent.agent,
+                agent.connections,
+                count(agent.appends.per_s + reads_per_s),
+                agent.appends.latency_us.p99,
+                agent.cpu_s
+            )?;
+        }
+        Ok(())
+    }
+
     fn write_stages(&self, out: &mut String) -> fmt::Result {
         let Some(stages) = &self.stages else { return Ok(()) };
         let passed = stages.iter().filter(|stage| stage.count > 0);
@@ -492,6 +538,7 @@ impl Report {
 
     fn write_costs(&self, out: &mut String) -> fmt::Result {
         self.write_pace(out)?;
+        self.write_agents(out)?;
         self.write_follow(out)?;
         if let Some(b) = &self.batching {
             writeln!(
@@ -604,6 +651,7 @@ mod tests {
             follow: None,
             stages: None,
             pace: None,
+            agents: None,
         }
     }
 
@@ -623,7 +671,7 @@ mod tests {
         r#""durable_bytes_per_s":2200000000.0},"#,
         r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5,"#,
         r#""server_cpu_us_per_append":1.5,"loadgen_cpu_us_per_op":0.5},"follow":null,"stages":null,"#,
-        r#""pace":null}"#,
+        r#""pace":null,"agents":null}"#,
     );
 
     #[test]

@@ -510,6 +510,8 @@ impl Worker {
                 let due = |seat: &&Seat| seat.link.borrow().next_wake().is_some_and(|d| d <= now);
                 self.seats.iter().filter(due).for_each(Seat::wake);
             }
+            // What was woken sends now, and wants the timer for what is due then.
+            tokio::task::yield_now().await;
         }
         // Every connection may end before the housekeeper looks again.
         self.hand_over(Nanos::now());
