@@ -1,33 +1,39 @@
 //! `loggos bench`: the cluster, the floors, the run, the report.
 
+mod ramp;
+mod roles;
+mod sweep;
+mod watch;
+
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::args::BenchArgs;
+use super::args::{BenchArgs, BenchRole};
 use super::doctor::FLOOR_TIME;
 use super::error::{CliError, Exit};
-use super::output::Output;
+use crate::client::ClientOptions;
 use crate::client::blocking::Client;
-use crate::client::{ClientOptions, NodeStatus};
-use crate::loadgen::bench::{Live, Observer, RunError, RunOptions, RunResult, run as run_load};
+use crate::loadgen::agents::{self, AgentError};
+use crate::loadgen::bench::{RunError, RunOptions, RunResult, run as run_load};
 use crate::loadgen::histogram::write_interval_log;
-use crate::loadgen::local::{LocalCluster, LocalError, LocalOptions, Usage};
+use crate::loadgen::local::{LocalCluster, LocalError, LocalOptions};
+use crate::loadgen::null::{self, NullProcess};
 use crate::loadgen::report::{
-    BatchingReport, ClusterReport, FloorReport, HostReport, Report, ResourcesReport,
-    WorkloadReport, count,
+    BatchingReport, ClusterReport, DURABILITY_FSYNC, DURABILITY_NULL, FloorReport, HostReport,
+    Report, ResourcesReport, WorkloadReport, count,
 };
 use crate::loadgen::workload::Workload;
 use crate::uring::floor;
 use crate::uring::host::{filesystem_of, probe, require_real_disk};
 use crate::wire::status::StageStatus;
+use watch::Watch;
 
 /// How long a question for a node's counters may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,54 +47,223 @@ const COMMIT: &str = match option_env!("LOGGOS_COMMIT") {
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<(), CliError> {
-    let workload = args.workload()?;
+    match &args.role {
+        Some(BenchRole::Null(role)) => return roles::null(role),
+        Some(BenchRole::Agent(role)) => return roles::agent(role),
+        None => {}
+    }
+    let workloads = args.workloads()?;
     let stop = watch_signals()?;
-    permit_files(workload.follow);
+    permit_files(args.follow);
     // Before anything slow: a file that cannot be written is known at once.
     let histogram = args.histogram.as_deref().map(create).transpose()?;
     let folder = folder(args)?;
-    let nodes_expected = if args.target.is_empty() { usize::from(args.local) } else { 0 };
     let floor = measure_floor(args, folder.as_deref())?;
     interrupted(&stop)?;
 
-    let mut cluster = match &folder {
-        Some(folder) if args.target.is_empty() => Some(start_cluster(args, folder, &stop)?),
-        _ => None,
+    let target = start_target(args, folder.as_deref(), &stop)?;
+    let client = connect(&target.addresses())?;
+    let host = host_report(folder.as_deref());
+    let mut bench = Bench { args, target, client, floor, host, histogram, stop };
+    let result = match (args.ramp, &workloads[..]) {
+        (true, [workload]) => ramp::run(&bench, workload),
+        _ => sweep::run(&bench, &workloads),
     };
-    let result = measure(args, &workload, cluster.as_ref(), &stop);
-    if let (Err(_), Some(cluster)) = (&result, &mut cluster) {
+    if let (Err(_), Target::Local(cluster)) = (&result, &mut bench.target) {
         // A node that has died says more than what its clients saw of it.
         cluster.check().map_err(|error| describe_local(&error))?;
     }
-    let measured = result?;
-    let kept = cluster.map(LocalCluster::stop).transpose().map_err(|e| describe_local(&e))?;
-    if let Some(path) = kept.flatten() {
+    let stopped = bench.target.stop();
+    result?;
+    if let Some(path) = stopped? {
         eprintln!("data and logs are kept in {}", path.display());
     }
-    interrupted(&stop)?;
-
-    warn_of_losses(&measured.run, &workload);
-    if let Some((path, file)) = histogram {
-        write_histogram(&path, file, &measured.run)?;
-    }
-    let nodes = if nodes_expected > 0 { nodes_expected } else { measured.nodes };
-    let report = report(args, &workload, folder.as_deref(), nodes, floor, measured);
-    let mut output = Output::stdout();
-    match args.json {
-        true => output.json(&report)?,
-        false => output.write(report.to_text().as_bytes())?,
-    }
-    output.flush()?;
-    verdict(&report)
+    Ok(())
 }
 
-/// A run in which nothing was acknowledged has failed.
-fn verdict(report: &Report) -> Result<(), CliError> {
-    let reads_ok = report.reads.as_ref().map_or(0, |reads| reads.ok);
-    match report.appends.ok + reads_ok {
-        0 => Err(CliError::failed("nothing was acknowledged; see the errors above")),
-        _ => Ok(()),
+/// What is measured.
+enum Target {
+    /// The embedded cluster.
+    Local(LocalCluster),
+    /// Nothing but the load generator.
+    Null(NullProcess),
+    /// A running cluster, by addresses.
+    Elsewhere(Vec<String>),
+}
+
+impl Target {
+    fn addresses(&self) -> Vec<String> {
+        match self {
+            Target::Local(cluster) => cluster.addresses(),
+            Target::Null(server) => vec![server.address().to_owned()],
+            Target::Elsewhere(addresses) => addresses.clone(),
+        }
     }
+
+    fn cluster(&self) -> Option<&LocalCluster> {
+        match self {
+            Target::Local(cluster) => Some(cluster),
+            Target::Null(_) | Target::Elsewhere(_) => None,
+        }
+    }
+
+    /// Stops what was started; where its data is, if that is kept.
+    fn stop(self) -> Result<Option<PathBuf>, CliError> {
+        match self {
+            Target::Local(cluster) => cluster.stop().map_err(|error| describe_local(&error)),
+            Target::Null(_) | Target::Elsewhere(_) => Ok(None),
+        }
+    }
+}
+
+fn start_target(
+    args: &BenchArgs,
+    folder: Option<&Path>,
+    stop: &AtomicBool,
+) -> Result<Target, CliError> {
+    if args.null {
+        let server = NullProcess::start(&own_executable()?).map_err(CliError::failed)?;
+        return Ok(Target::Null(server));
+    }
+    match folder {
+        Some(folder) if args.target.is_empty() => {
+            start_cluster(args, folder, stop).map(Target::Local)
+        }
+        _ => Ok(Target::Elsewhere(args.target.iter().map(ToString::to_string).collect())),
+    }
+}
+
+fn connect(addresses: &[String]) -> Result<Client, CliError> {
+    let options = ClientOptions { operation_timeout: STATUS_TIMEOUT, ..ClientOptions::default() };
+    Client::connect(addresses.to_vec(), options).map_err(|error| {
+        let targets = addresses.join(", ");
+        CliError::usage(format!("no connection to {targets}: {error}; are the nodes running?"))
+    })
+}
+
+/// What all runs of one command share.
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    target: Target,
+    client: Client,
+    floor: Option<floor::Floor>,
+    host: HostReport,
+    /// Where the latencies of the one run go.
+    histogram: Option<(PathBuf, File)>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Bench<'_> {
+    /// Runs `workload` and reports what was found.
+    fn measure(&self, workload: &Workload) -> Result<Report, CliError> {
+        let measured = self.run_load(workload)?;
+        interrupted(&self.stop)?;
+        warn_of_losses(&measured.run, workload);
+        if let Some((path, file)) = &self.histogram {
+            write_histogram(path, file, &measured.run)?;
+        }
+        Ok(self.report(workload, measured))
+    }
+
+    fn run_load(&self, workload: &Workload) -> Result<Measured, CliError> {
+        let nodes = self.client.members().map_or(0, |members| members.len());
+        let mut watch = Watch::new(&self.client, self.target.cluster(), workload);
+        let options = RunOptions {
+            workload: workload.clone(),
+            addresses: self.target.addresses(),
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            history: self.args.history.clone(),
+        };
+        let agents: Vec<String> = self.args.agents.iter().map(ToString::to_string).collect();
+        let run = match agents.is_empty() {
+            true => run_load(&options, &mut watch, &self.stop),
+            false => agents::run(&options, &agents, &mut watch, &self.stop),
+        };
+        watch.end();
+        interrupted(&self.stop)?;
+        let run = run.map_err(|error| match error {
+            RunError::Start(_) | RunError::Follow(_) | RunError::History { .. } => {
+                CliError::usage(error)
+            }
+            RunError::Agents(AgentError::Count(_)) => CliError::usage(error),
+            _ => CliError::failed(error),
+        });
+        let run = run?;
+        let leader = watch.after.as_ref().and_then(|after| after.leader.as_ref());
+        let is_null = leader.is_some_and(|status| status.cluster == null::CLUSTER_NAME);
+        let stages = leader.filter(|_| !is_null).map(|status| status.stages.clone());
+        let (batching, server_cpu_s, server_rss_bytes_max) = match (watch.before, watch.after) {
+            (Some(before), Some(after)) => (
+                before.batching_until(&after).filter(|_| !is_null),
+                before.cpu_s_until(&after),
+                after.usage.map(|usage| usage.rss_bytes_max),
+            ),
+            _ => (None, None, None),
+        };
+        let is_null = is_null || self.args.null;
+        Ok(Measured { run, is_null, nodes, batching, stages, server_cpu_s, server_rss_bytes_max })
+    }
+
+    fn report(&self, workload: &Workload, measured: Measured) -> Report {
+        let nodes = match &self.target {
+            _ if measured.is_null => 0,
+            Target::Local(_) => usize::from(self.args.local),
+            _ => measured.nodes,
+        };
+        let durability = if measured.is_null { DURABILITY_NULL } else { DURABILITY_FSYNC };
+        let local = self.args.target.is_empty();
+        let floor = self.floor.as_ref().filter(|_| !measured.is_null);
+        let run = measured.run;
+        Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: COMMIT.to_owned(),
+            host: self.host.clone(),
+            // Several groups in one cluster are not there yet.
+            cluster: ClusterReport { nodes, groups: 1, local, durability },
+            workload: WorkloadReport::from(workload),
+            batching: measured.batching,
+            floor: floor.map(|floor| {
+                FloorReport::new(
+                    floor.durable_write.us_p50,
+                    floor.round_trip.us_p50,
+                    floor.durable_bytes_per_s,
+                    nodes,
+                )
+            }),
+            resources: ResourcesReport::new(
+                measured.server_cpu_s,
+                measured.server_rss_bytes_max,
+                run.cpu.as_secs_f64(),
+                (&run.appends, run.reads.as_ref()),
+                workload.duration.as_secs_f64(),
+            ),
+            appends: run.appends,
+            reads: run.reads,
+            follow: run.follow,
+            stages: measured.stages,
+            pace: run.pace,
+            agents: run.agents,
+        }
+    }
+}
+
+/// A run of which nothing was acknowledged has failed.
+fn verdict(report: &Report) -> Result<(), CliError> {
+    let reads = report.reads.as_ref();
+    if report.appends.ok + reads.map_or(0, |reads| reads.ok) > 0 {
+        return Ok(());
+    }
+    // What was answered in the measured phase was due before it: there are no latencies.
+    let answered_per_s = report.appends.per_s + reads.map_or(0.0, |reads| reads.per_s);
+    Err(CliError::failed(match report.pace {
+        Some(pace) if answered_per_s > 0.0 => format!(
+            "nothing that was due in the measured phase was sent in time: the cluster took {} of \
+             {} operations/s and was busy with those due before; lower --rate",
+            count(answered_per_s),
+            count(pace.offered_per_s)
+        ),
+        _ => "nothing was acknowledged; see the errors above".to_owned(),
+    }))
 }
 
 /// Permits this process, and so the nodes that it starts, the sockets that `followers` need, as
@@ -144,6 +319,9 @@ fn folder(args: &BenchArgs) -> Result<Option<PathBuf>, CliError> {
         require_real_disk(data).map_err(CliError::usage)?;
         return Ok(Some(data.clone()));
     }
+    if args.null {
+        return Ok(None);
+    }
     if !args.target.is_empty() {
         return match args.floor {
             false => Ok(None),
@@ -174,13 +352,17 @@ fn measure_floor(
     Ok(Some(floor))
 }
 
+fn own_executable() -> Result<PathBuf, CliError> {
+    std::env::current_exe()
+        .map_err(|error| CliError::failed(format!("the own executable is unknown: {error}")))
+}
+
 fn start_cluster(
     args: &BenchArgs,
     folder: &Path,
     stop: &AtomicBool,
 ) -> Result<LocalCluster, CliError> {
-    let executable = std::env::current_exe()
-        .map_err(|error| CliError::failed(format!("the own executable is unknown: {error}")))?;
+    let executable = own_executable()?;
     let nodes = usize::from(args.local);
     let noun = if nodes == 1 { "node" } else { "nodes" };
     eprintln!("starting {nodes} {noun} in {} …", folder.display());
@@ -203,6 +385,8 @@ fn describe_local(error: &LocalError) -> CliError {
 /// What was found, before it is a report.
 struct Measured {
     run: RunResult,
+    /// It was a null server's.
+    is_null: bool,
     /// Members, where a node told.
     nodes: usize,
     batching: Option<BatchingReport>,
@@ -211,294 +395,35 @@ struct Measured {
     server_rss_bytes_max: Option<u64>,
 }
 
-fn measure(
-    args: &BenchArgs,
-    workload: &Workload,
-    cluster: Option<&LocalCluster>,
-    stop: &Arc<AtomicBool>,
-) -> Result<Measured, CliError> {
-    let addresses = match cluster {
-        Some(cluster) => cluster.addresses(),
-        None => args.target.iter().map(ToString::to_string).collect(),
-    };
-    let options = ClientOptions { operation_timeout: STATUS_TIMEOUT, ..ClientOptions::default() };
-    let client = Client::connect(addresses.clone(), options).map_err(|error| {
-        let targets = addresses.join(", ");
-        CliError::usage(format!("no connection to {targets}: {error}; are the nodes running?"))
-    })?;
-    let nodes = client.members().map_or(0, |members| members.len());
-    let mut watch =
-        Watch { client, cluster, display: Display::new(workload), before: None, after: None };
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let options =
-        RunOptions { workload: workload.clone(), addresses, cpus, history: args.history.clone() };
-    let run = run_load(&options, &mut watch, stop).map_err(|error| match error {
-        RunError::Start(_) | RunError::Follow(_) | RunError::History { .. } => {
-            CliError::usage(error)
-        }
-        _ => CliError::failed(error),
-    });
-    watch.display.end();
-    let run = run?;
-    let leader = watch.after.as_ref().and_then(|after| after.leader.as_ref());
-    let stages = leader.map(|status| status.stages.clone());
-    let (batching, server_cpu_s, server_rss_bytes_max) = match (watch.before, watch.after) {
-        (Some(before), Some(after)) => (
-            before.batching_until(&after),
-            before.cpu_s_until(&after),
-            after.usage.map(|usage| usage.rss_bytes_max),
-        ),
-        _ => (None, None, None),
-    };
-    Ok(Measured { run, nodes, batching, stages, server_cpu_s, server_rss_bytes_max })
-}
-
-/// The cluster's counters at one end of the measured phase.
-struct Counters {
-    /// The leader's own.
-    leader: Option<NodeStatus>,
-    /// Of all nodes.
-    usage: Option<Usage>,
-}
-
-impl Counters {
-    fn batching_until(&self, after: &Counters) -> Option<BatchingReport> {
-        let (a, b) = (self.leader.as_ref()?, after.leader.as_ref()?);
-        // Counters of another node, or of another life of it, do not compare.
-        if a.node != b.node || a.resources.process_id != b.resources.process_id {
-            return None;
-        }
-        let slots = b.batching.slots.checked_sub(a.batching.slots)?;
-        let records = b.batching.records.checked_sub(a.batching.records)?;
-        Some(BatchingReport {
-            slots,
-            records_per_slot_mean: if slots > 0 { records as f64 / slots as f64 } else { 0.0 },
-            durable_writes: b.batching.durable_writes.checked_sub(a.batching.durable_writes)?,
-            log_bytes: b.batching.log_bytes.checked_sub(a.batching.log_bytes)?,
-        })
-    }
-
-    fn cpu_s_until(&self, after: &Counters) -> Option<f64> {
-        let cpu_s = after.usage?.cpu_s - self.usage?.cpu_s;
-        // Below zero when a node was started anew meanwhile.
-        (cpu_s >= 0.0).then_some(cpu_s)
-    }
-}
-
-/// Shows the run and reads the cluster's counters at both ends of the measured phase.
-struct Watch<'a> {
-    client: Client,
-    cluster: Option<&'a LocalCluster>,
-    display: Display,
-    before: Option<Counters>,
-    after: Option<Counters>,
-}
-
-impl Watch<'_> {
-    fn counters(&self) -> Counters {
-        let leader = self.client.status().map_err(|error| {
-            tracing::warn!(%error, "the leader does not tell its counters");
-        });
-        let usage = match self.cluster {
-            Some(cluster) => Some(cluster.usage()),
-            None => self.usage_elsewhere(),
-        };
-        Counters { leader: leader.ok(), usage }
-    }
-
-    /// The members' own word on what they use; none unless all of them answer.
-    fn usage_elsewhere(&self) -> Option<Usage> {
-        let mut usage = Usage::default();
-        for (_, address) in self.client.members().ok()? {
-            let resources = self.client.status_of(&address).ok()?.resources;
-            usage.cpu_s += resources.cpu_us as f64 / 1e6;
-            usage.rss_bytes_max = usage.rss_bytes_max.max(resources.rss_bytes_max);
-        }
-        Some(usage)
-    }
-}
-
-impl Observer for Watch<'_> {
-    fn live(&mut self, live: &Live) {
-        self.display.show(live);
-    }
-
-    fn measure_begins(&mut self) {
-        self.before = Some(self.counters());
-    }
-
-    fn measure_ends(&mut self) {
-        self.after = Some(self.counters());
-    }
-}
-
-/// The live line on standard error: one that changes in place on a terminal, else one a second.
-struct Display {
-    bar: Option<ProgressBar>,
-    has_reads: bool,
-}
-
-impl Display {
-    fn new(workload: &Workload) -> Display {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg}");
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.with_style(style.expect("the template is a constant"))
-        });
-        Display { bar, has_reads: workload.append_percent < 100 }
-    }
-
-    fn show(&mut self, live: &Live) {
-        let line = live_line(live, self.has_reads);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(line);
-                bar.tick();
-            }
-            None => eprintln!("{line}"),
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish();
-        }
-    }
-}
-
-fn live_line(live: &Live, has_reads: bool) -> String {
-    let phase = if live.elapsed_s <= 0.0 { "warm-up" } else { "" };
-    let mut line = format!(
-        "{:>6.1} s {phase:<7} {:>10} appends/s {:>8.1} MB/s",
-        live.elapsed_s,
-        count(live.appends_per_s),
-        live.bytes_per_s / 1e6
-    );
-    if has_reads {
-        line.push_str(&format!(" {:>10} reads/s", count(live.reads_per_s)));
-    }
-    line.push_str(&format!("   p50 {:.0} us   p99 {:.0} us", live.p50_us, live.p99_us));
-    if live.lost > 0 {
-        line.push_str(&format!("   {} lost", count(live.lost as f64)));
-    }
-    line
-}
-
 fn warn_of_losses(run: &RunResult, workload: &Workload) {
-    if run.unsent > 0 {
-        eprintln!(
-            "the cluster did not keep up with the rate: {} operations that were due were never \
-             sent; they count as failed and are in no latency (more --inflight than {} may help)",
-            count(run.unsent as f64),
-            workload.inflight
-        );
+    let reads_per_s = run.reads.as_ref().map_or(0.0, |reads| reads.per_s);
+    let answered_per_s = run.appends.per_s + reads_per_s;
+    if let Some(text) = run.pace.and_then(|pace| pace.warning(answered_per_s, workload.inflight)) {
+        eprintln!("{text}");
     }
     if let Some(error) = &run.first_error {
         eprintln!("the first error met: {error}");
     }
 }
 
-fn write_histogram(path: &Path, file: File, run: &RunResult) -> Result<(), CliError> {
+fn write_histogram(path: &Path, file: &File, run: &RunResult) -> Result<(), CliError> {
     let mut writer = BufWriter::new(file);
     write_interval_log(&mut writer, run.began, &run.intervals)
         .and_then(|()| writer.flush())
         .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))
 }
 
-fn report(
-    args: &BenchArgs,
-    workload: &Workload,
-    folder: Option<&Path>,
-    nodes: usize,
-    floor: Option<floor::Floor>,
-    measured: Measured,
-) -> Report {
-    let local = args.target.is_empty();
+fn host_report(folder: Option<&Path>) -> HostReport {
     let host = probe(folder);
-    // Several groups in one cluster are not there yet.
-    let cluster = ClusterReport { nodes, groups: 1, local, durability: "fsync" };
-    Report {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: COMMIT.to_owned(),
-        host: HostReport {
-            kernel: host.kernel,
-            cpus: host.cpus,
-            cpu_model: host.cpu_model.unwrap_or_else(|| "unknown".to_owned()),
-            memory_bytes: host.memory_bytes,
-            filesystem: host.filesystem.map(|filesystem| filesystem.kind),
-            disk: host.device.map(|device| match device.model {
-                Some(model) => format!("{} ({model})", device.name),
-                None => device.name,
-            }),
-        },
-        cluster,
-        workload: WorkloadReport::from(workload),
-        appends: measured.run.appends,
-        reads: measured.run.reads,
-        batching: measured.batching,
-        floor: floor.map(|floor| {
-            FloorReport::new(
-                floor.durable_write.us_p50,
-                floor.round_trip.us_p50,
-                floor.durable_bytes_per_s,
-                nodes,
-            )
+    HostReport {
+        kernel: host.kernel,
+        cpus: host.cpus,
+        cpu_model: host.cpu_model.unwrap_or_else(|| "unknown".to_owned()),
+        memory_bytes: host.memory_bytes,
+        filesystem: host.filesystem.map(|filesystem| filesystem.kind),
+        disk: host.device.map(|device| match device.model {
+            Some(model) => format!("{} ({model})", device.name),
+            None => device.name,
         }),
-        resources: ResourcesReport {
-            server_cpu_s: measured.server_cpu_s,
-            server_rss_bytes_max: measured.server_rss_bytes_max,
-            loadgen_cpu_s: measured.run.cpu.as_secs_f64(),
-        },
-        follow: measured.run.follow,
-        stages: measured.stages,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::NodeStatus;
-
-    fn counters(node: u16, process_id: u32, slots: u64, cpu_s: f64) -> Counters {
-        let mut status = NodeStatus { node, ..NodeStatus::default() };
-        status.resources.process_id = process_id;
-        status.batching.slots = slots;
-        status.batching.records = slots * 40;
-        status.batching.durable_writes = slots;
-        Counters { leader: Some(status), usage: Some(Usage { cpu_s, rss_bytes_max: 1 }) }
-    }
-
-    #[test]
-    fn counters_compare_only_within_one_life_of_one_leader() {
-        let before = counters(1, 10, 100, 1.0);
-        let batching = before.batching_until(&counters(1, 10, 150, 2.5)).unwrap();
-        assert_eq!((batching.slots, batching.durable_writes), (50, 50));
-        assert_eq!(batching.records_per_slot_mean, 40.0);
-        assert_eq!(before.cpu_s_until(&counters(1, 10, 150, 2.5)), Some(1.5));
-        assert!(before.batching_until(&counters(2, 11, 150, 2.5)).is_none());
-        assert!(before.batching_until(&counters(1, 12, 150, 2.5)).is_none());
-        assert!(before.batching_until(&counters(1, 10, 50, 2.5)).is_none());
-        assert_eq!(before.cpu_s_until(&counters(1, 10, 150, 0.5)), None);
-    }
-
-    #[test]
-    fn the_live_line_says_what_happens() {
-        let live = Live {
-            elapsed_s: 3.0,
-            appends_per_s: 123_456.0,
-            bytes_per_s: 31.6e6,
-            p50_us: 210.4,
-            p99_us: 800.0,
-            lost: 5,
-            ..Live::default()
-        };
-        let line = live_line(&live, false);
-        assert_eq!(
-            line,
-            "   3.0 s            123 456 appends/s     31.6 MB/s   p50 210 us   p99 800 us   5 lost"
-        );
-        let warming = Live { elapsed_s: 0.0, ..live };
-        assert!(live_line(&warming, true).contains("warm-up"));
-        assert!(live_line(&warming, true).contains("reads/s"));
     }
 }

@@ -3,35 +3,32 @@
 //! Called by `cli`, which prints the live lines and asks the cluster for its counters when told
 //! that the measured phase begins and ends.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use rustix::time::ClockId;
 use tokio::sync::watch;
 
-use super::clock::{NANOS_PER_S, Nanos, cpu_time};
+use super::agents::AgentError;
+use super::clock::Nanos;
+use super::collect::Collector;
+use super::crew::{Crew, CrewPlan};
 use super::follow::{self, FollowError, FollowPlan};
-use super::histogram::{Interval, Latencies};
+use super::histogram::Interval;
 use super::history;
-use super::report::{FollowReport, OperationsReport};
-use super::stats::{Counts, Phases, TallySnapshot};
-use super::worker::{self, StartError, WorkerInterval, WorkerPlan, WorkerResult};
+use super::report::{AgentReport, FollowReport, OperationsReport, PaceReport};
+use super::stats::Phases;
+use super::worker::StartError;
 use super::workload::Workload;
 use crate::base::{LogId, LogTerms, Position};
 use crate::client::blocking::Client;
 use crate::client::{ClientError, ClientOptions, ReadLevel};
 
 /// Intervals on their way from the workers: many seconds of them.
-const INTERVALS_QUEUED_MAX: usize = 1024;
-/// How long an interval is held for workers that have not handed over theirs.
-const INTERVAL_LATE_NS: u64 = 500_000_000;
-/// How long the bench sleeps at most before it looks at the clock.
-const LOOK_UP: Duration = Duration::from_millis(50);
+pub(super) const INTERVALS_QUEUED_MAX: usize = 1024;
 /// Threads that create logs, so that these share the cluster's durable writes.
 const CREATORS: usize = 32;
 /// From "all are connected" to the first operation.
@@ -92,8 +89,8 @@ pub struct RunResult {
     pub intervals: Vec<Interval>,
     /// When the measured phase began.
     pub began: SystemTime,
-    /// Operations of an open loop that were due and never sent: the cluster did not keep up.
-    pub unsent: u64,
+    /// How an open loop kept to its times; none of a closed loop.
+    pub pace: Option<PaceReport>,
     /// The first error met.
     pub first_error: Option<String>,
     /// CPU time of this process in the measured phase.
@@ -102,6 +99,8 @@ pub struct RunResult {
     pub workers_cpu: Duration,
     /// Operations in the history.
     pub history_operations: u64,
+    /// What each agent did, where agents made the load; all else is the sum of it.
+    pub agents: Option<Vec<AgentReport>>,
 }
 
 /// Why there is no result.
@@ -127,135 +126,12 @@ pub enum RunError {
         /// The system's own word.
         source: std::io::Error,
     },
+    /// An agent was lost, or did not take part.
+    #[error(transparent)]
+    Agents(#[from] AgentError),
     /// A worker has panicked: its numbers are lost, so there are none.
     #[error("a worker of the load generator has panicked; please report this")]
     Panicked,
-}
-
-/// Totals of one kind of operation.
-#[derive(Debug, Default)]
-struct Total {
-    counts: Counts,
-    latencies: Latencies,
-}
-
-impl Total {
-    fn add(&mut self, part: &TallySnapshot) {
-        self.counts.merge(&part.counts);
-        if let Some(measured) = &part.measured {
-            self.latencies.merge(measured);
-        }
-    }
-
-    fn report(&self, duration: Duration) -> OperationsReport {
-        let seconds = duration.as_secs_f64();
-        OperationsReport {
-            ok: self.counts.ok,
-            failed: self.counts.failed,
-            unknown: self.counts.unknown,
-            per_s: self.counts.answered_in_window as f64 / seconds,
-            records_per_s: self.counts.records_in_window as f64 / seconds,
-            bytes_per_s: self.counts.bytes_in_window as f64 / seconds,
-            latency_us: self.latencies.report(),
-        }
-    }
-}
-
-/// The parts of one interval that have come in.
-#[derive(Debug, Default)]
-struct Pending {
-    workers: usize,
-    appends: PendingKind,
-    reads: PendingKind,
-}
-
-#[derive(Debug, Default)]
-struct PendingKind {
-    counts: Counts,
-    /// Of the whole interval, warm-up included: what the live line shows.
-    all: Latencies,
-    measured: Latencies,
-}
-
-impl PendingKind {
-    fn add(&mut self, part: &TallySnapshot) {
-        self.counts.merge(&part.counts);
-        for latencies in [&part.measured, &part.other].into_iter().flatten() {
-            self.all.merge(latencies);
-        }
-        if let Some(measured) = &part.measured {
-            self.measured.merge(measured);
-        }
-    }
-}
-
-/// Merges what the workers hand over.
-struct Collector<'a> {
-    workload: &'a Workload,
-    phases: Phases,
-    worker_count: usize,
-    pending: BTreeMap<Nanos, Pending>,
-    last_end: Nanos,
-    appends: Total,
-    reads: Total,
-    intervals: Vec<Interval>,
-}
-
-impl Collector<'_> {
-    fn take_in(&mut self, interval: &WorkerInterval) {
-        self.appends.add(&interval.snapshot.appends);
-        self.reads.add(&interval.snapshot.reads);
-        let pending = self.pending.entry(interval.end).or_default();
-        pending.workers += 1;
-        pending.appends.add(&interval.snapshot.appends);
-        pending.reads.add(&interval.snapshot.reads);
-    }
-
-    /// Shows the intervals that are complete, or as complete as they get.
-    fn show(&mut self, now: Nanos, observer: &mut dyn Observer) {
-        while let Some(entry) = self.pending.first_entry() {
-            let late = now >= entry.key().plus(INTERVAL_LATE_NS);
-            if entry.get().workers < self.worker_count && !late {
-                return;
-            }
-            let (end, pending) = entry.remove_entry();
-            observer.live(&self.close(end, pending));
-        }
-    }
-
-    fn close(&mut self, end: Nanos, pending: Pending) -> Live {
-        // An interval that came too late is shown with the length of a whole one.
-        let length_ns = match end.since(self.last_end) {
-            0 => NANOS_PER_S,
-            length => length,
-        };
-        self.last_end = self.last_end.max(end);
-        let seconds = length_ns as f64 / NANOS_PER_S as f64;
-        let begin = self.phases.measure_begin;
-        for (tag, kind) in [("append", &pending.appends), ("read", &pending.reads)] {
-            if kind.measured.count() > 0 {
-                self.intervals.push(Interval {
-                    tag,
-                    start: Duration::from_nanos(end.since(begin).saturating_sub(length_ns)),
-                    length: Duration::from_nanos(length_ns),
-                    latencies: Box::new(kind.measured.clone()),
-                });
-            }
-        }
-        let appended = pending.appends.counts.answered as f64;
-        let append_bytes = (self.workload.records_per_append * self.workload.record_bytes) as f64;
-        let shown = if appended > 0.0 { &pending.appends.all } else { &pending.reads.all };
-        let lost = |total: &Total| total.counts.failed + total.counts.unknown;
-        Live {
-            elapsed_s: (end.0 as f64 - begin.0 as f64) / NANOS_PER_S as f64,
-            appends_per_s: appended / seconds,
-            reads_per_s: pending.reads.counts.answered as f64 / seconds,
-            bytes_per_s: appended * append_bytes / seconds,
-            p50_us: shown.percentile_us(50.0),
-            p99_us: shown.percentile_us(99.0),
-            lost: lost(&self.appends) + lost(&self.reads),
-        }
-    }
 }
 
 /// Runs `options` to its end. Setting `stop` ends it early; what was counted is returned.
@@ -276,63 +152,32 @@ pub fn run(
     let history = options.history.as_deref().map(history::Writer::create).transpose();
     let history = history.map_err(history_error)?;
 
-    let worker_count = worker::worker_count(workload.connections, options.cpus);
-    let (ready_sender, ready) = sync_channel(worker_count);
-    let (interval_sender, intervals) = sync_channel(INTERVALS_QUEUED_MAX);
-    let (phases_sender, phases_receiver) = watch::channel(None);
-    let followers = Followers::start(options, &logs, phases_receiver.clone())?;
-    let mut threads = Vec::with_capacity(worker_count);
-    for index in 0..worker_count {
-        let plan = WorkerPlan {
-            worker: index as u32,
-            worker_count: worker_count as u32,
-            connections: worker::share(workload.connections, index, worker_count),
-            workload: workload.clone(),
-            logs: Arc::clone(&logs),
-            addresses: options.addresses.clone(),
-            recorder: history.as_ref().map(history::Writer::recorder),
-            ready: ready_sender.clone(),
-            phases: phases_receiver.clone(),
-            intervals: interval_sender.clone(),
-            stop: Arc::clone(stop),
-        };
-        threads.push(worker::spawn(plan).map_err(RunError::Thread)?);
-    }
-    drop((ready_sender, interval_sender, phases_receiver));
-
-    for _ in 0..worker_count {
-        match ready.recv() {
-            Ok(started) => started?,
-            Err(_) => return Err(RunError::Panicked),
-        }
-    }
-    let start = Nanos::now().plus(LEAD_NS);
-    let measure_begin = start.plus(workload.warmup.as_nanos() as u64);
-    let measure_end = measure_begin.plus(workload.duration.as_nanos() as u64);
-    let phases = Phases { start, measure_begin, measure_end };
-    let began = SystemTime::now() + Duration::from_nanos(LEAD_NS) + workload.warmup;
-    if phases_sender.send(Some(phases)).is_err() {
-        return Err(RunError::Panicked);
-    }
-    let mut collector = Collector {
+    let crew = Crew::start(CrewPlan {
         workload,
-        phases,
-        worker_count,
-        pending: BTreeMap::new(),
-        last_end: start,
-        appends: Total::default(),
-        reads: Total::default(),
-        intervals: Vec::new(),
-    };
-    let cpu = collect(&mut collector, &intervals, observer);
-    let (result, written) = finish(collector, threads, began, cpu, history)?;
-    let history_operations = written.map_err(history_error)?;
+        logs: Arc::clone(&logs),
+        addresses: &options.addresses,
+        cpus: options.cpus,
+        connections: 0..workload.connections,
+        worker_first: 0,
+        worker_total: workload.connections as u32,
+        history: history.as_ref(),
+        stop,
+    })?;
+    let followers = Followers::start(options, &logs, crew.phases())?;
+    let phases = Phases::of(workload, Nanos::now().plus(LEAD_NS));
+    let began = SystemTime::now() + Duration::from_nanos(LEAD_NS) + workload.warmup;
+    crew.begin(phases)?;
+    let mut collector = Collector::new(workload, phases, crew.threads.len());
+    let cpu = collector.collect(&crew.intervals, observer);
+    let result = collector.finish(crew.join()?, began, cpu);
+    let history_operations = history.map_or(Ok(0), history::Writer::finish);
+    let history_operations = history_operations.map_err(history_error)?;
     let follow = followers.map(|followers| followers.finish(options, &logs)).transpose()?;
     Ok(RunResult { history_operations, follow, ..result })
 }
 
 /// Makes the logs of the load, or finds those of an earlier run.
-fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError> {
+pub(super) fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError> {
     let count = options.workload.logs;
     if count == 1 {
         return Ok(Arc::new([LogId(0)]));
@@ -400,79 +245,4 @@ impl Followers {
         self.ends.send_replace(Some(ends?.into()));
         self.thread.join().map_err(|_| RunError::Panicked)
     }
-}
-
-/// Merges and shows intervals until every worker is done; the CPU time of the measured phase.
-fn collect(
-    collector: &mut Collector<'_>,
-    intervals: &Receiver<WorkerInterval>,
-    observer: &mut dyn Observer,
-) -> Duration {
-    let Phases { measure_begin, measure_end, .. } = collector.phases;
-    let mut cpu_at_begin = None;
-    let mut cpu = None;
-    loop {
-        let received = intervals.recv_timeout(LOOK_UP);
-        let now = Nanos::now();
-        if now >= measure_begin && cpu_at_begin.is_none() {
-            cpu_at_begin = Some(cpu_time(ClockId::ProcessCPUTime));
-            observer.measure_begins();
-        }
-        if now >= measure_end && cpu.is_none() {
-            let begin = cpu_at_begin.expect("the measured phase begins before it ends");
-            cpu = Some(cpu_time(ClockId::ProcessCPUTime).saturating_sub(begin));
-            observer.measure_ends();
-        }
-        match received {
-            Ok(interval) => collector.take_in(&interval),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        collector.show(now, observer);
-    }
-    collector.show(Nanos(u64::MAX), observer);
-    cpu.unwrap_or_default()
-}
-
-/// Waits for the workers and adds what they have counted last.
-fn finish(
-    mut collector: Collector<'_>,
-    threads: Vec<JoinHandle<WorkerResult>>,
-    began: SystemTime,
-    cpu: Duration,
-    history: Option<history::Writer>,
-) -> Result<(RunResult, std::io::Result<u64>), RunError> {
-    let mut unsent = 0;
-    let mut first_error = None;
-    let mut workers_cpu = Duration::ZERO;
-    let mut last = Pending::default();
-    for thread in threads {
-        let result = thread.join().map_err(|_| RunError::Panicked)?;
-        collector.appends.add(&result.snapshot.appends);
-        collector.reads.add(&result.snapshot.reads);
-        last.appends.add(&result.snapshot.appends);
-        last.reads.add(&result.snapshot.reads);
-        unsent += result.unsent;
-        workers_cpu += result.cpu;
-        first_error = first_error.or(result.first_error);
-    }
-    // Answers that came after the measured phase: a line of their own in the interval log.
-    let end = Nanos::now().max(collector.last_end.plus(1));
-    collector.close(end, last);
-    let written = history.map_or(Ok(0), history::Writer::finish);
-    let duration = collector.workload.duration;
-    let has_reads = collector.workload.append_percent < 100;
-    let result = RunResult {
-        appends: collector.appends.report(duration),
-        reads: has_reads.then(|| collector.reads.report(duration)),
-        follow: None,
-        intervals: collector.intervals,
-        began,
-        unsent,
-        first_error,
-        cpu,
-        workers_cpu,
-        history_operations: 0,
-    };
-    Ok((result, written))
 }

@@ -8,9 +8,11 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{
     IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
+};
+use hdrhistogram::serialization::{
+    DeserializeError, Deserializer, Serializer, V2DeflateSerializer,
 };
 
 use super::report::LatencyReport;
@@ -66,6 +68,27 @@ impl Latencies {
         Some(taken)
     }
 
+    /// Adds it to the end of `out` in HdrHistogram's interchange format (V2, compressed).
+    pub fn put_interchange(&self, out: &mut Vec<u8>) {
+        let written = V2DeflateSerializer::new().serialize(&self.histogram, out);
+        written.expect("a histogram of ours can be written to memory");
+    }
+
+    /// Reads what [`Latencies::put_interchange`] wrote.
+    ///
+    /// # Errors
+    /// When `bytes` are no histogram, or one of other bounds, which could not be merged.
+    pub fn from_interchange(bytes: &[u8]) -> Result<Latencies, InterchangeError> {
+        let mut rest = bytes;
+        let histogram: Histogram<u64> =
+            Deserializer::new().deserialize(&mut rest).map_err(InterchangeError::Damaged)?;
+        let found = (histogram.low(), histogram.high(), histogram.sigfig());
+        match found == (1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS) {
+            true => Ok(Latencies { histogram }),
+            false => Err(InterchangeError::Bounds),
+        }
+    }
+
     /// The latency in microseconds that `percent` of all do not exceed; 0 when empty.
     pub fn percentile_us(&self, percent: f64) -> f64 {
         us(self.histogram.value_at_percentile(percent))
@@ -85,12 +108,23 @@ impl Latencies {
     }
 }
 
+/// Why bytes are not latencies of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum InterchangeError {
+    /// They are no histogram.
+    #[error("not a histogram: {0}")]
+    Damaged(DeserializeError),
+    /// They are one of other bounds or digits.
+    #[error("a histogram with other bounds")]
+    Bounds,
+}
+
 fn us(nanos: u64) -> f64 {
     nanos as f64 / 1e3
 }
 
 /// Microseconds to a nanosecond: no digits that mean nothing.
-fn round_us(us: f64) -> f64 {
+pub(super) fn round_us(us: f64) -> f64 {
     (us * 1e3).round() / 1e3
 }
 
@@ -137,7 +171,6 @@ pub fn write_interval_log(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     #[test]
@@ -173,6 +206,32 @@ mod tests {
         sum.merge(&taken);
         sum.merge(&taken);
         assert_eq!(sum.count(), 2);
+    }
+
+    #[test]
+    fn the_interchange_format_keeps_every_count_and_refuses_what_is_none() {
+        let mut latencies = Latencies::new();
+        (0..20_000u64).for_each(|n| latencies.record(n * n % 7_000_000_011));
+        let mut bytes = Vec::new();
+        latencies.put_interchange(&mut bytes);
+        let again = Latencies::from_interchange(&bytes).unwrap();
+        assert_eq!(again.histogram, latencies.histogram);
+        assert_eq!(again.report(), latencies.report());
+
+        // Cut anywhere it is refused, or whole already (a checksum at the end is not looked at).
+        for end in 0..bytes.len() {
+            match Latencies::from_interchange(&bytes[..end]) {
+                Ok(found) => assert_eq!(found.histogram, latencies.histogram, "cut at {end}"),
+                Err(error) => assert!(matches!(error, InterchangeError::Damaged(_)), "{error}"),
+            }
+        }
+        assert!(Latencies::from_interchange(&bytes[..bytes.len() / 2]).is_err());
+        assert!(Latencies::from_interchange(b"no histogram at all").is_err());
+        let other: Histogram<u64> = Histogram::new_with_bounds(1, 1000, 2).unwrap();
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&other, &mut bytes).unwrap();
+        let refused = Latencies::from_interchange(&bytes);
+        assert!(matches!(refused, Err(InterchangeError::Bounds)), "{refused:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use super::clock::Nanos;
+use super::histogram::Latencies;
 use super::history::{Kind, Operation, Outcome, Recorder, ValueId};
 use super::numbering::Numbering;
 use super::schedule::Schedule;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub appends: Tally,
     /// Counts of reads.
     pub reads: Tally,
+    /// Of the measured phase of an open loop: from when an operation was due until it was sent.
+    pub lag: Latencies,
     /// The history, when it is recorded.
     pub recorder: Option<Recorder>,
     /// The first error that a node answered with, for the user.
@@ -95,6 +98,7 @@ impl Shared {
             worker,
             appends: Tally::default(),
             reads: Tally::default(),
+            lag: Latencies::new(),
             recorder,
             first_error: None,
             value_next: 0,
@@ -265,11 +269,11 @@ impl Link {
     }
 
     /// When the open loop wants to send next, if it could.
-    pub fn next_due(&self) -> Option<Nanos> {
+    pub fn next_wake(&self) -> Option<Nanos> {
         let schedule = self.schedule.as_ref()?;
-        let can_send = self.can_send();
-        let due = schedule.next_due();
-        (can_send && !self.free.is_empty() && due < self.phases.measure_end).then_some(due)
+        let end = self.phases.measure_end;
+        let can_send = self.can_send() && !self.free.is_empty();
+        (can_send && schedule.next_due() < end).then(|| schedule.next_wake().min(end))
     }
 
     fn output_size(&self) -> usize {
@@ -333,6 +337,9 @@ impl Link {
             && let Some(started) = self.next_start(now)
         {
             self.free.pop();
+            if self.schedule.is_some() && self.phases.measures(started) {
+                shared.lag.record(now.since(started));
+            }
             let (what, log) = self.next_what(shared);
             let flight = &mut self.flights[slot as usize];
             flight.what = what;

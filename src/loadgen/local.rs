@@ -339,7 +339,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 }
 
 /// The peak resident size from `/proc/PID/status` (proc_pid_status(5)), in bytes.
-fn rss_bytes_max(status: &str) -> Option<u64> {
+pub(super) fn rss_bytes_max(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)

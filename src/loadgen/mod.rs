@@ -5,17 +5,22 @@
 //! construction: latencies of an open loop count from the intended time, every operation ends as
 //! ok, failed or unknown, and nothing that was started in the measured phase is left out.
 
+pub mod agents;
 pub mod bench;
 pub mod clock;
+mod collect;
 pub mod connect;
+mod crew;
 pub mod follow;
 pub mod histogram;
 pub mod history;
 pub mod link;
 pub mod local;
+pub mod null;
 #[cfg(test)]
 mod null_server;
 pub mod numbering;
+pub mod ramp;
 pub mod report;
 #[cfg(test)]
 mod run_tests;

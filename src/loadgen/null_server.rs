@@ -1,5 +1,5 @@
-//! A server for tests that acknowledges every append at once, with contiguous positions: it shows
-//! what the load generator alone can do, and lets its loops be tested without a cluster.
+//! A server for tests that answers as a node does, with faults planted while it runs: it lets the
+//! load generator's loops be tested without a cluster. The fast one is `null`.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

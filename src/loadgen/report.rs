@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
+use super::histogram::{Latencies, round_us};
 use super::workload::{Pacing, ReadFrom, Workload};
 use crate::wire::status::StageStatus;
 
@@ -38,6 +39,10 @@ pub struct Report {
     pub follow: Option<FollowReport>,
     /// Where the time of a slot went at the leader, since it started; null when it does not tell.
     pub stages: Option<Vec<StageStatus>>,
+    /// How an open loop kept to its times; null of a closed loop.
+    pub pace: Option<PaceReport>,
+    /// What each agent did; null without `--agents`. All else in the report is of all together.
+    pub agents: Option<Vec<AgentReport>>,
 }
 
 /// The host of the load generator.
@@ -60,34 +65,39 @@ pub struct HostReport {
 /// The cluster that was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClusterReport {
-    /// Members.
+    /// Members; 0: it was a null server.
     pub nodes: usize,
     /// Paxos groups.
     pub groups: usize,
     /// Whether it was the embedded one.
     pub local: bool,
-    /// What an acknowledgement means; always `fsync`.
+    /// What an acknowledgement means: [`DURABILITY_FSYNC`] or [`DURABILITY_NULL`].
     pub durability: &'static str,
 }
+
+/// An acknowledged append is flushed to the disks of a majority.
+pub const DURABILITY_FSYNC: &str = "fsync";
+/// Nothing was stored: the load generator was measured, not a cluster.
+pub const DURABILITY_NULL: &str = "none (null server)";
 
 /// The load, as it was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorkloadReport {
-    connections: usize,
-    inflight: usize,
-    records_per_append: usize,
-    record_bytes: usize,
-    duration_s: f64,
-    warmup_s: f64,
+    pub(crate) connections: usize,
+    pub(crate) inflight: usize,
+    pub(crate) records_per_append: usize,
+    pub(crate) record_bytes: usize,
+    pub(crate) duration_s: f64,
+    pub(crate) warmup_s: f64,
     #[serde(rename = "loop")]
-    pacing: &'static str,
-    rate_per_s: Option<f64>,
-    append_percent: u8,
-    level: Option<&'static str>,
-    read_from: Option<&'static str>,
-    sessions: bool,
-    logs: usize,
-    follow: usize,
+    pub(crate) pacing: &'static str,
+    pub(crate) rate_per_s: Option<f64>,
+    pub(crate) append_percent: u8,
+    pub(crate) level: Option<&'static str>,
+    pub(crate) read_from: Option<&'static str>,
+    pub(crate) sessions: bool,
+    pub(crate) logs: usize,
+    pub(crate) follow: usize,
 }
 
 impl From<&Workload> for WorkloadReport {
@@ -143,7 +153,7 @@ pub struct OperationsReport {
 }
 
 /// Latencies in microseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LatencyReport {
     /// Half of all are not longer.
     pub p50: f64,
@@ -182,6 +192,98 @@ pub struct FollowReport {
     /// Followers that had not got everything some seconds after the load: above 0 the latencies
     /// lack the longest ones.
     pub late: usize,
+}
+
+/// What one agent did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AgentReport {
+    /// Its address.
+    pub agent: String,
+    /// The version of loggos that it runs.
+    pub version: String,
+    /// Processors that it may use.
+    pub cpus: usize,
+    /// A message to it and back, in microseconds: all agents start within about half of this.
+    pub round_trip_us: f64,
+    /// Its connections.
+    pub connections: usize,
+    /// CPU time of its process in the measured phase.
+    pub cpu_s: f64,
+    /// CPU time for each operation that was acknowledged to it.
+    pub cpu_us_per_op: Option<f64>,
+    /// What became of its appends.
+    pub appends: OperationsReport,
+    /// What became of its reads; null when there were none.
+    pub reads: Option<OperationsReport>,
+}
+
+/// CPU time for each of `operations`, in microseconds; none of nothing.
+pub fn cpu_us_per_operation(cpu_s: f64, operations: f64) -> Option<f64> {
+    (operations > 0.0).then(|| round_us(cpu_s * 1e6 / operations))
+}
+
+/// How an open loop kept to its times in the measured phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct PaceReport {
+    /// Whether the cluster did not keep up: operations that were due were never sent, or under
+    /// [`PACE_KEPT_MIN`] of the rate was acknowledged.
+    pub behind: bool,
+    /// Operations due a second.
+    pub offered_per_s: f64,
+    /// Operations due and never sent; they count as failed.
+    pub unsent: u64,
+    /// From when an operation was due until it was sent: half took no longer, in microseconds.
+    /// It is the load generator's own lateness as long as not all of `inflight` are out, and part
+    /// of the latencies always.
+    pub lag_us_p50: f64,
+    /// 99 in 100 took no longer.
+    pub lag_us_p99: f64,
+    /// The longest.
+    pub lag_us_max: f64,
+}
+
+/// The part of an open loop's rate that must be acknowledged for the cluster to have kept up.
+pub const PACE_KEPT_MIN: f64 = 0.97;
+
+impl PaceReport {
+    /// Of a run of `workload` that acknowledged `answered_per_s` operations a second and left
+    /// `unsent` ones; none of a closed loop.
+    pub fn new(
+        workload: &Workload,
+        answered_per_s: f64,
+        unsent: u64,
+        lag: &Latencies,
+    ) -> Option<PaceReport> {
+        let Pacing::Open { rate_per_s } = workload.pacing else { return None };
+        let offered_per_s = rate_per_s / workload.records_per_append as f64;
+        let lag = lag.report();
+        Some(PaceReport {
+            behind: unsent > 0 || answered_per_s < PACE_KEPT_MIN * offered_per_s,
+            offered_per_s,
+            unsent,
+            lag_us_p50: lag.p50,
+            lag_us_p99: lag.p99,
+            lag_us_max: lag.max,
+        })
+    }
+
+    /// What there is to be said when the cluster was behind.
+    pub fn warning(&self, answered_per_s: f64, inflight: usize) -> Option<String> {
+        self.behind.then(|| {
+            let mut text = format!(
+                "the cluster was behind: it took {} of the {} operations/s that were due",
+                count(answered_per_s),
+                count(self.offered_per_s)
+            );
+            if self.unsent > 0 {
+                let unsent = count(self.unsent as f64);
+                text.push_str(&format!("; {unsent} were never sent, count as failed, and are in"));
+                text.push_str(" no latency");
+            }
+            text.push_str(&format!(" (a lower --rate, or more --inflight than {inflight})"));
+            text
+        })
+    }
 }
 
 /// How the leader batched: differences of its counters over the measured phase.
@@ -234,6 +336,36 @@ pub struct ResourcesReport {
     pub server_rss_bytes_max: Option<u64>,
     /// CPU time of the load generator in the measured phase.
     pub loadgen_cpu_s: f64,
+    /// CPU time of all servers for each acknowledged append, in microseconds; null when they do not
+    /// tell, and where there were reads too.
+    pub server_cpu_us_per_append: Option<f64>,
+    /// CPU time of the load generator for each acknowledged operation, in microseconds; null when
+    /// there was none.
+    pub loadgen_cpu_us_per_op: Option<f64>,
+}
+
+impl ResourcesReport {
+    /// What a run over `duration_s` seconds cost that acknowledged as much as `appends` and `reads`
+    /// say.
+    pub fn new(
+        server_cpu_s: Option<f64>,
+        server_rss_bytes_max: Option<u64>,
+        loadgen_cpu_s: f64,
+        (appends, reads): (&OperationsReport, Option<&OperationsReport>),
+        duration_s: f64,
+    ) -> ResourcesReport {
+        // What was answered in the measured phase, as the CPU time was spent in it.
+        let operations_per_s = appends.per_s + reads.map_or(0.0, |reads| reads.per_s);
+        let operations = operations_per_s * duration_s;
+        let each_us = |cpu_s: f64| cpu_us_per_operation(cpu_s, operations);
+        ResourcesReport {
+            server_cpu_s,
+            server_rss_bytes_max,
+            loadgen_cpu_s,
+            server_cpu_us_per_append: server_cpu_s.filter(|_| reads.is_none()).and_then(each_us),
+            loadgen_cpu_us_per_op: each_us(loadgen_cpu_s),
+        }
+    }
 }
 
 impl Report {
@@ -244,7 +376,22 @@ impl Report {
         text
     }
 
+    /// Where and on what it ran: the lines that the runs of a sweep have in common.
+    pub fn head_to_text(&self) -> String {
+        let mut text = String::new();
+        self.write_head(&mut text).expect("writing to a string does not fail");
+        text
+    }
+
     fn write_text(&self, out: &mut String) -> fmt::Result {
+        self.write_head(out)?;
+        self.write_workload(out)?;
+        writeln!(out)?;
+        self.write_operations(out)?;
+        self.write_costs(out)
+    }
+
+    fn write_head(&self, out: &mut String) -> fmt::Result {
         let host = &self.host;
         writeln!(out, "loggos {} ({})", self.version, self.commit)?;
         writeln!(
@@ -259,6 +406,9 @@ impl Report {
             writeln!(out, "disk      {filesystem} on {}", host.disk.as_deref().unwrap_or("?"))?;
         }
         let cluster = &self.cluster;
+        if cluster.durability == DURABILITY_NULL {
+            return writeln!(out, "cluster   none: a null server answers at once, stores nothing");
+        }
         writeln!(
             out,
             "cluster   {} {}, {}, durability {}",
@@ -266,11 +416,7 @@ impl Report {
             if cluster.nodes == 1 { "node" } else { "nodes" },
             if cluster.local { "embedded on this host" } else { "elsewhere" },
             cluster.durability
-        )?;
-        self.write_workload(out)?;
-        writeln!(out)?;
-        self.write_operations(out)?;
-        self.write_costs(out)
+        )
     }
 
     fn write_workload(&self, out: &mut String) -> fmt::Result {
@@ -351,6 +497,37 @@ impl Report {
         Ok(())
     }
 
+    fn write_pace(&self, out: &mut String) -> fmt::Result {
+        let Some(pace) = &self.pace else { return Ok(()) };
+        let reads_per_s = self.reads.as_ref().map_or(0.0, |reads| reads.per_s);
+        let answered_per_s = self.appends.per_s + reads_per_s;
+        writeln!(
+            out,
+            "pace      sent after it was due: p50 {:.1} us, p99 {:.1} us, max {:.1} us",
+            pace.lag_us_p50, pace.lag_us_p99, pace.lag_us_max
+        )?;
+        match pace.warning(answered_per_s, self.workload.inflight) {
+            Some(warning) => writeln!(out, "          {warning}"),
+            None => Ok(()),
+        }
+    }
+
+    fn write_agents(&self, out: &mut String) -> fmt::Result {
+        for agent in self.agents.iter().flatten() {
+            let reads_per_s = agent.reads.as_ref().map_or(0.0, |reads| reads.per_s);
+            writeln!(
+                out,
+                "agent     {}: {} connections, {} operations/s, p99 {:.1} us, {:.2} s of cpu",
+                agent.agent,
+                agent.connections,
+                count(agent.appends.per_s + reads_per_s),
+                agent.appends.latency_us.p99,
+                agent.cpu_s
+            )?;
+        }
+        Ok(())
+    }
+
     fn write_stages(&self, out: &mut String) -> fmt::Result {
         let Some(stages) = &self.stages else { return Ok(()) };
         let passed = stages.iter().filter(|stage| stage.count > 0);
@@ -360,6 +537,8 @@ impl Report {
     }
 
     fn write_costs(&self, out: &mut String) -> fmt::Result {
+        self.write_pace(out)?;
+        self.write_agents(out)?;
         self.write_follow(out)?;
         if let Some(b) = &self.batching {
             writeln!(
@@ -394,7 +573,19 @@ impl Report {
         if let Some(rss) = resources.server_rss_bytes_max {
             write!(out, "at most {} resident, ", bytes(rss as f64))?;
         }
-        writeln!(out, "load generator {:.2} s of cpu", resources.loadgen_cpu_s)
+        writeln!(out, "load generator {:.2} s of cpu", resources.loadgen_cpu_s)?;
+        let parts = [
+            ("servers", "an append", resources.server_cpu_us_per_append),
+            ("load generator", "an operation", resources.loadgen_cpu_us_per_op),
+        ];
+        let parts: Vec<_> = parts
+            .into_iter()
+            .filter_map(|(who, each, us)| us.map(|us| format!("{who} {us:.2} us of cpu {each}")))
+            .collect();
+        match parts.is_empty() {
+            true => Ok(()),
+            false => writeln!(out, "          {}", parts.join(", ")),
+        }
     }
 }
 
@@ -450,13 +641,17 @@ mod tests {
             reads: None,
             batching: Some(BatchingReport::default()),
             floor: Some(FloorReport::new(130.0, 35.0, 2.2e9, 3)),
-            resources: ResourcesReport {
-                server_cpu_s: Some(1.5),
-                server_rss_bytes_max: Some(1),
-                loadgen_cpu_s: 0.5,
-            },
+            resources: ResourcesReport::new(
+                Some(1.5),
+                Some(1),
+                0.5,
+                (&OperationsReport { per_s: 100_000.0, ..Default::default() }, None),
+                10.0,
+            ),
             follow: None,
             stages: None,
+            pace: None,
+            agents: None,
         }
     }
 
@@ -474,7 +669,9 @@ mod tests {
         r#""batching":{"slots":0,"records_per_slot_mean":0.0,"durable_writes":0,"log_bytes":0},"#,
         r#""floor":{"durable_write_us_p50":130.0,"round_trip_us_p50":35.0,"commit_us":200.0,"#,
         r#""durable_bytes_per_s":2200000000.0},"#,
-        r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5},"follow":null,"stages":null}"#,
+        r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5,"#,
+        r#""server_cpu_us_per_append":1.5,"loadgen_cpu_us_per_op":0.5},"follow":null,"stages":null,"#,
+        r#""pace":null,"agents":null}"#,
     );
 
     #[test]
@@ -508,6 +705,47 @@ mod tests {
         assert!(text.contains("p50 is 1.50 x"), "{text}");
         let table: Vec<_> = text.lines().skip_while(|l| !l.contains("unit")).take(14).collect();
         assert!(table.iter().all(|line| line.len() == table[0].len()), "{text}");
+    }
+
+    #[test]
+    fn an_open_loop_that_is_behind_says_so_in_words() {
+        let open = Workload { pacing: Pacing::Open { rate_per_s: 2e6 }, ..Workload::default() };
+        let mut lag = Latencies::new();
+        lag.record(30_000);
+        let kept = PaceReport::new(&open, 1.99e6, 0, &lag).unwrap();
+        assert_eq!((kept.behind, kept.lag_us_max), (false, 30.015));
+        assert_eq!(kept.warning(1.99e6, 64), None);
+        let behind = PaceReport::new(&open, 280_000.0, 5_000_000, &lag).unwrap();
+        let mut report = report();
+        (report.pace, report.appends.per_s) = (Some(behind), 280_000.0);
+        let text = report.to_text();
+        for words in ["took 280 000 of the 2 000 000 operations/s", "5 000 000 were never sent"] {
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(PaceReport::new(&open, 1.9e6, 0, &lag).unwrap().behind);
+        assert_eq!(PaceReport::new(&Workload::default(), 0.0, 0, &lag), None);
+    }
+
+    #[test]
+    fn cpu_is_shared_by_what_was_answered_and_by_reads_too() {
+        let of = |per_s| OperationsReport { per_s, ..Default::default() };
+        let cost = |appends: f64, reads: Option<f64>| {
+            let (appends, reads) = (of(appends), reads.map(of));
+            let found = ResourcesReport::new(Some(3.0), None, 1.0, (&appends, reads.as_ref()), 2.0);
+            (found.server_cpu_us_per_append, found.loadgen_cpu_us_per_op)
+        };
+        assert_eq!(cost(500_000.0, None), (Some(3.0), Some(1.0)));
+        assert_eq!(cost(250_000.0, Some(250_000.0)), (None, Some(1.0)));
+        assert_eq!(cost(0.0, None), (None, None));
+    }
+
+    #[test]
+    fn a_null_server_is_called_so() {
+        let mut report = report();
+        report.cluster.durability = DURABILITY_NULL;
+        let text = report.to_text();
+        assert!(text.contains("stores nothing") && !text.contains("durability fsync"), "{text}");
+        assert!(text.contains("servers 1.50 us of cpu an append"), "{text}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn a_closed_loop_acknowledges_everything_it_sends() {
     let (result, watcher) = run_on(&server, workload(1200));
     let appends = &result.appends;
     assert!(appends.ok > 100, "{appends:?}");
-    assert_eq!((appends.failed, appends.unknown, result.unsent), (0, 0, 0));
+    assert_eq!((appends.failed, appends.unknown, result.pace), (0, 0, None));
     assert_eq!(result.first_error, None);
     assert!(result.reads.is_none());
     // What was started in the measured phase and what was answered in it differ by what is in
@@ -83,6 +83,9 @@ fn an_open_loop_keeps_its_rate_and_charges_a_stall_to_what_was_due() {
     let lost = result.appends.failed + result.appends.unknown;
     assert_eq!(result.appends.ok + lost, 2000, "exactly what was due: {:?}", result.appends);
     assert_eq!(lost, 0, "{:?}", result.appends);
+    let pace = result.pace.unwrap();
+    assert!(!pace.behind && pace.unsent == 0 && pace.offered_per_s == rate_per_s, "{pace:?}");
+    assert!(pace.lag_us_p50 <= pace.lag_us_max && pace.lag_us_max > 0.0, "{pace:?}");
 
     // Each batch takes 10 ms, with 4 in flight on each of 2 connections: at most 800 a second, so
     // 700 of the 2000 that are due after those of the warm-up.
@@ -90,7 +93,9 @@ fn an_open_loop_keeps_its_rate_and_charges_a_stall_to_what_was_due() {
     let (result, _) = run_on(&server, open);
     let appends = &result.appends;
     assert_eq!(appends.ok + appends.failed + appends.unknown, 2000, "{appends:?}");
-    assert!(appends.ok > 0 && result.unsent >= 1000, "{} {appends:?}", result.unsent);
+    let pace = result.pace.unwrap();
+    assert!(appends.ok > 0 && pace.unsent >= 1000 && pace.behind, "{pace:?} {appends:?}");
+    assert!(pace.lag_us_p50 > 100_000.0, "{pace:?}");
     // A closed loop would see 10 ms; these were due long before.
     assert!(appends.latency_us.p50 > 150_000.0, "{appends:?}");
 }

@@ -1,7 +1,10 @@
 //! What a worker has counted, and how it is handed to the bench once a second.
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::{NANOS_PER_S, Nanos};
 use super::histogram::Latencies;
+use super::workload::Workload;
 
 /// When the parts of a run begin and end; the same for all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +18,13 @@ pub struct Phases {
 }
 
 impl Phases {
+    /// Of a run of `workload` that starts at `start`.
+    pub fn of(workload: &Workload, start: Nanos) -> Phases {
+        let measure_begin = start.plus(workload.warmup.as_nanos() as u64);
+        let measure_end = measure_begin.plus(workload.duration.as_nanos() as u64);
+        Phases { start, measure_begin, measure_end }
+    }
+
     /// Whether an operation that started at `time` belongs to the measured phase.
     pub fn measures(&self, time: Nanos) -> bool {
         self.measure_begin <= time && time < self.measure_end
@@ -38,7 +48,8 @@ impl Phases {
 }
 
 /// Counters of one kind of operation. See `report::OperationsReport` for what belongs where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Counts {
     /// Acknowledged, of those that started in the measured phase.
     pub ok: u64,
@@ -145,6 +156,33 @@ pub struct Snapshot {
     pub appends: TallySnapshot,
     /// Its reads.
     pub reads: TallySnapshot,
+    /// How long after they were due the operations of an open loop were sent; none when none were.
+    pub lag: Option<Box<Latencies>>,
+}
+
+impl Snapshot {
+    /// Adds all of `other`'s.
+    pub fn merge(&mut self, other: Snapshot) {
+        self.appends.merge(other.appends);
+        self.reads.merge(other.reads);
+        merge_latencies(&mut self.lag, other.lag);
+    }
+}
+
+impl TallySnapshot {
+    fn merge(&mut self, other: TallySnapshot) {
+        self.counts.merge(&other.counts);
+        merge_latencies(&mut self.measured, other.measured);
+        merge_latencies(&mut self.other, other.other);
+    }
+}
+
+fn merge_latencies(to: &mut Option<Box<Latencies>>, from: Option<Box<Latencies>>) {
+    match (to, from) {
+        (Some(to), Some(from)) => to.merge(&from),
+        (to, from @ Some(_)) => *to = from,
+        (_, None) => {}
+    }
 }
 
 #[cfg(test)]

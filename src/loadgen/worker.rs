@@ -34,6 +34,7 @@ use super::clock::{NANOS_PER_S, Nanos, cpu_time};
 use super::connect::{ConnectError, Session, connect, connect_to_leader};
 use super::history::Recorder;
 use super::link::{Link, LinkError, Shared};
+use super::schedule::PACE_NS;
 use super::stats::{Phases, Snapshot};
 use super::workload::Workload;
 use crate::base::LogId;
@@ -44,9 +45,9 @@ const READ_BYTES: usize = 256 * 1024;
 const OUTPUT_BYTES: usize = 64 * 1024;
 /// How often timeouts, snapshots and the end of the run are looked at.
 const HOUSEKEEPING_NS: u64 = 20_000_000;
-/// The least time between two wakes of the pacer: at rates above one operation in this time, what
-/// became due meanwhile is sent together. It adds at most this to an open loop's latency.
-const PACE_NS_MIN: u64 = 50_000;
+/// The least time between two wakes of the pacer, so that a load that is behind does not spin.
+/// Turns of the schedule are further apart than this.
+const WAKE_NS_MIN: u64 = PACE_NS / 5;
 /// How long a run waits for a leader before it starts.
 pub const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the answers to the last operations are awaited.
@@ -470,8 +471,8 @@ impl Worker {
         let mut link = seat.link.borrow_mut();
         link.fill(now, &mut self.shared.borrow_mut())?;
         // The connection was full, or gone, when the timer was set: it may want it earlier.
-        if let Some(due) = link.next_due() {
-            let due = due.max(self.last_pace.get().plus(PACE_NS_MIN));
+        if let Some(due) = link.next_wake() {
+            let due = due.max(self.last_pace.get().plus(WAKE_NS_MIN));
             if due < self.armed.get() {
                 self.arm(due);
             }
@@ -495,8 +496,8 @@ impl Worker {
     async fn tick(&self) {
         let mut housekeeping = self.phases.start;
         while self.seats.iter().any(|seat| !seat.ended.get()) {
-            let paced = self.seats.iter().filter_map(|seat| seat.link.borrow().next_due()).min();
-            let paced = paced.map(|due| due.max(self.last_pace.get().plus(PACE_NS_MIN)));
+            let paced = self.seats.iter().filter_map(|seat| seat.link.borrow().next_wake()).min();
+            let paced = paced.map(|due| due.max(self.last_pace.get().plus(WAKE_NS_MIN)));
             self.arm(paced.map_or(housekeeping, |paced| paced.min(housekeeping)));
             self.wait_for_timer().await;
             let now = Nanos::now();
@@ -506,9 +507,11 @@ impl Worker {
                 self.hand_over(now);
                 self.seats.iter().for_each(Seat::wake);
             } else {
-                let due = |seat: &&Seat| seat.link.borrow().next_due().is_some_and(|d| d <= now);
+                let due = |seat: &&Seat| seat.link.borrow().next_wake().is_some_and(|d| d <= now);
                 self.seats.iter().filter(due).for_each(Seat::wake);
             }
+            // What was woken sends now, and wants the timer for what is due then.
+            tokio::task::yield_now().await;
         }
         // Every connection may end before the housekeeper looks again.
         self.hand_over(Nanos::now());
@@ -540,7 +543,8 @@ impl Worker {
 
     fn take_snapshot(&self) -> Snapshot {
         let mut shared = self.shared.borrow_mut();
-        Snapshot { appends: shared.appends.take(), reads: shared.reads.take() }
+        let lag = shared.lag.take();
+        Snapshot { appends: shared.appends.take(), reads: shared.reads.take(), lag }
     }
 
     fn result(&self) -> WorkerResult {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, RECORD_BYTES_MAX};
 use crate::base::records::RECORD_PREFIX_SIZE;
 
@@ -24,7 +26,7 @@ pub const FOLLOWERS_MAX: usize = 4096;
 pub const STAMP_BYTES: usize = 8;
 
 /// When an operation is sent.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Pacing {
     /// As soon as an earlier one was answered: always `inflight` of them are out.
     Closed,
@@ -36,7 +38,7 @@ pub enum Pacing {
 }
 
 /// How fresh a read must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 pub enum ReadLevel {
     /// Linearizable, served by a leader that holds a lease.
     Lease,
@@ -69,7 +71,7 @@ impl From<ReadLevel> for crate::client::ReadLevel {
 }
 
 /// Which nodes reads are sent to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 pub enum ReadFrom {
     /// The leader, over the connections of the appends.
     #[default]
@@ -79,7 +81,8 @@ pub enum ReadFrom {
 }
 
 /// A load. Public fields, checked by [`Workload::validate`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Workload {
     /// Connections over all workers.
     pub connections: usize,
