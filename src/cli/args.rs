@@ -116,6 +116,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "target",
           value_parser = clap::value_parser!(u16).range(1..=MEMBERS_MAX as i64))]
     pub local: u16,
+    /// Groups of the embedded cluster, up to 64. With several, --logs is raised to as many
+    #[arg(long, value_name = "G", default_value_t = 1, conflicts_with = "target",
+          value_parser = clap::value_parser!(u16).range(1..=GROUPS_MAX as i64))]
+    pub groups: u16,
     /// Load this running cluster instead: HOST:PORT with commas between
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub target: Vec<HostPort>,
@@ -210,9 +214,15 @@ impl BenchArgs {
             read_from: self.read_from,
             history: self.history.is_some(),
             sessions: self.sessions,
-            logs: self.logs,
+            logs: self.logs.max(usize::from(self.groups)),
             follow: self.follow,
         };
+        let (connections, groups) = (workload.connections, usize::from(self.groups));
+        if connections < groups {
+            return Err(CliError::usage(format!(
+                "--connections {connections} do not reach {groups} groups: each goes to one of them"
+            )));
+        }
         workload.validate().map_err(CliError::usage)
     }
 }
@@ -668,6 +678,7 @@ mod tests {
             "loggos format --data d --cluster c --node 0 --members 1=a:1",
             "loggos format --data d --cluster c --node 1 --members 1=a:1 --groups 0",
             "loggos format --data d --cluster c --node 1 --members 1=a:1 --groups 65",
+            "loggos bench --groups 2 --target a:1",
             "loggos read",
             "loggos",
         ] {

@@ -5,7 +5,7 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,11 +15,12 @@ use super::args::BenchArgs;
 use super::doctor::FLOOR_TIME;
 use super::error::{CliError, Exit};
 use super::output::Output;
+use crate::base::GroupId;
 use crate::client::blocking::Client;
 use crate::client::{ClientOptions, NodeStatus};
 use crate::loadgen::bench::{Live, Observer, RunError, RunOptions, RunResult, run as run_load};
 use crate::loadgen::histogram::write_interval_log;
-use crate::loadgen::local::{LocalCluster, LocalError, LocalOptions, Usage};
+use crate::loadgen::local::{LEADER_TIMEOUT, LocalCluster, LocalError, LocalOptions, Usage};
 use crate::loadgen::report::{
     BatchingReport, ClusterReport, FloorReport, HostReport, Report, ResourcesReport,
     WorkloadReport, count,
@@ -27,10 +28,12 @@ use crate::loadgen::report::{
 use crate::loadgen::workload::Workload;
 use crate::uring::floor;
 use crate::uring::host::{filesystem_of, probe, require_real_disk};
-use crate::wire::status::StageStatus;
+use crate::wire::status::{BatchingStatus, StageStatus};
 
 /// How long a question for a node's counters may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two tries to give a group its leader.
+const LEAD_RETRY: Duration = Duration::from_millis(10);
 /// Files that are open besides the followers' sockets, at most.
 const FILES_BESIDES: usize = 2048;
 /// The commit that this was built from, where the build knew.
@@ -185,8 +188,33 @@ fn start_cluster(
     let noun = if nodes == 1 { "node" } else { "nodes" };
     eprintln!("starting {nodes} {noun} in {} …", folder.display());
     let parent = folder.to_owned();
-    let options = LocalOptions { executable, nodes, parent, keep_data: args.keep_data };
-    LocalCluster::start(&options, stop).map_err(|error| describe_local(&error))
+    let (groups, keep_data) = (args.groups, args.keep_data);
+    let options = LocalOptions { executable, nodes, groups, parent, keep_data };
+    let cluster = LocalCluster::start(&options, stop).map_err(|error| describe_local(&error))?;
+    if groups > 1 {
+        spread_leaders(&cluster, groups)?;
+    }
+    Ok(cluster)
+}
+
+/// The leaders of several groups spread over the nodes by themselves, after a while. This is that
+/// while, so that a run has the same leaders from its beginning to its end.
+fn spread_leaders(cluster: &LocalCluster, groups: u16) -> Result<(), CliError> {
+    let client = Client::connect(cluster.addresses(), ClientOptions::default());
+    let client = client.map_err(CliError::failed)?;
+    let members = client.members().map_err(CliError::failed)?;
+    for group in (0..groups).map(GroupId) {
+        let (node, _) = members[usize::from(group.0) % members.len()];
+        // A node that has just started may not be connected yet.
+        let give_up = Instant::now() + LEADER_TIMEOUT;
+        while let Err(error) = client.of_group(group).lead(node) {
+            if Instant::now() >= give_up {
+                return Err(CliError::failed(format!("group {group}: {error}")));
+            }
+            std::thread::sleep(LEAD_RETRY);
+        }
+    }
+    Ok(())
 }
 
 fn describe_local(error: &LocalError) -> CliError {
@@ -205,6 +233,7 @@ struct Measured {
     run: RunResult,
     /// Members, where a node told.
     nodes: usize,
+    groups: u16,
     batching: Option<BatchingReport>,
     stages: Option<Vec<StageStatus>>,
     server_cpu_s: Option<f64>,
@@ -227,8 +256,15 @@ fn measure(
         CliError::usage(format!("no connection to {targets}: {error}; are the nodes running?"))
     })?;
     let nodes = client.members().map_or(0, |members| members.len());
-    let mut watch =
-        Watch { client, cluster, display: Display::new(workload), before: None, after: None };
+    let groups = client.group_count().map_err(CliError::failed)?;
+    let mut watch = Watch {
+        client,
+        groups,
+        cluster,
+        display: Display::new(workload),
+        before: None,
+        after: None,
+    };
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options =
         RunOptions { workload: workload.clone(), addresses, cpus, history: args.history.clone() };
@@ -240,7 +276,8 @@ fn measure(
     });
     watch.display.end();
     let run = run?;
-    let leader = watch.after.as_ref().and_then(|after| after.leader.as_ref());
+    // Of several groups the first one's leader, as an example of them.
+    let leader = watch.after.as_ref().and_then(|after| after.leaders.as_ref()?.first());
     let stages = leader.map(|status| status.stages.clone());
     let (batching, server_cpu_s, server_rss_bytes_max) = match (watch.before, watch.after) {
         (Some(before), Some(after)) => (
@@ -250,32 +287,35 @@ fn measure(
         ),
         _ => (None, None, None),
     };
-    Ok(Measured { run, nodes, batching, stages, server_cpu_s, server_rss_bytes_max })
+    Ok(Measured { run, nodes, groups, batching, stages, server_cpu_s, server_rss_bytes_max })
 }
 
 /// The cluster's counters at one end of the measured phase.
 struct Counters {
-    /// The leader's own.
-    leader: Option<NodeStatus>,
+    /// The leaders' own, by group; none unless all have told.
+    leaders: Option<Vec<NodeStatus>>,
     /// Of all nodes.
     usage: Option<Usage>,
 }
 
 impl Counters {
     fn batching_until(&self, after: &Counters) -> Option<BatchingReport> {
-        let (a, b) = (self.leader.as_ref()?, after.leader.as_ref()?);
-        // Counters of another node, or of another life of it, do not compare.
-        if a.node != b.node || a.resources.process_id != b.resources.process_id {
-            return None;
+        let (befores, afters) = (self.leaders.as_ref()?, after.leaders.as_ref()?);
+        let mut sum = BatchingStatus::default();
+        for (a, b) in befores.iter().zip(afters) {
+            // Counters of another node, or of another life of it, do not compare.
+            if a.node != b.node || a.resources.process_id != b.resources.process_id {
+                return None;
+            }
+            let (a, b) = (&a.batching, &b.batching);
+            sum.slots += b.slots.checked_sub(a.slots)?;
+            sum.records += b.records.checked_sub(a.records)?;
+            sum.durable_writes += b.durable_writes.checked_sub(a.durable_writes)?;
+            sum.log_bytes += b.log_bytes.checked_sub(a.log_bytes)?;
         }
-        let slots = b.batching.slots.checked_sub(a.batching.slots)?;
-        let records = b.batching.records.checked_sub(a.batching.records)?;
-        Some(BatchingReport {
-            slots,
-            records_per_slot_mean: if slots > 0 { records as f64 / slots as f64 } else { 0.0 },
-            durable_writes: b.batching.durable_writes.checked_sub(a.batching.durable_writes)?,
-            log_bytes: b.batching.log_bytes.checked_sub(a.batching.log_bytes)?,
-        })
+        let BatchingStatus { slots, records, durable_writes, log_bytes } = sum;
+        let records_per_slot_mean = if slots > 0 { records as f64 / slots as f64 } else { 0.0 };
+        Some(BatchingReport { slots, records_per_slot_mean, durable_writes, log_bytes })
     }
 
     fn cpu_s_until(&self, after: &Counters) -> Option<f64> {
@@ -288,6 +328,7 @@ impl Counters {
 /// Shows the run and reads the cluster's counters at both ends of the measured phase.
 struct Watch<'a> {
     client: Client,
+    groups: u16,
     cluster: Option<&'a LocalCluster>,
     display: Display,
     before: Option<Counters>,
@@ -296,14 +337,16 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     fn counters(&self) -> Counters {
-        let leader = self.client.status().map_err(|error| {
-            tracing::warn!(%error, "the leader does not tell its counters");
+        let groups = (0..self.groups).map(|group| self.client.of_group(GroupId(group)));
+        let leaders: Result<Vec<_>, _> = groups.map(|client| client.status()).collect();
+        let leaders = leaders.map_err(|error| {
+            tracing::warn!(%error, "a leader does not tell its counters");
         });
         let usage = match self.cluster {
             Some(cluster) => Some(cluster.usage()),
             None => self.usage_elsewhere(),
         };
-        Counters { leader: leader.ok(), usage }
+        Counters { leaders: leaders.ok(), usage }
     }
 
     /// The members' own word on what they use; none unless all of them answer.
@@ -415,8 +458,8 @@ fn report(
 ) -> Report {
     let local = args.target.is_empty();
     let host = probe(folder);
-    // Several groups in one cluster are not there yet.
-    let cluster = ClusterReport { nodes, groups: 1, local, durability: "fsync" };
+    let groups = usize::from(measured.groups);
+    let cluster = ClusterReport { nodes, groups, local, durability: "fsync" };
     Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: COMMIT.to_owned(),
@@ -465,7 +508,7 @@ mod tests {
         status.batching.slots = slots;
         status.batching.records = slots * 40;
         status.batching.durable_writes = slots;
-        Counters { leader: Some(status), usage: Some(Usage { cpu_s, rss_bytes_max: 1 }) }
+        Counters { leaders: Some(vec![status]), usage: Some(Usage { cpu_s, rss_bytes_max: 1 }) }
     }
 
     #[test]

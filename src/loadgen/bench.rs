@@ -22,7 +22,7 @@ use super::report::{FollowReport, OperationsReport};
 use super::stats::{Counts, Phases, TallySnapshot};
 use super::worker::{self, StartError, WorkerInterval, WorkerPlan, WorkerResult};
 use super::workload::Workload;
-use crate::base::{LogId, LogTerms, Position};
+use crate::base::{GroupId, LogId, LogTerms, Position};
 use crate::client::blocking::Client;
 use crate::client::{ClientError, ClientOptions, ReadLevel};
 
@@ -338,10 +338,11 @@ fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError> {
         return Ok(Arc::new([LogId(0)]));
     }
     let client = Client::connect(options.addresses.clone(), ClientOptions::default())?;
+    let group_count = client.group_count()?;
     let create = |creator: usize| -> Result<Vec<(usize, LogId)>, ClientError> {
         let mine = (creator..count).step_by(CREATORS);
         mine.map(|index| {
-            Ok((index, client.create_log(&LogTerms::named(&format!("bench-{index:04}")))?))
+            Ok((index, client.create_log(&LogTerms::named(&log_name(index, group_count)))?))
         })
         .collect()
     };
@@ -356,6 +357,16 @@ fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError> {
         }
         Ok(logs.into())
     })
+}
+
+/// The name of the load's log `index`: of several groups each has its share of them.
+fn log_name(index: usize, group_count: u16) -> String {
+    let name = format!("bench-{index:04}");
+    let wanted = GroupId((index % usize::from(group_count)) as u16);
+    let is_there = |name: &String| GroupId::of_log_name(name, group_count) == wanted;
+    let more = (0u32..).map(|more| format!("{name}-{more}"));
+    let mut names = std::iter::once(name.clone()).chain(more);
+    names.find(is_there).expect("names spread over the groups")
 }
 
 /// The followers while the load runs.
