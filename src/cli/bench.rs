@@ -269,9 +269,10 @@ fn measure(
     let options =
         RunOptions { workload: workload.clone(), addresses, cpus, history: args.history.clone() };
     let run = run_load(&options, &mut watch, stop).map_err(|error| match error {
-        RunError::Start(_) | RunError::Follow(_) | RunError::History { .. } => {
-            CliError::usage(error)
-        }
+        RunError::Start(_)
+        | RunError::Follow(_)
+        | RunError::Connections { .. }
+        | RunError::History { .. } => CliError::usage(error),
         _ => CliError::failed(error),
     });
     watch.display.end();

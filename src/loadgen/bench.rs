@@ -3,7 +3,7 @@
 //! Called by `cli`, which prints the live lines and asks the cluster for its counters when told
 //! that the measured phase begins and ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -116,6 +116,14 @@ pub enum RunError {
     /// The logs of the load could not be made, or their ends not be learned.
     #[error("the logs of the load: {0}")]
     Logs(#[from] ClientError),
+    /// Each connection goes to one group, so some groups would have none.
+    #[error("{connections} connections do not reach the {groups} groups of the logs: give more")]
+    Connections {
+        /// Connections of the load.
+        connections: usize,
+        /// Groups that its logs are in.
+        groups: usize,
+    },
     /// A thread could not be made.
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
@@ -273,6 +281,11 @@ pub fn run(
         RunError::History { path, source }
     };
     let logs = create_logs(options)?;
+    let groups: BTreeSet<GroupId> = logs.iter().map(|log| log.group()).collect();
+    if workload.connections < groups.len() {
+        let (connections, groups) = (workload.connections, groups.len());
+        return Err(RunError::Connections { connections, groups });
+    }
     let history = options.history.as_deref().map(history::Writer::create).transpose();
     let history = history.map_err(history_error)?;
 
