@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::limits::LOG_NUMBER_BITS;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
@@ -32,7 +34,9 @@ number!(
     Epoch(u32)
 );
 number!(
-    /// A log within a group. Log 0 is the one named `default`.
+    /// A log. The numbers that clients use name the log's group in their upper bits; within its
+    /// group, in batches and on the disk, a log goes by the rest ([`LogId::within_group`]). Log 0
+    /// is the one named `default`, in group 0.
     LogId(u32)
 );
 number!(
@@ -57,6 +61,51 @@ number!(
     /// highest it has taken. Zero: never fenced.
     FenceToken(u64)
 );
+
+/// The name of log 0.
+pub const DEFAULT_LOG_NAME: &str = "default";
+
+impl LogId {
+    /// The highest number of a log within its group.
+    pub const WITHIN_GROUP_MAX: u32 = (1 << LOG_NUMBER_BITS) - 1;
+
+    /// The number by which clients know the log `within` of `group`.
+    ///
+    /// # Panics
+    /// When one of the two has more bits than there are for it.
+    pub fn of_group(group: GroupId, within: LogId) -> LogId {
+        assert!(within.0 <= Self::WITHIN_GROUP_MAX, "log {within} within a group");
+        assert!(u32::from(group.0) <= u32::MAX >> LOG_NUMBER_BITS, "group {group}");
+        LogId(u32::from(group.0) << LOG_NUMBER_BITS | within.0)
+    }
+
+    /// The group that the log is in.
+    pub fn group(self) -> GroupId {
+        GroupId((self.0 >> LOG_NUMBER_BITS) as u16)
+    }
+
+    /// Its number within its group.
+    pub fn within_group(self) -> LogId {
+        LogId(self.0 & Self::WITHIN_GROUP_MAX)
+    }
+}
+
+impl GroupId {
+    /// The group of a cluster of `group_count` groups that the log of this name is in: the same for
+    /// every client and node, so that a log is found by its name (a digest of the name, modulo the
+    /// groups: stable across versions).
+    ///
+    /// # Panics
+    /// When there are no groups.
+    pub fn of_log_name(name: &str, group_count: u16) -> GroupId {
+        assert!(group_count > 0, "a cluster has groups");
+        if name == DEFAULT_LOG_NAME {
+            return GroupId(0);
+        }
+        let digest = fnv1a(name);
+        GroupId(((digest ^ digest >> 32) % u64::from(group_count)) as u16)
+    }
+}
 
 impl SessionId {
     /// No session.
@@ -130,12 +179,13 @@ pub struct ClusterId(pub u64);
 impl ClusterId {
     /// The identity of the cluster called `name` (FNV-1a, 64 bits: stable across versions).
     pub fn of_name(name: &str) -> ClusterId {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for byte in name.bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        ClusterId(hash)
+        ClusterId(fnv1a(name))
     }
+}
+
+fn fnv1a(text: &str) -> u64 {
+    let spread = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, spread)
 }
 
 impl fmt::Display for ClusterId {
@@ -164,6 +214,35 @@ mod tests {
         assert_eq!(ClusterId::of_name(""), ClusterId(0xcbf2_9ce4_8422_2325));
         assert_eq!(ClusterId::of_name("foobar"), ClusterId(0x8594_4171_f739_67e8));
     }
+
+    #[test]
+    fn a_logs_number_names_its_group_and_those_of_group_0_are_as_ever() {
+        assert_eq!(LogId::of_group(GroupId(0), LogId(77)), LogId(77));
+        for (group, within) in [(0, 0), (1, 0), (5, 9), (63, LogId::WITHIN_GROUP_MAX)] {
+            let log = LogId::of_group(GroupId(group), LogId(within));
+            assert_eq!((log.group(), log.within_group()), (GroupId(group), LogId(within)));
+        }
+        assert_eq!(LogId(u32::MAX).group(), GroupId(63));
+    }
+
+    #[test]
+    fn names_spread_over_the_groups_and_stay_where_they_are() {
+        assert_eq!(GroupId::of_log_name("default", 7), GroupId(0));
+        // A change here would lose every log of a cluster with several groups.
+        let groups = ["orders", "a", "b", "bench-0000"].map(|name| GroupId::of_log_name(name, 64));
+        assert_eq!(groups, GROUPS_OF_NAMES.map(GroupId));
+        for group_count in [2, 3, 8, 64] {
+            let mut counts = vec![0; usize::from(group_count)];
+            for number in 0..6400 {
+                let group = GroupId::of_log_name(&format!("log-{number}"), group_count);
+                counts[usize::from(group.0)] += 1;
+            }
+            let even = 6400 / usize::from(group_count);
+            assert!(counts.iter().all(|count| (even / 2..even * 2).contains(count)), "{counts:?}");
+        }
+    }
+
+    const GROUPS_OF_NAMES: [u16; 4] = [30, 0, 41, 48];
 
     #[test]
     fn distance_is_zero_when_not_above() {

@@ -42,6 +42,12 @@ pub const SESSION_WINDOW_MAX: usize = 16 * KIB;
 /// The most members of a cluster.
 pub const MEMBERS_MAX: usize = 15;
 
+/// The most groups of a cluster.
+pub const GROUPS_MAX: usize = 64;
+
+/// Bits of a log's number that name it within its group; those above them name the group.
+pub const LOG_NUMBER_BITS: u32 = 26;
+
 /// `length` rounded up to the next multiple of [`BLOCK_SIZE`].
 pub const fn block_align(length: usize) -> usize {
     length.div_ceil(BLOCK_SIZE) * BLOCK_SIZE
@@ -53,4 +59,6 @@ const _: () = {
     // A full append always fits an empty batch, whatever headers stand around it.
     assert!(APPEND_BYTES_MAX + BLOCK_SIZE < VALUE_BYTES_MAX);
     assert!(RECORD_BYTES_MAX + 4 <= APPEND_BYTES_MAX);
+    // Every group's logs have numbers, and every number is some group's.
+    assert!(GROUPS_MAX == 1 << (u32::BITS - LOG_NUMBER_BITS));
 };

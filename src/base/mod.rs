@@ -21,8 +21,8 @@ pub mod time;
 pub use checksum::Checksum;
 pub use hash::{IdMap, IdSet};
 pub use ids::{
-    Ballot, ClusterId, Epoch, FenceToken, GroupId, LogId, NodeId, Position, Sequence, SessionId,
-    Slot,
+    Ballot, ClusterId, DEFAULT_LOG_NAME, Epoch, FenceToken, GroupId, LogId, NodeId, Position,
+    Sequence, SessionId, Slot,
 };
 pub use memory::{Batch, BlockBuf, BlockPool};
 pub use pages::LogPages;

@@ -13,10 +13,9 @@ use super::options::{
     FormatOptions, LogSync, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
     ServeOptions,
 };
-use crate::base::limits::{MEMBERS_MAX, RECORD_BYTES_MAX};
-use crate::base::{NodeId, Position};
+use crate::base::limits::{GROUPS_MAX, MEMBERS_MAX, RECORD_BYTES_MAX};
+use crate::base::{DEFAULT_LOG_NAME, NodeId, Position};
 use crate::loadgen::workload::{Pacing, ReadFrom, ReadLevel, Workload};
-use crate::machine::DEFAULT_LOG_NAME;
 use crate::uring::UringOptions;
 
 /// The exit codes as `loggos --help` lists them.
@@ -140,6 +139,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "target",
           value_parser = clap::value_parser!(u16).range(1..=MEMBERS_MAX as i64))]
     pub local: u16,
+    /// Groups of the embedded cluster, up to 64. With several, --logs is raised to as many
+    #[arg(long, value_name = "G", default_value_t = 1, conflicts_with = "target",
+          value_parser = clap::value_parser!(u16).range(1..=GROUPS_MAX as i64))]
+    pub groups: u16,
     /// Load this running cluster instead: HOST:PORT with commas between
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub target: Vec<HostPort>,
@@ -301,6 +304,13 @@ impl BenchArgs {
         for &record_bytes in &self.record_bytes {
             for &records_per_append in &self.records_per_append {
                 for &connections in &self.connections {
+                    if connections < usize::from(self.groups) {
+                        let groups = self.groups;
+                        return Err(CliError::usage(format!(
+                            "--connections {connections} do not reach {groups} groups: each goes \
+                             to one of them"
+                        )));
+                    }
                     for &inflight in inflight {
                         for &pacing in &pacings {
                             let workload = Workload {
@@ -334,7 +344,7 @@ impl BenchArgs {
             read_from: self.read_from,
             history: self.history.is_some(),
             sessions: self.sessions,
-            logs: self.logs,
+            logs: self.logs.max(usize::from(self.groups)),
             follow: self.follow,
             ..Workload::default()
         }
@@ -361,6 +371,11 @@ pub struct FormatArgs {
     /// All members and where they are reached, the same on every node
     #[arg(long, value_name = "1=HOST:PORT,…")]
     pub members: MemberList,
+    /// Groups, up to 64, the same on every node: each has its own log, leader and thread, and some
+    /// of the logs; never changed afterwards
+    #[arg(long, value_name = "G", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=GROUPS_MAX as i64))]
+    pub groups: u16,
     /// Size of a log segment in bytes, a multiple of 4096
     #[arg(long, value_name = "BYTES", default_value_t = SEGMENT_BYTES_DEFAULT,
           value_parser = clap::value_parser!(u64).range(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX))]
@@ -373,9 +388,9 @@ impl FormatArgs {
     /// # Errors
     /// Exit 2 when the flags do not fit together.
     pub fn options(self) -> Result<FormatOptions, CliError> {
-        let FormatArgs { data, cluster, node, members, segment_bytes } = self;
+        let FormatArgs { data, cluster, node, members, groups, segment_bytes } = self;
         let node = NodeId(node);
-        let options = FormatOptions { data, cluster, node, members, segment_bytes };
+        let options = FormatOptions { data, cluster, node, members, groups, segment_bytes };
         options.validate().map_err(CliError::usage)
     }
 }
@@ -412,18 +427,19 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub clock_drift_ppm: u32,
     /// How much this node is wanted as the leader: a leader of lower priority hands over to a connected node of higher priority that is up to date, when it has led for ten election timeouts
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub priority: u8,
+    /// [default: 0; with several groups 1 for those whose number modulo the members is this node's place among them, so that the leaders spread over the nodes]
+    #[arg(long, value_name = "N")]
+    pub priority: Option<u8>,
     /// Read and verify every entry of the log before serving, in place of a verification in the background afterwards
     #[arg(long)]
     pub verify_at_start: bool,
-    /// Pin the node's thread to this core, from 0 [default: not pinned]
-    #[arg(long, value_name = "CORE")]
-    pub pin: Option<usize>,
-    /// How many us the node's thread looks for news before it sleeps, at most; 0: never. An idle node does not
+    /// How many us a group's thread looks for news before it sleeps, at most; 0: never. An idle node does not
     #[arg(long, value_name = "US", default_value_t = BUSY_POLL_US_DEFAULT,
           value_parser = clap::value_parser!(u32).range(..=BUSY_POLL_US_MAX))]
     pub busy_poll: u32,
+    /// Pin the threads of the groups to these cores, from 0, in turn [default: not pinned]
+    #[arg(long, value_name = "CORE,…", value_delimiter = ',')]
+    pub pin: Vec<usize>,
     /// End when the process with this id, which started this one, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub exit_with_parent: Option<u32>,
@@ -641,7 +657,10 @@ pub struct LeadArgs {
     /// The node that is to lead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub node: u16,
-    /// Print one JSON object instead of text
+    /// In this group, from 0 [default: in every group]
+    #[arg(long, value_name = "G")]
+    pub group: Option<u16>,
+    /// Print one JSON object for each group, a line each, instead of text
     #[arg(long)]
     pub json: bool,
 }
@@ -853,6 +872,9 @@ mod tests {
             "loggos serve --data d --election-timeout 0",
             "loggos serve --data d --log-sync never",
             "loggos format --data d --cluster c --node 0 --members 1=a:1",
+            "loggos format --data d --cluster c --node 1 --members 1=a:1 --groups 0",
+            "loggos format --data d --cluster c --node 1 --members 1=a:1 --groups 65",
+            "loggos bench --groups 2 --target a:1",
             "loggos read",
             "loggos",
         ] {

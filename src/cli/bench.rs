@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -18,12 +18,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::args::{BenchArgs, BenchRole};
 use super::doctor::FLOOR_TIME;
 use super::error::{CliError, Exit};
+use crate::base::GroupId;
 use crate::client::ClientOptions;
 use crate::client::blocking::Client;
 use crate::loadgen::agents::{self, AgentError};
 use crate::loadgen::bench::{RunError, RunOptions, RunResult, run as run_load};
 use crate::loadgen::histogram::write_interval_log;
-use crate::loadgen::local::{LocalCluster, LocalError, LocalOptions};
+use crate::loadgen::local::{LEADER_TIMEOUT, LocalCluster, LocalError, LocalOptions};
 use crate::loadgen::null::{self, NullProcess};
 use crate::loadgen::report::{
     BatchingReport, ClusterReport, DURABILITY_FSYNC, DURABILITY_NULL, FloorReport, HostReport,
@@ -37,6 +38,8 @@ use watch::Watch;
 
 /// How long a question for a node's counters may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two tries to give a group its leader.
+const LEAD_RETRY: Duration = Duration::from_millis(10);
 /// Files that are open besides the followers' sockets, at most.
 const FILES_BESIDES: usize = 2048;
 /// The commit that this was built from, where the build knew.
@@ -167,7 +170,8 @@ impl Bench<'_> {
 
     fn run_load(&self, workload: &Workload) -> Result<Measured, CliError> {
         let nodes = self.client.members().map_or(0, |members| members.len());
-        let mut watch = Watch::new(&self.client, self.target.cluster(), workload);
+        let groups = self.client.group_count().map_err(CliError::failed)?;
+        let mut watch = Watch::new(&self.client, groups, self.target.cluster(), workload);
         let options = RunOptions {
             workload: workload.clone(),
             addresses: self.target.addresses(),
@@ -182,14 +186,16 @@ impl Bench<'_> {
         watch.end();
         interrupted(&self.stop)?;
         let run = run.map_err(|error| match error {
-            RunError::Start(_) | RunError::Follow(_) | RunError::History { .. } => {
-                CliError::usage(error)
-            }
+            RunError::Start(_)
+            | RunError::Follow(_)
+            | RunError::Connections { .. }
+            | RunError::History { .. } => CliError::usage(error),
             RunError::Agents(AgentError::Count(_)) => CliError::usage(error),
             _ => CliError::failed(error),
         });
         let run = run?;
-        let leader = watch.after.as_ref().and_then(|after| after.leader.as_ref());
+        // Of several groups the first one's leader, as an example of them.
+        let leader = watch.after.as_ref().and_then(|after| after.leaders.as_ref()?.first());
         let is_null = leader.is_some_and(|status| status.cluster == null::CLUSTER_NAME);
         let stages = leader.filter(|_| !is_null).map(|status| status.stages.clone());
         let (batching, server_cpu_s, server_rss_bytes_max) = match (watch.before, watch.after) {
@@ -201,7 +207,16 @@ impl Bench<'_> {
             _ => (None, None, None),
         };
         let is_null = is_null || self.args.null;
-        Ok(Measured { run, is_null, nodes, batching, stages, server_cpu_s, server_rss_bytes_max })
+        Ok(Measured {
+            run,
+            is_null,
+            nodes,
+            groups,
+            batching,
+            stages,
+            server_cpu_s,
+            server_rss_bytes_max,
+        })
     }
 
     fn report(&self, workload: &Workload, measured: Measured) -> Report {
@@ -218,8 +233,7 @@ impl Bench<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: COMMIT.to_owned(),
             host: self.host.clone(),
-            // Several groups in one cluster are not there yet.
-            cluster: ClusterReport { nodes, groups: 1, local, durability },
+            cluster: ClusterReport { nodes, groups: measured.groups.into(), local, durability },
             workload: WorkloadReport::from(workload),
             batching: measured.batching,
             floor: floor.map(|floor| {
@@ -367,8 +381,33 @@ fn start_cluster(
     let noun = if nodes == 1 { "node" } else { "nodes" };
     eprintln!("starting {nodes} {noun} in {} …", folder.display());
     let parent = folder.to_owned();
-    let options = LocalOptions { executable, nodes, parent, keep_data: args.keep_data };
-    LocalCluster::start(&options, stop).map_err(|error| describe_local(&error))
+    let (groups, keep_data) = (args.groups, args.keep_data);
+    let options = LocalOptions { executable, nodes, groups, parent, keep_data };
+    let cluster = LocalCluster::start(&options, stop).map_err(|error| describe_local(&error))?;
+    if groups > 1 {
+        spread_leaders(&cluster, groups)?;
+    }
+    Ok(cluster)
+}
+
+/// The leaders of several groups spread over the nodes by themselves, after a while. This is that
+/// while, so that a run has the same leaders from its beginning to its end.
+fn spread_leaders(cluster: &LocalCluster, groups: u16) -> Result<(), CliError> {
+    let client = Client::connect(cluster.addresses(), ClientOptions::default());
+    let client = client.map_err(CliError::failed)?;
+    let members = client.members().map_err(CliError::failed)?;
+    for group in (0..groups).map(GroupId) {
+        let (node, _) = members[usize::from(group.0) % members.len()];
+        // A node that has just started may not be connected yet.
+        let give_up = Instant::now() + LEADER_TIMEOUT;
+        while let Err(error) = client.of_group(group).lead(node) {
+            if Instant::now() >= give_up {
+                return Err(CliError::failed(format!("group {group}: {error}")));
+            }
+            std::thread::sleep(LEAD_RETRY);
+        }
+    }
+    Ok(())
 }
 
 fn describe_local(error: &LocalError) -> CliError {
@@ -389,6 +428,7 @@ struct Measured {
     is_null: bool,
     /// Members, where a node told.
     nodes: usize,
+    groups: u16,
     batching: Option<BatchingReport>,
     stages: Option<Vec<StageStatus>>,
     server_cpu_s: Option<f64>,

@@ -22,7 +22,7 @@ pub fn run(options: &FormatOptions) -> Result<(), CliError> {
         members: members
             .map(|member| Member { node: member.node, address: member.address.to_string() })
             .collect(),
-        group_count: 1,
+        group_count: options.groups,
         segment_bytes: options.segment_bytes,
         entry_bytes_max: BUFFER_BYTES_MAX,
     };

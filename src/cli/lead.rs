@@ -8,7 +8,7 @@ use super::append::connect;
 use super::args::LeadArgs;
 use super::error::CliError;
 use super::output::Output;
-use crate::base::NodeId;
+use crate::base::{GroupId, NodeId};
 use crate::client::blocking::Client;
 use crate::wire::NodeStatus;
 use crate::wire::status::RoleStatus;
@@ -26,22 +26,45 @@ pub fn run(args: &LeadArgs) -> Result<(), CliError> {
         let known = known.join(", ");
         return Err(CliError::usage(format!("there is no node {node}; the members are {known}")));
     };
-    let start = Instant::now();
-    client.lead(node).map_err(|error| {
-        CliError::failed(format!("{error}; is the node running, connected and up to date?"))
-    })?;
-    let status = wait_until_it_leads(&client, address, start + args.target.timeout)?;
-    let took_ms = start.elapsed().as_secs_f64() * 1000.0;
+    let count = client.group_count().map_err(CliError::usage)?;
+    let groups: Vec<GroupId> = match args.group {
+        Some(group) if group >= count => {
+            return Err(CliError::usage(format!(
+                "there is no group {group}: give 0 to {}",
+                count - 1
+            )));
+        }
+        Some(group) => vec![GroupId(group)],
+        None => (0..count).map(GroupId).collect(),
+    };
     let mut output = Output::stdout();
-    match args.json {
-        true => output.json(&json!({
-            "leader": status.node,
-            "ballot": status.ballot,
-            "took_ms": took_ms,
-        }))?,
-        false => {
-            let ballot = format!("{}.{}", status.ballot.round, status.ballot.node);
-            output.line(&format!("node {node} leads at ballot {ballot}, after {took_ms:.1} ms"))?;
+    for group in groups {
+        let start = Instant::now();
+        let client = client.of_group(group);
+        let of_group = if count > 1 { format!(" of group {group}") } else { String::new() };
+        client.lead(node).map_err(|error| {
+            let text = format!("{error}; is the node running, connected and up to date?");
+            CliError::failed(if count > 1 { format!("group {group}: {text}") } else { text })
+        })?;
+        let status = wait_until_it_leads(&client, address, start + args.target.timeout)?;
+        let took_ms = start.elapsed().as_secs_f64() * 1000.0;
+        match args.json {
+            true => {
+                let mut report = json!({
+                    "leader": status.node,
+                    "ballot": status.ballot,
+                    "took_ms": took_ms,
+                });
+                if count > 1 {
+                    report["group"] = group.0.into();
+                }
+                output.json(&report)?;
+            }
+            false => {
+                let ballot = format!("{}.{}", status.ballot.round, status.ballot.node);
+                let text = format!("node {node} leads{of_group} at ballot {ballot}");
+                output.line(&format!("{text}, after {took_ms:.1} ms"))?;
+            }
         }
     }
     output.flush()

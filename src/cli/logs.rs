@@ -4,10 +4,9 @@ use super::append::{connect, connect_to_stay};
 use super::args::{LogArgs, LogCommand, LogNameArgs};
 use super::error::CliError;
 use super::output::Output;
-use crate::base::LogId;
+use crate::base::{DEFAULT_LOG_NAME, LogId};
 use crate::client::blocking::Client;
 use crate::client::{LogStatus, LogTerms, ReadLevel};
-use crate::machine::DEFAULT_LOG_NAME;
 
 /// A client of the log that the flags name.
 ///

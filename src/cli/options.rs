@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::members::{HostPort, MemberList};
 use crate::base::NodeId;
-use crate::base::limits::{BLOCK_SIZE, MIB};
+use crate::base::limits::{BLOCK_SIZE, GROUPS_MAX, MIB};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::log::segment_bytes_min;
 
@@ -48,13 +48,13 @@ pub struct ServeOptions {
     pub heartbeat_interval: Duration,
     /// `Config::clock_drift_ppm_max`.
     pub clock_drift_ppm: u32,
-    /// `Config::priority`.
-    pub priority: u8,
+    /// `Config::priority` of every group; none: each group prefers one of the members.
+    pub priority: Option<u8>,
     /// `LogOptions::verify_at_start`.
     pub verify_at_start: bool,
-    /// The core that the group's thread is pinned to; none: any.
-    pub pin: Option<usize>,
-    /// How long the group's thread looks for news before it sleeps, at most.
+    /// The cores that the groups' threads are pinned to, in turn; none: any.
+    pub pin: Vec<usize>,
+    /// How long a group's thread looks for news before it sleeps, at most.
     pub busy_poll: Duration,
 }
 
@@ -69,6 +69,8 @@ pub struct FormatOptions {
     pub node: NodeId,
     /// Every member of the cluster.
     pub members: MemberList,
+    /// How many groups.
+    pub groups: u16,
     /// Size of a segment in bytes, a multiple of the block.
     pub segment_bytes: u64,
 }
@@ -84,6 +86,9 @@ pub enum OptionsError {
         "--segment-bytes {0} is not a multiple of {BLOCK_SIZE} from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
     )]
     SegmentBytes(u64),
+    /// A number of groups out of range.
+    #[error("--groups {0} is out of range; give 1 to {GROUPS_MAX}")]
+    Groups(u16),
     /// The election timeout is too short for the heartbeats.
     #[error(
         "--election-timeout {election_ms} ms is below three times --heartbeat-interval {heartbeat_ms} ms"
@@ -126,6 +131,9 @@ impl FormatOptions {
     /// Checks that the options fit together.
     pub fn validate(self) -> Result<FormatOptions, OptionsError> {
         check_segment_bytes(self.segment_bytes)?;
+        if !(1..=GROUPS_MAX).contains(&usize::from(self.groups)) {
+            return Err(OptionsError::Groups(self.groups));
+        }
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         let length = self.cluster.len();
         if length == 0 || length > CLUSTER_NAME_BYTES_MAX || !self.cluster.chars().all(good) {
@@ -148,6 +156,7 @@ mod tests {
             cluster: "demo".into(),
             node: NodeId(2),
             members: "1=a:1,2=b:1".parse().unwrap(),
+            groups: 1,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
         }
     }
@@ -160,6 +169,10 @@ mod tests {
         for bytes in [0, SEGMENT_BYTES_MIN + 1, SEGMENT_BYTES_MAX + BLOCK_SIZE as u64] {
             let options = FormatOptions { segment_bytes: bytes, ..format_options() };
             assert_eq!(options.validate(), Err(OptionsError::SegmentBytes(bytes)));
+        }
+        for groups in [0, GROUPS_MAX as u16 + 1] {
+            let options = FormatOptions { groups, ..format_options() };
+            assert_eq!(options.validate(), Err(OptionsError::Groups(groups)));
         }
         for name in ["", "a b", "ü", &"x".repeat(CLUSTER_NAME_BYTES_MAX + 1)] {
             let options = FormatOptions { cluster: name.to_owned(), ..format_options() };
@@ -176,9 +189,9 @@ mod tests {
             election_timeout: Duration::from_millis(election_ms),
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             clock_drift_ppm: 1000,
-            priority: 0,
+            priority: None,
             verify_at_start: false,
-            pin: None,
+            pin: Vec::new(),
             busy_poll: Duration::ZERO,
         };
         assert!(options(150, 50).validate().is_ok());

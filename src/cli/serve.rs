@@ -1,11 +1,12 @@
 //! `loggos serve`: a formatted data directory and its member address become a running node.
 //!
-//! Joins the ring, the node and the server; the group's thread owns all three. The main thread
-//! only waits for signals and for that thread to end.
+//! Joins the ring, the node and the server, once for each group: the group's thread owns all three.
+//! The main thread only waits for signals and for one of the threads to end.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -16,17 +17,22 @@ use super::error::{CliError, Exit};
 use super::members::HostPort;
 use super::options::{LogSync, ServeOptions};
 use crate::base::limits::MIB;
-use crate::base::{BlockPool, NodeId};
+use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Clock, Net};
 use crate::log::{DataDir, Identity as DiskIdentity, LogError};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{Server, run as run_server};
 use crate::uring::host::require_real_disk;
-use crate::uring::{DirLock, DirectStorage, Uring, UringOptions, Waker, lock_data_dir};
+use crate::uring::{
+    DirLock, DirectStorage, Seat, Uring, UringOptions, Waker, lock_data_dir, seats,
+};
 use crate::wire::status::ResourceStatus;
 
-/// Returned buffers kept for reuse, in bytes.
+/// Returned buffers kept for reuse, in bytes, by all groups together.
 const POOL_IDLE_BYTES_MAX: usize = 32 * MIB;
+
+/// The least that each group keeps of its recent slots, in bytes.
+const CACHE_BYTES_MIN: usize = 4 * MIB;
 
 /// How long an address in use is tried before it is refused.
 const LISTEN_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -50,41 +56,80 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let addresses = resolve(&identity)?;
     let listen = listen_address(options, &identity, &addresses)?;
 
-    let (done, ended) = mpsc::channel();
-    let thread_options = options.clone();
-    let thread = std::thread::Builder::new()
-        .name("loggos-group-0".to_owned())
-        .spawn(move || {
-            let result = serve_group(&thread_options, &lock, identity, addresses, listen, &done);
-            // Nobody listens any more only when the process is ending anyway.
-            drop(done.send(Progress::Ended(result)));
-        })
-        .map_err(|error| CliError::failed(format!("cannot start a thread: {error}")))?;
-    let result = supervise(&ended);
-    if thread.join().is_err() {
-        return Err(CliError::new(Exit::Failed, "the node's thread panicked: see above"));
+    let group_count = identity.group_count;
+    let shared = Arc::new(Shared { options: options.clone(), lock, identity, addresses, listen });
+    let (progress, reports) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (group, seat) in (0..group_count).map(GroupId).zip(seats(group_count)) {
+        let (shared, progress) = (shared.clone(), progress.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("loggos-group-{group}"))
+            .spawn(move || run_group(&shared, group, seat, &progress))
+            .map_err(|error| CliError::failed(format!("cannot start a thread: {error}")))?;
+        threads.push(thread);
     }
-    result
+    supervise(&progress, &reports, threads.len())?;
+    // All have ended in good order.
+    for thread in threads {
+        if thread.join().is_err() {
+            return Err(CliError::new(Exit::Failed, "a group's thread panicked: see above"));
+        }
+    }
+    Ok(())
 }
 
-/// What the group's thread tells the main thread.
+/// What the threads of all groups are started with.
+struct Shared {
+    options: ServeOptions,
+    lock: DirLock,
+    identity: DiskIdentity,
+    addresses: Vec<(NodeId, SocketAddr)>,
+    listen: SocketAddr,
+}
+
+/// What the main thread is told.
 enum Progress {
+    /// A group's thread serves.
     Running(Waker),
+    /// A signal asks the process to stop.
+    StopAsked,
+    /// A group's thread has ended.
     Ended(Result<(), CliError>),
 }
 
-/// Waits for the group's thread; hands it a signal to stop once it runs.
-fn supervise(ended: &mpsc::Receiver<Progress>) -> Result<(), CliError> {
-    loop {
-        match ended.recv() {
-            Ok(Progress::Running(waker)) => stop_on_signals(waker)?,
-            Ok(Progress::Ended(result)) => return result,
-            Err(_) => return Ok(()),
+/// Waits for the threads of the groups, and hands them a signal to stop. Whatever ends one of them by
+/// itself ends all: the process is one node, and a node is there as a whole or not at all.
+fn supervise(
+    progress: &mpsc::Sender<Progress>,
+    reports: &mpsc::Receiver<Progress>,
+    threads: usize,
+) -> Result<(), CliError> {
+    let mut wakers: Vec<Waker> = Vec::new();
+    let (mut ended, mut stopping) = (0, false);
+    while ended < threads {
+        match reports.recv().expect("this function's caller holds a sender") {
+            Progress::Running(waker) => {
+                if wakers.is_empty() {
+                    watch_signals(progress.clone())?;
+                }
+                if stopping {
+                    waker.wake();
+                }
+                wakers.push(waker);
+            }
+            Progress::StopAsked => {
+                stopping = true;
+                wakers.iter().for_each(Waker::wake);
+            }
+            // The other threads end with the process, as if it had been killed: at once.
+            Progress::Ended(Err(error)) => return Err(error),
+            Progress::Ended(Ok(())) => ended += 1,
         }
     }
+    Ok(())
 }
 
-fn stop_on_signals(waker: Waker) -> Result<(), CliError> {
+fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
     let cannot = |error| CliError::failed(format!("cannot watch for signals: {error}"));
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(cannot)?;
     std::thread::Builder::new()
@@ -92,38 +137,55 @@ fn stop_on_signals(waker: Waker) -> Result<(), CliError> {
         .spawn(move || {
             for signal in signals.forever() {
                 info!(signal, "asked to stop");
-                waker.wake();
+                if progress.send(Progress::StopAsked).is_err() {
+                    return; // the process is ending
+                }
             }
         })
         .map_err(cannot)?;
     Ok(())
 }
 
-/// The thread of a group: opens the ring and the log, then serves.
+/// The thread of a group, which tells how it goes.
+fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sender<Progress>) {
+    let serve = AssertUnwindSafe(|| serve_group(shared, group, seat, progress));
+    let result = catch_unwind(serve).unwrap_or_else(|_| {
+        let text = format!("the thread of group {group} panicked: see above");
+        Err(CliError::new(Exit::Failed, text))
+    });
+    // Nobody listens any more only when the process is ending anyway.
+    drop(progress.send(Progress::Ended(result)));
+}
+
+/// Opens the ring and the log of a group, then serves.
 fn serve_group(
-    options: &ServeOptions,
-    lock: &DirLock,
-    identity: DiskIdentity,
-    addresses: Vec<(NodeId, SocketAddr)>,
-    listen: SocketAddr,
+    shared: &Shared,
+    group: GroupId,
+    seat: Seat,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
-    pin(options.pin);
+    let Shared { options, lock, identity, addresses, listen } = shared;
+    pin(&options.pin, group);
     let uring = UringOptions { busy_poll_max: options.busy_poll, ..UringOptions::default() };
     let mut io = Uring::new(Some(&options.data), uring).map_err(CliError::usage)?;
     io.hold_lock(lock).map_err(CliError::usage)?;
-    let listening = start_listening(&mut io, listen)?;
-    let pool = BlockPool::new(POOL_IDLE_BYTES_MAX);
-    let node_options = node_options(options, identity, addresses, pool.clone());
+    io.take_seat(seat);
+    // One port: the first group's thread accepts, and hands over what is for the others.
+    let listening = match group {
+        GroupId(0) => start_listening(&mut io, *listen)?,
+        _ => *listen,
+    };
+    let pool = BlockPool::new(POOL_IDLE_BYTES_MAX / usize::from(identity.group_count));
+    let node_options = node_options(options, group, identity, addresses, pool.clone());
     let (cluster, id) = (node_options.identity.cluster_name.clone(), node_options.identity.node);
     let node = Node::open(&mut io, node_options).map_err(|failure| describe(&failure))?;
     let now = io.now();
     let mut server = Server::new(node, pool, now, resources);
-    info!(%cluster, node = %id, %listening, "serving");
-    // The receiver lives until this thread has ended.
+    info!(%cluster, node = %id, %group, %listening, "serving");
+    // The receiver lives until the process ends.
     drop(progress.send(Progress::Running(io.waker())));
     run_server(&mut io, &mut server).map_err(|failure| {
-        error!(%failure, "the node stops; what it had not answered is unknown to its clients");
+        error!(%group, %failure, "the node stops; what it had not answered is unknown to its clients");
         describe(&failure)
     })
 }
@@ -153,22 +215,29 @@ fn start_listening(io: &mut Uring, address: SocketAddr) -> Result<SocketAddr, Cl
 
 fn node_options(
     options: &ServeOptions,
-    disk: DiskIdentity,
-    addresses: Vec<(NodeId, SocketAddr)>,
+    group: GroupId,
+    disk: &DiskIdentity,
+    addresses: &[(NodeId, SocketAddr)],
     pool: BlockPool,
 ) -> NodeOptions {
+    let members = disk.members.iter().map(|member| (member.node, member.address.clone()));
     let identity = Identity {
-        cluster_name: disk.cluster,
+        cluster_name: disk.cluster.clone(),
         cluster: disk.cluster_id,
         node: disk.node,
-        members: disk.members.into_iter().map(|member| (member.node, member.address)).collect(),
+        members: members.collect(),
         group_count: disk.group_count,
     };
-    let mut node = NodeOptions::new(identity, addresses, pool, seed());
+    let own_priority = priority(&identity, group);
+    let seed = seed() ^ u64::from(group.0).rotate_left(56);
+    let mut node = NodeOptions::new(identity, addresses.to_vec(), pool, seed).for_group(group);
+    // What is kept for speed alone is shared out.
+    node.cache_bytes_max =
+        (node.cache_bytes_max / usize::from(disk.group_count)).max(CACHE_BYTES_MIN);
     node.paxos.election_timeout = options.election_timeout;
     node.paxos.heartbeat_interval = options.heartbeat_interval;
     node.paxos.clock_drift_ppm_max = options.clock_drift_ppm;
-    node.paxos.priority = options.priority;
+    node.paxos.priority = options.priority.unwrap_or(own_priority);
     node.log.segment_bytes = disk.segment_bytes;
     node.log.verify_at_start = options.verify_at_start;
     node.log.log_sync = match options.log_sync {
@@ -178,16 +247,26 @@ fn node_options(
     node
 }
 
+/// How much this node is wanted as the leader of `group` when nobody says so: of several groups each
+/// has one member that is preferred, the next group the next one. So the leaders spread over the
+/// nodes, and do so again after a node was away.
+fn priority(identity: &Identity, group: GroupId) -> u8 {
+    let preferred = identity.preferred_leader(group);
+    u8::from(identity.group_count > 1 && preferred == Some(identity.node))
+}
+
 /// Election jitter only needs to differ between nodes and runs.
 fn seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(40)
 }
 
-fn pin(core: Option<usize>) {
-    let Some(core) = core else { return };
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
-        warn!(core, "cannot pin the group's thread: it runs on any core");
+fn pin(cores: &[usize], group: GroupId) {
+    let Some(core) = cores.iter().cycle().nth(usize::from(group.0) % cores.len().max(1)) else {
+        return;
+    };
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: *core }) {
+        warn!(core, %group, "cannot pin the group's thread: it runs on any core");
     }
 }
 

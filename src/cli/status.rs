@@ -1,5 +1,6 @@
 //! `loggos status`: asks every member and puts the answers side by side.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -8,14 +9,29 @@ use super::append::connect;
 use super::args::StatusArgs;
 use super::error::CliError;
 use super::output::Output;
-use crate::base::NodeId;
+use crate::base::{GroupId, NodeId};
 use crate::client::NodeStatus;
 
-/// What `loggos status --json` prints.
+/// What `loggos status --json` prints: the first group, and all of them where there are several.
 #[derive(Debug, Serialize)]
 struct ClusterStatus {
     /// The cluster's name.
     cluster: String,
+    #[serde(flatten)]
+    first: GroupStatus,
+    /// Every group, the first one included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<GroupStatus>,
+}
+
+/// One group.
+#[derive(Clone, Debug, Serialize)]
+struct GroupStatus {
+    #[serde(skip)]
+    cluster: String,
+    /// Its number, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<u16>,
     /// The leader that most of the nodes asked name, if any does.
     leader: Option<u16>,
     /// The highest slot that any node knows as chosen.
@@ -24,7 +40,7 @@ struct ClusterStatus {
     nodes: Vec<MemberReport>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct MemberReport {
     node: u16,
     address: String,
@@ -40,24 +56,38 @@ struct MemberReport {
 pub fn run(args: &StatusArgs) -> Result<(), CliError> {
     let client = connect(&args.target)?;
     let members = client.members().map_err(CliError::usage)?;
-    let answers = members
-        .into_iter()
-        .map(|(node, address)| {
-            let answer = client.status_of(&address).map_err(|error| error.to_string());
-            (node, address, answer)
-        })
-        .collect();
-    let status = merge(answers);
+    let count = client.group_count().map_err(CliError::usage)?;
+    let groups = (0..count).map(|group| {
+        let client = client.of_group(GroupId(group));
+        let ask = |(node, address): &(NodeId, String)| {
+            let answer = client.status_of(address).map_err(|error| error.to_string());
+            (*node, address.clone(), answer)
+        };
+        let group = (count > 1).then_some(group);
+        merge(group, members.iter().map(ask).collect())
+    });
+    let groups: Vec<GroupStatus> = groups.collect();
     let mut output = Output::stdout();
-    match args.json {
-        true => output.json(&status)?,
-        false if args.stages => output.write(stages(&status).as_bytes())?,
-        false => output.write(table(&status).as_bytes())?,
+    if args.json {
+        output.json(&whole(groups))?;
+    } else if args.stages {
+        groups.iter().try_for_each(|group| output.write(stages(group).as_bytes()))?;
+    } else {
+        output.write(table(&groups).as_bytes())?;
     }
     output.flush()
 }
 
-fn merge(answers: Vec<(NodeId, String, Result<NodeStatus, String>)>) -> ClusterStatus {
+fn whole(groups: Vec<GroupStatus>) -> ClusterStatus {
+    let first = GroupStatus { group: None, ..groups[0].clone() };
+    let cluster = groups.iter().map(|group| group.cluster.clone()).find(|name| !name.is_empty());
+    let groups = if groups.len() > 1 { groups } else { Vec::new() };
+    ClusterStatus { cluster: cluster.unwrap_or_default(), first, groups }
+}
+
+type Answers = Vec<(NodeId, String, Result<NodeStatus, String>)>;
+
+fn merge(group: Option<u16>, answers: Answers) -> GroupStatus {
     let known: Vec<_> = answers.iter().filter_map(|(_, _, answer)| answer.as_ref().ok()).collect();
     let chosen_max = known.iter().map(|status| status.chosen).max().unwrap_or(0);
     let cluster = known.first().map(|status| status.cluster.clone()).unwrap_or_default();
@@ -75,7 +105,7 @@ fn merge(answers: Vec<(NodeId, String, Result<NodeStatus, String>)>) -> ClusterS
             MemberReport { node: node.0, address, lag, status, error }
         })
         .collect();
-    ClusterStatus { cluster, leader, chosen_max, nodes }
+    GroupStatus { cluster, group, leader, chosen_max, nodes }
 }
 
 const COLUMNS: [&str; 12] = [
@@ -83,14 +113,35 @@ const COLUMNS: [&str; 12] = [
     "lease", "contact",
 ];
 
-fn table(status: &ClusterStatus) -> String {
-    let leader = status.leader.map_or("none known".to_owned(), |leader| format!("node {leader}"));
-    let mut text = format!("cluster {}, leader {leader}\n\n", status.cluster);
-    let mut rows = vec![COLUMNS.map(str::to_owned)];
-    rows.extend(status.nodes.iter().map(|node| row(node, status)));
-    write_rows(&rows, &mut text);
-    for node in &status.nodes {
-        if let Some(error) = &node.error {
+fn table(groups: &[GroupStatus]) -> String {
+    let leader_of = |status: &GroupStatus| {
+        status.leader.map_or("none known".to_owned(), |leader| format!("node {leader}"))
+    };
+    let mut text = String::new();
+    if let [status] = groups {
+        text = format!("cluster {}, leader {}\n\n", status.cluster, leader_of(status));
+        let mut rows = vec![COLUMNS.map(str::to_owned)];
+        rows.extend(status.nodes.iter().map(|node| row(node, status)));
+        write_rows(&rows, &mut text);
+    } else {
+        let name = groups.iter().map(|group| group.cluster.as_str()).find(|name| !name.is_empty());
+        text.push_str(&format!("cluster {}, {} groups\n\n", name.unwrap_or(""), groups.len()));
+        let with_group = |group: String, cells: [String; 12]| -> [String; 13] {
+            let cells: Vec<String> = std::iter::once(group).chain(cells).collect();
+            cells.try_into().expect("one more than a row has")
+        };
+        let mut rows = vec![with_group("group".to_owned(), COLUMNS.map(str::to_owned))];
+        for status in groups {
+            let group = status.group.unwrap_or(0).to_string();
+            let of_group = status.nodes.iter().map(|node| row(node, status));
+            rows.extend(of_group.map(|cells| with_group(group.clone(), cells)));
+        }
+        write_rows(&rows, &mut text);
+    }
+    // A node that is away is away for all of its groups.
+    let mut told = BTreeSet::new();
+    for node in groups.iter().flat_map(|group| &group.nodes) {
+        if let Some(error) = node.error.as_ref().filter(|_| told.insert(node.node)) {
             text.push_str(&format!("\nnode {} does not answer: {error}\n", node.node));
         }
     }
@@ -98,13 +149,15 @@ fn table(status: &ClusterStatus) -> String {
 }
 
 /// Where the time goes on each node that answers.
-fn stages(status: &ClusterStatus) -> String {
+fn stages(status: &GroupStatus) -> String {
     let mut text = String::new();
     let us = |us: f64| format!("{us:.1}");
+    let of_group = status.group.map_or(String::new(), |group| format!(", group {group}"));
     let answers = status.nodes.iter().filter_map(|node| node.status.as_ref());
     for status in answers {
         let role = format!("{:?}", status.role).to_lowercase();
-        writeln!(text, "node {}, {role}", status.node).expect("writing to a string does not fail");
+        writeln!(text, "node {}{of_group}, {role}", status.node)
+            .expect("writing to a string does not fail");
         let head = ["stage", "count", "p50 us", "p90", "p99", "p99.9", "max", "mean"];
         let mut rows = vec![head.map(str::to_owned)];
         rows.extend(status.stages.iter().filter(|stage| stage.count > 0).map(|stage| {
@@ -131,7 +184,7 @@ fn write_rows<const N: usize>(rows: &[[String; N]], text: &mut String) {
     }
 }
 
-fn row(node: &MemberReport, cluster: &ClusterStatus) -> [String; 12] {
+fn row(node: &MemberReport, cluster: &GroupStatus) -> [String; 12] {
     let none = || "-".to_owned();
     let Some(status) = &node.status else {
         let mut row = [(); 12].map(|()| none());
@@ -158,7 +211,7 @@ fn row(node: &MemberReport, cluster: &ClusterStatus) -> [String; 12] {
 }
 
 /// How long ago the leader (or, without one, anybody) last heard from `node`.
-fn contact(node: u16, cluster: &ClusterStatus) -> Option<String> {
+fn contact(node: u16, cluster: &GroupStatus) -> Option<String> {
     let asked = cluster.nodes.iter().filter(|other| other.node != node);
     let heard = |other: &MemberReport| {
         let members = &other.status.as_ref()?.members;
@@ -195,15 +248,16 @@ mod tests {
     #[test]
     fn answers_are_merged_and_silence_is_shown() {
         let address = |node: u16| format!("h{node}:1");
-        let merged = merge(vec![
+        let answers = vec![
             (NodeId(1), address(1), Ok(status(1, 90, Some(2)))),
             (NodeId(2), address(2), Ok(status(2, 100, Some(2)))),
             (NodeId(3), address(3), Err("refused".into())),
-        ]);
+        ];
+        let merged = merge(None, answers.clone());
         assert_eq!((merged.leader, merged.chosen_max), (Some(2), 100));
         assert_eq!(merged.nodes[0].lag, Some(10));
         assert_eq!(merged.nodes[2].lag, None);
-        let text = table(&merged);
+        let text = table(std::slice::from_ref(&merged));
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "cluster demo, leader node 2");
         let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -212,14 +266,28 @@ mod tests {
         // The leader's word on when it last heard from nodes 1 and 3.
         assert!(lines[3].ends_with("21 ms") && lines[5].ends_with("23 ms"), "{text}");
         assert!(text.contains("node 3 does not answer: refused"), "{text}");
+
+        let text = table(&[merge(Some(0), answers.clone()), merge(Some(1), answers)]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines[0], lines.len()), ("cluster demo, 2 groups", 11), "{text}");
+        assert_eq!(cells(lines[6])[..4], ["1", "1", "h1:1", "follower"]);
+        assert_eq!(text.matches("node 3 does not answer").count(), 1);
     }
 
     #[test]
     fn json_has_every_nodes_own_answer() {
-        let merged = merge(vec![(NodeId(1), "h:1".into(), Ok(status(1, 5, None)))]);
-        let json = serde_json::to_value(&merged).unwrap();
+        let answers = || vec![(NodeId(1), "h:1".to_owned(), Ok(status(1, 5, None)))];
+        let json = serde_json::to_value(whole(vec![merge(None, answers())])).unwrap();
+        assert_eq!((json.get("groups"), json.get("group")), (None, None));
+        assert_eq!(json["cluster"], "demo");
         assert_eq!(json["leader"], serde_json::Value::Null);
         assert_eq!(json["nodes"][0]["status"]["chosen"], 5);
         assert_eq!(json["nodes"][0]["error"], serde_json::Value::Null);
+
+        let groups = [0, 1].map(|group| merge(Some(group), answers()));
+        let json = serde_json::to_value(whole(groups.into())).unwrap();
+        assert_eq!(json["nodes"][0]["status"]["chosen"], 5);
+        assert_eq!(json["groups"][1]["group"], 1);
+        assert_eq!(json["groups"][1]["nodes"][0]["node"], 1);
     }
 }

@@ -10,10 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::base::limits::{
-    APPEND_BYTES_MAX, APPEND_RECORDS_MAX, MIB, RECORD_BYTES_MAX, SESSION_WINDOW_MAX,
+    APPEND_BYTES_MAX, APPEND_RECORDS_MAX, GROUPS_MAX, MIB, RECORD_BYTES_MAX, SESSION_WINDOW_MAX,
 };
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
-use crate::base::{AppendTerms, FenceToken, LogId, LogTerms, NodeId, Position, SessionTerms};
+use crate::base::{
+    AppendTerms, FenceToken, GroupId, LogId, LogTerms, NodeId, Position, SessionTerms,
+};
 use crate::wire::status::LogStatus;
 use crate::wire::{ErrorCode, NodeStatus, ReadLevel};
 
@@ -142,15 +144,41 @@ pub struct Appended {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) link: Arc<Link>,
-    /// The way to the driver, which is started by the first append.
-    jobs: OnceLock<mpsc::Sender<Job>>,
+    targets: Vec<String>,
+    options: ClientOptions,
+    /// By group; each is made when it is first needed.
+    groups: Box<[OnceLock<GroupEnd>]>,
+    /// How many groups the cluster has, as the node reached first has said.
+    group_count: OnceLock<u16>,
     seeds: AtomicU64,
 }
 
-/// A client of one log of one cluster. Clones, and the clients of other logs made from it, share
-/// its connection and its session; calls run concurrently, pipelined, and appends take effect in
-/// the order in which they were called.
+/// What leads to one group: a connection, and a session for its appends.
+#[derive(Debug)]
+struct GroupEnd {
+    link: Arc<Link>,
+    /// The way to the driver, which is started by the first append.
+    jobs: OnceLock<mpsc::Sender<Job>>,
+}
+
+impl Inner {
+    fn seed(&self) -> u64 {
+        self.seeds.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn group(&self, group: GroupId) -> &GroupEnd {
+        self.groups[usize::from(group.0)].get_or_init(|| {
+            let (targets, options) = (self.targets.clone(), self.options.clone());
+            let link = Arc::new(Link::new(targets, options, group, self.seed()));
+            GroupEnd { link, jobs: OnceLock::new() }
+        })
+    }
+}
+
+/// A client of one log of one cluster. Clones, and the clients of other logs made from it, share a
+/// connection and a session for each group of logs that they need; calls run concurrently,
+/// pipelined, and appends to the logs of one group take effect in the order in which they were
+/// called.
 ///
 /// Needs a `tokio` runtime with IO and time. Every call may be dropped half way; a dropped append
 /// has an unknown outcome.
@@ -195,12 +223,14 @@ impl Client {
         // The standard library's per-process random keys: the one source of randomness here.
         let seed = RandomState::new().hash_one(std::process::id());
         let inner = Inner {
-            jobs: OnceLock::new(),
+            targets,
+            options,
+            groups: (0..GROUPS_MAX).map(|_| OnceLock::new()).collect(),
+            group_count: OnceLock::new(),
             seeds: AtomicU64::new(seed.rotate_left(32)),
-            link: Arc::new(Link::new(targets, options, seed)),
         };
         let client = Client { inner: Arc::new(inner), log: LogId(0) };
-        client.inner.link.session(client.deadline()).await?;
+        client.group_count().await?;
         Ok(client)
     }
 
@@ -209,7 +239,8 @@ impl Client {
         self.log
     }
 
-    /// A client of another log of the same cluster, over the same connection.
+    /// A client of another log of the same cluster, over the same connection if it is in the same
+    /// group.
     ///
     /// ```no_run
     /// # use loggos::client::{Client, ClientError, LogTerms};
@@ -223,8 +254,49 @@ impl Client {
         Client { inner: self.inner.clone(), log }
     }
 
+    /// A client of a group: for calls that are not about a log, like [`Client::status`] and
+    /// [`Client::lead`]. One made by [`Client::of_log`] is one of the log's group.
+    ///
+    /// # Panics
+    /// When the number is over the limit of every cluster.
+    pub fn of_group(&self, group: GroupId) -> Client {
+        assert!(usize::from(group.0) < GROUPS_MAX, "group {group}");
+        self.of_log(LogId::of_group(group, LogId(0)))
+    }
+
+    /// How many groups the cluster has.
+    ///
+    /// # Errors
+    /// [`ClientError`] when no node can be reached.
+    pub async fn group_count(&self) -> Result<u16, ClientError> {
+        if let Some(count) = self.inner.group_count.get() {
+            return Ok(*count);
+        }
+        let session = self.inner.group(GroupId(0)).link.session(self.deadline()).await?;
+        let count = session.welcome.group_count;
+        if !(1..=GROUPS_MAX).contains(&usize::from(count)) {
+            let why = format!("a cluster of {count} groups");
+            return Err(ClientError::BadAnswer { target: session.target.clone(), why });
+        }
+        Ok(*self.inner.group_count.get_or_init(|| count))
+    }
+
+    fn end(&self) -> &GroupEnd {
+        self.inner.group(self.log.group())
+    }
+
+    /// The way to the group of the client's log.
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.end().link
+    }
+
+    /// A client of the group that the log of this name is in.
+    async fn of_name(&self, name: &str) -> Result<Client, ClientError> {
+        Ok(self.of_group(GroupId::of_log_name(name, self.group_count().await?)))
+    }
+
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.inner.link.options.operation_timeout
+        Instant::now() + self.inner.options.operation_timeout
     }
 
     /// Appends `records`, together and in this order, and returns their positions once they are
@@ -281,7 +353,7 @@ impl Client {
         let count = records.len() as u32;
         let AppendOptions { if_tail, fence } = options;
         let ask = AppendAsk { log: self.log, if_tail, fence, records: count, run };
-        let first = match self.inner.link.options.exactly_once {
+        let first = match self.inner.options.exactly_once {
             true => self.append_once(ask).await?,
             false => self.append_plainly(ask).await?,
         };
@@ -295,7 +367,7 @@ impl Client {
     pub async fn fence(&self, token: FenceToken) -> Result<Position, AppendError> {
         let fence = Some(token);
         let ask = AppendAsk { log: self.log, if_tail: None, fence, records: 0, run: Bytes::new() };
-        match self.inner.link.options.exactly_once {
+        match self.inner.options.exactly_once {
             true => self.append_once(ask).await,
             false => self.append_plainly(ask).await,
         }
@@ -303,10 +375,10 @@ impl Client {
 
     /// In the client's session, by its driver.
     async fn append_once(&self, ask: AppendAsk) -> Result<Position, AppendError> {
-        let link = &self.inner.link;
-        let jobs = self.inner.jobs.get_or_init(|| {
+        let link = self.link();
+        let jobs = self.end().jobs.get_or_init(|| {
             let (sender, receiver) = mpsc::channel(JOBS_MAX);
-            let seed = self.inner.seeds.fetch_add(1, Ordering::Relaxed);
+            let seed = self.inner.seed();
             let terms = link.options.session_terms();
             tokio::spawn(Driver::new(link.clone(), receiver, terms, seed).run());
             sender
@@ -359,7 +431,8 @@ impl Client {
         if let Some(fault) = terms.fault() {
             return Err(ClientError::Options(fault));
         }
-        match self.ask(&Operation::CreateLog(terms.clone())).await? {
+        let client = self.of_name(&terms.name).await?;
+        match client.ask(&Operation::CreateLog(terms.clone())).await? {
             (Answer::LogCreated(log), _) => Ok(log),
             (other, target) => Err(bad_answer(target, &other)),
         }
@@ -372,7 +445,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn delete_log(&self, log: LogId) -> Result<bool, ClientError> {
-        match self.ask(&Operation::DeleteLog(log)).await {
+        match self.of_log(log).ask(&Operation::DeleteLog(log)).await {
             Ok((Answer::Done, _)) => Ok(true),
             Err(ClientError::Server { code: ErrorCode::NoSuchLog, .. }) => Ok(false),
             Ok((other, target)) => Err(bad_answer(target, &other)),
@@ -390,7 +463,7 @@ impl Client {
         level: ReadLevel,
     ) -> Result<Option<LogStatus>, ClientError> {
         let ask = Operation::FindLog { name: name.to_owned(), level };
-        match self.ask(&ask).await {
+        match self.of_name(name).await?.ask(&ask).await {
             Ok((Answer::Logs(logs), _)) => Ok(logs.into_iter().next()),
             Err(ClientError::Server { code: ErrorCode::NoSuchLog, .. }) => Ok(None),
             Ok((other, target)) => Err(bad_answer(target, &other)),
@@ -398,11 +471,21 @@ impl Client {
         }
     }
 
-    /// All logs, by name.
+    /// All logs, by name. Each group tells its own: logs of different groups are not seen at one
+    /// moment.
     ///
     /// # Errors
     /// [`ClientError`]
     pub async fn list_logs(&self, level: ReadLevel) -> Result<Vec<LogStatus>, ClientError> {
+        let mut all = Vec::new();
+        for group in (0..self.group_count().await?).map(GroupId) {
+            all.append(&mut self.of_group(group).list_logs_of_group(level).await?);
+        }
+        all.sort_by(|a: &LogStatus, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    async fn list_logs_of_group(&self, level: ReadLevel) -> Result<Vec<LogStatus>, ClientError> {
         let mut all: Vec<LogStatus> = Vec::new();
         loop {
             let after = all.last().map_or(String::new(), |log| log.name.clone());
@@ -423,7 +506,7 @@ impl Client {
         from: Position,
         options: ReadOptions,
     ) -> Result<RecordBatch, ClientError> {
-        let ClientOptions { stall_timeout, operation_timeout, .. } = self.inner.link.options;
+        let ClientOptions { stall_timeout, operation_timeout, .. } = self.inner.options;
         let wait_max = stall_timeout.min(operation_timeout) / 2;
         let wait_ms = options.wait.min(wait_max).as_millis().min(u128::from(u32::MAX)) as u32;
         let ReadOptions { level, records_max, bytes_max, wait: _ } = options;
@@ -441,7 +524,7 @@ impl Client {
 
     /// Follows the log from `from` on: every record once, in order, whatever breaks in between.
     pub fn follow(&self, from: Position) -> Follower {
-        let seed = self.inner.seeds.fetch_add(1, Ordering::Relaxed);
+        let seed = self.inner.seed();
         Follower::new(self.clone(), from, seed)
     }
 
@@ -456,7 +539,8 @@ impl Client {
         }
     }
 
-    /// How the node is that this client is connected to (the leader, when there is one).
+    /// How the node is that this client is connected to (the leader of the client's group, when there
+    /// is one).
     ///
     /// # Errors
     /// [`ClientError`]
@@ -467,7 +551,7 @@ impl Client {
         }
     }
 
-    /// Hands the leadership over to the member `node`, which has begun to take over when this
+    /// Hands the leadership of the client's group over to the member `node`, which has begun to take over when this
     /// returns (or leads already). Not tried again when the leader cannot: it goes on leading.
     ///
     /// # Errors
@@ -488,13 +572,13 @@ impl Client {
         }
     }
 
-    /// How the node at `target` is, over a connection of its own; not retried.
+    /// How the client's group of the node at `target` is, over a connection of its own; not retried.
     ///
     /// # Errors
     /// [`ClientError`]
     pub async fn status_of(&self, target: &str) -> Result<NodeStatus, ClientError> {
         let deadline = self.deadline();
-        let session = self.inner.link.open(target, deadline).await.map_err(|error| {
+        let session = self.link().open(target, deadline).await.map_err(|error| {
             let target = target.to_owned();
             match error {
                 OpenError::Refused { reason, text } => {
@@ -516,7 +600,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`] when no node can be reached.
     pub async fn members(&self) -> Result<Vec<(NodeId, String)>, ClientError> {
-        Ok(self.inner.link.session(self.deadline()).await?.welcome.members.clone())
+        Ok(self.link().session(self.deadline()).await?.welcome.members.clone())
     }
 
     /// An operation without effect: retried until it is answered or its time is over.
@@ -537,8 +621,8 @@ impl Client {
         operation: &Operation,
         deadline: Instant,
     ) -> Result<(Answer, String), Failure> {
-        let link = &self.inner.link;
-        let mut backoff = Backoff::new(self.inner.seeds.fetch_add(1, Ordering::Relaxed));
+        let link = self.link();
+        let mut backoff = Backoff::new(self.inner.seed());
         let mut redirects = 0u32;
         loop {
             let session = link.session(deadline).await.map_err(Failure::NoEffect)?;
@@ -578,7 +662,7 @@ impl Client {
     ) -> Result<(), Failure> {
         if lost.timed_out && lost.sent {
             // It takes requests and does not answer: the next call tries another node.
-            self.inner.link.move_from(session, None).await;
+            self.link().move_from(session, None).await;
         }
         let is_append = operation.is_append();
         match lost {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::base::{FenceToken, LogId, LogTerms, NodeId, Position};
+use crate::base::{FenceToken, GroupId, LogId, LogTerms, NodeId, Position};
 use crate::wire::status::LogStatus;
 use crate::wire::{NodeStatus, ReadLevel};
 
@@ -83,6 +83,22 @@ impl Client {
     /// As [`super::Client::of_log`].
     pub fn of_log(&self, log: LogId) -> Client {
         Client { client: self.client.of_log(log), runtime: self.runtime.clone() }
+    }
+
+    /// As [`super::Client::of_group`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn of_group(&self, group: GroupId) -> Client {
+        Client { client: self.client.of_group(group), runtime: self.runtime.clone() }
+    }
+
+    /// As [`super::Client::group_count`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn group_count(&self) -> Result<u16, ClientError> {
+        self.runtime.block_on(self.client.group_count())
     }
 
     /// As [`super::Client::create_log`].

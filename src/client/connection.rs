@@ -210,10 +210,24 @@ impl<T> ClientConnection<T> {
     /// # Panics
     /// When `inflight_max` is 0 or over [`INFLIGHT_MAX`].
     pub fn new(cluster: Option<ClusterId>, inflight_max: usize) -> ClientConnection<T> {
+        Self::of_group(cluster, GroupId(0), inflight_max)
+    }
+
+    /// As [`ClientConnection::new`], to a group of the cluster: it takes requests for the logs of
+    /// that group ([`LogId::group`]) and no others.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn of_group(
+        cluster: Option<ClusterId>,
+        group: GroupId,
+        inflight_max: usize,
+    ) -> ClientConnection<T> {
         assert!((1..=INFLIGHT_MAX).contains(&inflight_max), "inflight_max {inflight_max}");
         let mut encoder = FrameEncoder::new();
         let mut output = Vec::new();
-        let hello = Hello { protocol_version: PROTOCOL_VERSION, cluster, role: HelloRole::Client };
+        let role = HelloRole::Client;
+        let hello = Hello { protocol_version: PROTOCOL_VERSION, cluster, role, group };
         encode_hello(&hello, &mut encoder, &mut output);
         ClientConnection {
             encoder,
@@ -227,7 +241,7 @@ impl<T> ClientConnection<T> {
             },
             state: State::Greeting,
             limits: Limits::default(),
-            group: GroupId(0),
+            group,
         }
     }
 

@@ -148,7 +148,7 @@ impl Follower {
     }
 
     async fn open(&self, deadline: Instant) -> Result<Stream, ClientError> {
-        let session = self.client.inner.link.session(deadline).await?;
+        let session = self.client.link().session(deadline).await?;
         let (to, pushes) = mpsc::unbounded_channel();
         let flow = Flow::default();
         let log = self.client.log;
@@ -177,7 +177,7 @@ impl Follower {
     /// Leaves the node for another, after a pause.
     async fn leave(&mut self, why: String, deadline: Instant) -> Result<(), ClientError> {
         if let Some(stream) = self.stream.take() {
-            self.client.inner.link.move_from(&stream.session, None).await;
+            self.client.link().move_from(&stream.session, None).await;
         }
         match timeout_at(deadline, sleep(self.backoff.next())).await {
             Ok(()) => Ok(()),

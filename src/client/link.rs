@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::base::rng::Rng;
-use crate::base::{ClusterId, NodeId};
+use crate::base::{ClusterId, GroupId, NodeId};
 use crate::wire::RefuseReason;
 
 use super::api::ClientOptions;
@@ -62,18 +62,24 @@ struct Search {
     last_failure: String,
 }
 
-/// The client's way to its cluster.
+/// The client's way to one group of its cluster.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) options: ClientOptions,
     /// What the user gave.
     targets: Vec<String>,
     cluster: Option<ClusterId>,
+    group: GroupId,
     search: Mutex<Search>,
 }
 
 impl Link {
-    pub(super) fn new(targets: Vec<String>, options: ClientOptions, seed: u64) -> Link {
+    pub(super) fn new(
+        targets: Vec<String>,
+        options: ClientOptions,
+        group: GroupId,
+        seed: u64,
+    ) -> Link {
         let mut rng = Rng::new(seed);
         let cursor = rng.below(targets.len().max(1) as u64) as usize;
         let cluster = options.cluster.as_deref().map(ClusterId::of_name);
@@ -86,7 +92,7 @@ impl Link {
             rng,
             last_failure: "no node has been tried yet".to_owned(),
         };
-        Link { options, targets, cluster, search: Mutex::new(search) }
+        Link { options, targets, cluster, group, search: Mutex::new(search) }
     }
 
     /// The connection that stands, or a new one.
@@ -126,7 +132,8 @@ impl Link {
     pub(super) async fn open(&self, target: &str, deadline: Instant) -> Result<Session, OpenError> {
         let ClientOptions { inflight_max, stall_timeout, connect_timeout, .. } = self.options;
         let deadline = deadline.min(Instant::now() + connect_timeout);
-        Session::open(target, self.cluster, inflight_max, stall_timeout, deadline).await
+        let place = (self.cluster, self.group);
+        Session::open(target, place, inflight_max, stall_timeout, deadline).await
     }
 
     async fn find(

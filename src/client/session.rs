@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::base::{
-    AppendTerms, ClusterId, LogId, LogTerms, NodeId, Position, Sequence, SessionId, SessionTerms,
+    AppendTerms, ClusterId, GroupId, LogId, LogTerms, NodeId, Position, Sequence, SessionId,
+    SessionTerms,
 };
 use crate::wire::status::LogStatus;
 use crate::wire::{ErrorCode, NodeStatus, ReadLevel, RefuseReason, RequestId, Response, Welcome};
@@ -201,12 +202,12 @@ impl Session {
     /// Connects to `target` and says hello.
     pub(super) async fn open(
         target: &str,
-        cluster: Option<ClusterId>,
+        (cluster, group): (Option<ClusterId>, GroupId),
         inflight_max: usize,
         stall_timeout: Duration,
         deadline: Instant,
     ) -> Result<Session, OpenError> {
-        let opened = timeout_at(deadline, greet(target, cluster, inflight_max)).await;
+        let opened = timeout_at(deadline, greet(target, cluster, group, inflight_max)).await;
         let (stream, connection, welcome) = match opened {
             Ok(result) => result?,
             Err(_) => return Err(OpenError::Failed(format!("{target} does not answer"))),
@@ -292,12 +293,13 @@ type Connection = ClientConnection<Reply>;
 async fn greet(
     target: &str,
     cluster: Option<ClusterId>,
+    group: GroupId,
     inflight_max: usize,
 ) -> Result<(TcpStream, Connection, Welcome), OpenError> {
     let failed = |error: &dyn std::fmt::Display| OpenError::Failed(format!("{target}: {error}"));
     let mut stream = TcpStream::connect(target).await.map_err(|error| failed(&error))?;
     stream.set_nodelay(true).map_err(|error| failed(&error))?;
-    let mut connection = Connection::new(cluster, inflight_max);
+    let mut connection = Connection::of_group(cluster, group, inflight_max);
     let hello = connection.take_output(Vec::new());
     stream.write_all(&hello).await.map_err(|error| failed(&error))?;
     let mut buffer = vec![0; RECEIVE_BYTES];

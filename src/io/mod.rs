@@ -48,6 +48,16 @@ pub enum Event<C> {
         /// Where it comes from.
         from: std::net::SocketAddr,
     },
+    /// Another thread of the process has accepted a connection that is for this one
+    /// ([`Net::hand_over`]).
+    HandedOver {
+        /// The new connection; it receives already.
+        conn: ConnId,
+        /// Where it comes from.
+        from: std::net::SocketAddr,
+        /// What was received on it before: the bytes from its beginning on.
+        received: Vec<u8>,
+    },
     /// A connection asked for with [`Net::connect`] stands; it receives already.
     Connected {
         /// The connection that `connect` named.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 
-use crate::base::Batch;
+use crate::base::{Batch, GroupId};
 
 /// A connection. Never reused within a process: an event for a closed connection can be told from
 /// one of its successor.
@@ -79,6 +79,15 @@ pub trait Net {
     fn pause(&mut self, conn: ConnId);
     /// Receives again.
     fn resume(&mut self, conn: ConnId);
+    /// Gives the connection, on which nothing has been sent, to the thread that serves `group`,
+    /// together with the bytes `received` on it so far, those included that events of the turn that
+    /// is being handled have brought or yet bring: that thread gets
+    /// [`super::Event::HandedOver`], and from then on the connection is its own. No event of it
+    /// follows here. Where that thread has no room for another one, the connection ends.
+    ///
+    /// # Panics
+    /// When a send is in flight on `conn`.
+    fn hand_over(&mut self, conn: ConnId, group: GroupId, received: Vec<u8>);
     /// Ends the connection; operations in flight are dropped and no event of it follows.
     fn close(&mut self, conn: ConnId);
 

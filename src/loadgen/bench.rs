@@ -3,6 +3,7 @@
 //! Called by `cli`, which prints the live lines and asks the cluster for its counters when told
 //! that the measured phase begins and ends.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,7 +24,7 @@ use super::report::{AgentReport, FollowReport, OperationsReport, PaceReport};
 use super::stats::Phases;
 use super::worker::StartError;
 use super::workload::Workload;
-use crate::base::{LogId, LogTerms, Position};
+use crate::base::{GroupId, LogId, LogTerms, Position};
 use crate::client::blocking::Client;
 use crate::client::{ClientError, ClientOptions, ReadLevel};
 
@@ -115,6 +116,14 @@ pub enum RunError {
     /// The logs of the load could not be made, or their ends not be learned.
     #[error("the logs of the load: {0}")]
     Logs(#[from] ClientError),
+    /// Each connection goes to one group, so some groups would have none.
+    #[error("{connections} connections do not reach the {groups} groups of the logs: give more")]
+    Connections {
+        /// Connections of the load.
+        connections: usize,
+        /// Groups that its logs are in.
+        groups: usize,
+    },
     /// A thread could not be made.
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
@@ -149,6 +158,11 @@ pub fn run(
         RunError::History { path, source }
     };
     let logs = create_logs(options)?;
+    let groups: BTreeSet<GroupId> = logs.iter().map(|log| log.group()).collect();
+    if workload.connections < groups.len() {
+        let (connections, groups) = (workload.connections, groups.len());
+        return Err(RunError::Connections { connections, groups });
+    }
     let history = options.history.as_deref().map(history::Writer::create).transpose();
     let history = history.map_err(history_error)?;
 
@@ -183,10 +197,11 @@ pub(super) fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError
         return Ok(Arc::new([LogId(0)]));
     }
     let client = Client::connect(options.addresses.clone(), ClientOptions::default())?;
+    let group_count = client.group_count()?;
     let create = |creator: usize| -> Result<Vec<(usize, LogId)>, ClientError> {
         let mine = (creator..count).step_by(CREATORS);
         mine.map(|index| {
-            Ok((index, client.create_log(&LogTerms::named(&format!("bench-{index:04}")))?))
+            Ok((index, client.create_log(&LogTerms::named(&log_name(index, group_count)))?))
         })
         .collect()
     };
@@ -201,6 +216,16 @@ pub(super) fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError
         }
         Ok(logs.into())
     })
+}
+
+/// The name of the load's log `index`: of several groups each has its share of them.
+fn log_name(index: usize, group_count: u16) -> String {
+    let name = format!("bench-{index:04}");
+    let wanted = GroupId((index % usize::from(group_count)) as u16);
+    let is_there = |name: &String| GroupId::of_log_name(name, group_count) == wanted;
+    let more = (0u32..).map(|more| format!("{name}-{more}"));
+    let mut names = std::iter::once(name.clone()).chain(more);
+    names.find(is_there).expect("names spread over the groups")
 }
 
 /// The followers while the load runs.

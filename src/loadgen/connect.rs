@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::base::NodeId;
+use crate::base::{GroupId, NodeId};
 use crate::client::connection::{ClientConnection, ConnectionError, Incoming, Welcome};
 
 /// How long one connect or one hello may take.
@@ -77,16 +77,20 @@ impl Session {
     }
 }
 
-/// Connects to `address` (`host:port`) for `inflight_max` requests in flight and exchanges hellos.
+/// Connects to `group` of the node at `address` (`host:port`) for `inflight_max` requests in flight and exchanges hellos.
 ///
 /// # Errors
 /// All but [`ConnectError::NoLeader`] and [`ConnectError::Stale`].
-pub fn connect(address: &str, inflight_max: usize) -> Result<Session, ConnectError> {
+pub fn connect(
+    address: &str,
+    group: GroupId,
+    inflight_max: usize,
+) -> Result<Session, ConnectError> {
     let address_owned = || address.to_owned();
     let unreachable =
         |source: io::Error| ConnectError::Unreachable { address: address_owned(), source };
     let mut stream = open(address).map_err(unreachable)?;
-    let mut connection = ClientConnection::new(None, inflight_max);
+    let mut connection = ClientConnection::of_group(None, group, inflight_max);
     stream.write_all(&connection.take_output(Vec::new())).map_err(unreachable)?;
 
     let mut buffer = [0; HELLO_READ_BYTES];
@@ -135,18 +139,20 @@ fn open_one(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Asks `addresses` in turn until one leads or names the leader, and connects to that one. Each
+/// Asks `addresses` in turn until one leads `group` or names its leader, and connects to that one. Each
 /// address is asked once: whoever wants to wait for an election calls again.
 ///
 /// # Errors
 /// The last failure, when no address leads to a leader.
 pub fn connect_to_leader(
     addresses: &[String],
+    group: GroupId,
     inflight_max: usize,
 ) -> Result<Session, ConnectError> {
     let mut last = ConnectError::NoLeader { asked: addresses.join(", ") };
     for address in addresses {
-        match connect(address, inflight_max).and_then(|session| follow(session, inflight_max)) {
+        let session = connect(address, group, inflight_max);
+        match session.and_then(|session| follow(session, group, inflight_max)) {
             Ok(session) => return Ok(session),
             // That there is no leader says more than that some other node is down.
             Err(error) if !matches!(last, ConnectError::Refused { .. }) => last = error,
@@ -157,7 +163,7 @@ pub fn connect_to_leader(
 }
 
 /// The session itself if its node leads, else one with the node that it names.
-fn follow(session: Session, inflight_max: usize) -> Result<Session, ConnectError> {
+fn follow(session: Session, group: GroupId, inflight_max: usize) -> Result<Session, ConnectError> {
     if session.is_leader() {
         return Ok(session);
     }
@@ -165,6 +171,6 @@ fn follow(session: Session, inflight_max: usize) -> Result<Session, ConnectError
         return Err(ConnectError::NoLeader { asked: format!("node {}", session.welcome.node) });
     };
     let address = session.address_of(leader).ok_or(ConnectError::Stale(leader))?.to_owned();
-    let next = connect(&address, inflight_max)?;
+    let next = connect(&address, group, inflight_max)?;
     if next.is_leader() { Ok(next) } else { Err(ConnectError::Stale(leader)) }
 }

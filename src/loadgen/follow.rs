@@ -265,7 +265,8 @@ impl Follower {
     }
 
     async fn open(&mut self, address: String) -> Result<Stream, Lost> {
-        let session = tokio::task::spawn_blocking(move || connect(&address, INFLIGHT))
+        let group = self.log.group();
+        let session = tokio::task::spawn_blocking(move || connect(&address, group, INFLIGHT))
             .await
             .expect("connecting does not panic")?;
         session.stream.set_nonblocking(true)?;

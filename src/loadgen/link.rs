@@ -12,6 +12,7 @@
 //! - A lost connection makes every operation sent on it unknown: it is never sent again, since it
 //!   may have been chosen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::clock::Nanos;
@@ -23,7 +24,7 @@ use super::stats::{Loss, Phases, Tally};
 use super::workload::{Pacing, STAMP_BYTES, Workload};
 use crate::base::records::{RECORD_PREFIX_SIZE, Records, push_record};
 use crate::base::rng::Rng;
-use crate::base::{LogId, Position, SessionId};
+use crate::base::{GroupId, LogId, Position, SessionId};
 use crate::client::ErrorCode;
 use crate::client::connection::{
     ClientConnection, ConnectionError, Incoming, ReadAsk, Response, SubmitError,
@@ -80,8 +81,8 @@ pub struct Shared {
     logs: Arc<[LogId]>,
     /// The tail that is known of each log.
     tails: Vec<u64>,
-    /// The log of the next operation, by its index.
-    log_next: usize,
+    /// Of each group, in order: its logs by their index, and which of them is next.
+    groups: Vec<(GroupId, Vec<u32>, usize)>,
     rng: Rng,
 }
 
@@ -105,8 +106,7 @@ impl Shared {
             process_next: worker,
             process_stride: worker_count,
             tails: vec![0; logs.len()],
-            // Workers go through the logs at different places.
-            log_next: logs.len() * worker as usize / worker_count as usize,
+            groups: by_group(&logs, worker as usize, worker_count as usize),
             logs,
             rng: Rng::new(u64::from(worker)),
         }
@@ -119,11 +119,13 @@ impl Shared {
         process
     }
 
-    /// The index of the next operation's log.
-    fn next_log(&mut self) -> u32 {
-        let log = self.log_next;
-        self.log_next = if log + 1 == self.logs.len() { 0 } else { log + 1 };
-        log as u32
+    /// The index of the next operation's log, on a connection to `group`.
+    fn next_log(&mut self, group: GroupId) -> u32 {
+        let (_, logs, next) =
+            self.groups.iter_mut().find(|(of, ..)| *of == group).expect("a connection has logs");
+        let log = logs[*next];
+        *next = if *next + 1 == logs.len() { 0 } else { *next + 1 };
+        log
     }
 
     /// The position of the next read: among the last records known.
@@ -137,6 +139,28 @@ impl Shared {
         let known = &mut self.tails[log as usize];
         *known = tail.max(*known);
     }
+}
+
+/// The group that connection `index` goes to: those of the logs in turn.
+pub fn group_of(logs: &[LogId], index: usize) -> GroupId {
+    let mut groups: Vec<GroupId> = logs.iter().map(|log| log.group()).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups[index % groups.len()]
+}
+
+/// The logs by group; workers go through them at different places.
+fn by_group(logs: &[LogId], worker: usize, worker_count: usize) -> Vec<(GroupId, Vec<u32>, usize)> {
+    let mut groups = BTreeMap::<GroupId, Vec<u32>>::new();
+    for (index, log) in logs.iter().enumerate() {
+        groups.entry(log.group()).or_default().push(index as u32);
+    }
+    let start = |logs: &Vec<u32>| logs.len() * worker / worker_count;
+    let placed = groups.into_iter().map(|(group, logs)| {
+        let next = start(&logs);
+        (group, logs, next)
+    });
+    placed.collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +208,8 @@ impl Flight {
 /// One connection's operations.
 #[derive(Debug)]
 pub struct Link {
+    /// The group that its connections go to.
+    group: GroupId,
     workload: Workload,
     phases: Phases,
     schedule: Option<Schedule>,
@@ -216,6 +242,7 @@ impl Link {
                 Some(Schedule::new(start, operations_per_s, index, count))
             }
         };
+        let group = group_of(&shared.logs, index);
         let flight = || Flight {
             state: State::Free,
             what: What::Append { value: 0 },
@@ -227,6 +254,7 @@ impl Link {
             sent: Nanos(0),
         };
         Link {
+            group,
             flights: std::iter::repeat_with(flight).take(workload.inflight).collect(),
             // Popped from the end: the lowest numbers first.
             free: (0..workload.inflight as u32).rev().collect(),
@@ -365,7 +393,7 @@ impl Link {
 
     /// Appends and reads in turn, in the proportion asked for.
     fn next_what(&mut self, shared: &mut Shared) -> (What, u32) {
-        let log = shared.next_log();
+        let log = shared.next_log(self.group);
         self.append_credit += u32::from(self.workload.append_percent);
         if self.append_credit < 100 {
             return (What::Read { from: shared.read_from(log) }, log);

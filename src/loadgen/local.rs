@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::connect::connect_to_leader;
+use crate::base::GroupId;
 use crate::base::limits::MEMBERS_MAX;
 
 /// How long the nodes may take to elect a leader.
@@ -41,6 +42,8 @@ pub struct LocalOptions {
     pub executable: PathBuf,
     /// Members, 1 to [`MEMBERS_MAX`].
     pub nodes: usize,
+    /// Groups.
+    pub groups: u16,
     /// A fresh folder for data and logs is made in this one; it must be on a real disk.
     pub parent: PathBuf,
     /// Leave data and logs when done.
@@ -158,13 +161,15 @@ impl LocalCluster {
         for (index, address) in addresses.into_iter().enumerate() {
             let number = index + 1;
             let data = cluster.path().join(format!("node{number}"));
-            format(&options.executable, &data, number, &members)?;
+            format(&options.executable, &data, number, &members, options.groups)?;
             let log = cluster.path().join(format!("node{number}.log"));
             let child = serve(&options.executable, &data, &log)
                 .map_err(system(format!("starting node {number}")))?;
             cluster.nodes.push(Node { number, address, log, child });
         }
-        cluster.wait_for_leader(stop)?;
+        for group in (0..options.groups).map(GroupId) {
+            cluster.wait_for_leader(group, stop)?;
+        }
         Ok(cluster)
     }
 
@@ -199,7 +204,7 @@ impl LocalCluster {
         Ok(())
     }
 
-    fn wait_for_leader(&mut self, stop: &AtomicBool) -> Result<(), LocalError> {
+    fn wait_for_leader(&mut self, group: GroupId, stop: &AtomicBool) -> Result<(), LocalError> {
         let addresses = self.addresses();
         let give_up = Instant::now() + LEADER_TIMEOUT;
         loop {
@@ -207,7 +212,7 @@ impl LocalCluster {
                 return Err(LocalError::Interrupted);
             }
             self.check()?;
-            match connect_to_leader(&addresses, 1) {
+            match connect_to_leader(&addresses, group, 1) {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() >= give_up => {
                     return Err(LocalError::NoLeader { why: error.to_string() });
@@ -290,10 +295,17 @@ fn free_addresses(count: usize) -> io::Result<Vec<String>> {
     listeners?.iter().map(|listener| Ok(listener.local_addr()?.to_string())).collect()
 }
 
-fn format(executable: &Path, data: &Path, number: usize, members: &str) -> Result<(), LocalError> {
+fn format(
+    executable: &Path,
+    data: &Path,
+    number: usize,
+    members: &str,
+    groups: u16,
+) -> Result<(), LocalError> {
     let mut command = Command::new(executable);
     command.arg("format").arg("--data").arg(data).args(["--cluster", CLUSTER_NAME]);
     command.args(["--node", &number.to_string(), "--members", members]);
+    command.args(["--groups", &groups.to_string()]);
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -386,6 +398,7 @@ mod tests {
         let options = LocalOptions {
             executable: script(folder.path(), body),
             nodes: 2,
+            groups: 1,
             parent: folder.path().to_owned(),
             keep_data: false,
         };

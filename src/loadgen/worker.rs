@@ -33,11 +33,11 @@ use tokio_uring::net::TcpStream;
 use super::clock::{NANOS_PER_S, Nanos, cpu_time};
 use super::connect::{ConnectError, Session, connect, connect_to_leader};
 use super::history::Recorder;
-use super::link::{Link, LinkError, Shared};
+use super::link::{Link, LinkError, Shared, group_of};
 use super::schedule::PACE_NS;
 use super::stats::{Phases, Snapshot};
 use super::workload::Workload;
-use crate::base::LogId;
+use crate::base::{GroupId, LogId};
 
 /// Bytes of one read from a socket.
 const READ_BYTES: usize = 256 * 1024;
@@ -203,7 +203,8 @@ async fn start(plan: &WorkerPlan) -> Result<(Timer, Vec<Session>), StartError> {
     while sessions.len() < plan.connections.len() {
         let reader = plan.workload.reader(plan.connections.start + sessions.len());
         let reader = reader.map(|reader| reader + turn);
-        match find_node(plan.addresses.clone(), plan.workload.inflight, reader).await {
+        let group = group_of(&plan.logs, plan.connections.start + sessions.len());
+        match find_node(plan.addresses.clone(), group, plan.workload.inflight, reader).await {
             Ok(session) => {
                 sessions.push(session);
                 turn = 0;
@@ -224,12 +225,13 @@ async fn start(plan: &WorkerPlan) -> Result<(Timer, Vec<Session>), StartError> {
 /// on a thread of its own.
 async fn find_node(
     addresses: Vec<String>,
+    group: GroupId,
     inflight: usize,
     reader: Option<usize>,
 ) -> Result<Session, ConnectError> {
     let find = move || match reader {
-        None => connect_to_leader(&addresses, inflight),
-        Some(turn) => connect(&addresses[turn % addresses.len()], inflight),
+        None => connect_to_leader(&addresses, group, inflight),
+        Some(turn) => connect(&addresses[turn % addresses.len()], group, inflight),
     };
     tokio::task::spawn_blocking(find).await.expect("connecting does not panic")
 }
@@ -251,6 +253,7 @@ enum Leave {
 
 /// A connection's place in its worker.
 struct Seat {
+    group: GroupId,
     link: RefCell<Link>,
     /// Wakes the connection's task.
     waker: RefCell<Option<Waker>>,
@@ -294,6 +297,7 @@ impl Worker {
             plan.recorder.take(),
         );
         let mut seat = |index| Seat {
+            group: group_of(&plan.logs, index),
             link: RefCell::new(Link::new(&plan.workload, phases, index, &mut shared)),
             waker: RefCell::new(None),
             woken: Cell::new(false),
@@ -371,7 +375,7 @@ impl Worker {
                 None => self.addresses.borrow().clone(),
                 Some(_) => self.plan.addresses.clone(),
             };
-            match find_node(addresses, self.plan.workload.inflight, reader).await {
+            match find_node(addresses, seat.group, self.plan.workload.inflight, reader).await {
                 Ok(session) => return Some(session),
                 Err(error) => {
                     tracing::debug!(%error, "no leader yet");

@@ -11,7 +11,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::limits::{BLOCK_SIZE, MEMBERS_MAX, block_align};
+use crate::base::limits::{BLOCK_SIZE, GROUPS_MAX, MEMBERS_MAX, block_align};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{BlockPool, Checksum, ClusterId, GroupId, NodeId};
 use crate::io::{FileOptions, Storage};
@@ -196,8 +196,8 @@ fn check_request(request: &FormatRequest) -> Result<Identity, IdentityError> {
         "the node is not among the members"
     } else if members.len() > MEMBERS_MAX {
         "there are too many members"
-    } else if request.group_count == 0 {
-        "at least one group is needed"
+    } else if !(1..=GROUPS_MAX).contains(&usize::from(request.group_count)) {
+        "there are 1 to 64 groups"
     } else {
         return Ok(Identity {
             cluster: request.cluster.clone(),

@@ -369,6 +369,11 @@ struct Tokens {
 
 const TOKEN_COUNTER_BITS: u32 = 40;
 
+/// The group whose log has given out this token.
+pub fn group_of_token(token: Token) -> GroupId {
+    GroupId((token.0 >> TOKEN_COUNTER_BITS) as u16)
+}
+
 impl Tokens {
     fn new(group: GroupId) -> Tokens {
         let base = TOKEN_TAG << 56 | u64::from(group.0) << TOKEN_COUNTER_BITS;

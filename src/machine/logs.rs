@@ -11,13 +11,12 @@ use crate::base::limits::{LOG_NAME_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::records::Records;
 use crate::base::{
-    AppendTerms, FenceToken, IdMap, LogId, LogPages, LogTerms, Placement, Position, Slot, Span,
+    AppendTerms, DEFAULT_LOG_NAME, FenceToken, IdMap, LogId, LogPages, LogTerms, Placement,
+    Position, Slot, Span,
 };
 
 /// The most logs of a group.
 pub const LOGS_MAX: usize = 64 * 1024;
-/// The name of log 0.
-pub const DEFAULT_LOG_NAME: &str = "default";
 
 /// A log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +140,10 @@ impl Logs {
         if self.terms.len() >= LOGS_MAX {
             return None;
         }
-        self.last = LogId(self.last.0.checked_add(1)?);
+        if self.last.0 >= LogId::WITHIN_GROUP_MAX {
+            return None;
+        }
+        self.last = LogId(self.last.0 + 1);
         self.insert(self.last, terms);
         Some((self.last, true))
     }

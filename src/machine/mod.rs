@@ -16,7 +16,7 @@ pub use batch::{
     BATCH_HEADER_SIZE, BatchBuilder, BatchError, BatchView, COMMAND_HEADER_SIZE, Command,
     CommandKind, command_size_max, stated_counts,
 };
-pub use logs::{DEFAULT_LOG_NAME, LOGS_MAX, LogState, Logs};
+pub use logs::{LOGS_MAX, LogState, Logs};
 pub use saved::DecodeError;
 pub use sessions::{RESULTS_MAX, SESSIONS_MAX};
 pub use state::{AppendRefusal, Machine, Outcome, Placed};

@@ -3,7 +3,7 @@
 //! Used by the node when it dials and by the server when it is dialled. A stranger is refused with
 //! a reason that says what does not match.
 
-use crate::base::{ClusterId, NodeId};
+use crate::base::{ClusterId, GroupId, NodeId};
 use crate::wire::hello::members_digest;
 use crate::wire::{Hello, HelloReply, HelloRole, Limits, PROTOCOL_VERSION, RefuseReason, Welcome};
 
@@ -28,8 +28,14 @@ impl Identity {
         self.members.iter().map(|(id, _)| *id).collect()
     }
 
-    /// The greeting to a peer.
-    pub fn hello_to(&self, peer: NodeId) -> Hello {
+    /// The member that is to lead `group` where nothing speaks against it: the members in turn.
+    pub fn preferred_leader(&self, group: GroupId) -> Option<NodeId> {
+        let members = self.members.len().max(1);
+        self.members.get(usize::from(group.0) % members).map(|(id, _)| *id)
+    }
+
+    /// The greeting to a peer's `group`.
+    pub fn hello_to(&self, peer: NodeId, group: GroupId) -> Hello {
         Hello {
             protocol_version: PROTOCOL_VERSION,
             cluster: Some(self.cluster),
@@ -39,13 +45,20 @@ impl Identity {
                 members_digest: members_digest(&self.members),
                 group_count: self.group_count,
             },
+            group,
         }
     }
 
-    /// The answer to a greeting: a welcome, or the refusal with its reason.
-    pub fn answer(&self, hello: &Hello, leader: Option<NodeId>, limits: Limits) -> HelloReply {
+    /// The answer of this node's `group` to a greeting: a welcome, or the refusal with its reason.
+    pub fn answer(
+        &self,
+        hello: &Hello,
+        group: GroupId,
+        leader: Option<NodeId>,
+        limits: Limits,
+    ) -> HelloReply {
         let protocol_version = PROTOCOL_VERSION;
-        match self.judge(hello) {
+        match self.judge(hello, group) {
             Err((reason, text)) => HelloReply::Refused { protocol_version, reason, text },
             Ok(()) => HelloReply::Welcome(Welcome {
                 protocol_version,
@@ -60,8 +73,8 @@ impl Identity {
         }
     }
 
-    /// Judges a greeting.
-    fn judge(&self, hello: &Hello) -> Result<(), (RefuseReason, String)> {
+    /// Judges a greeting to `group`.
+    fn judge(&self, hello: &Hello, group: GroupId) -> Result<(), (RefuseReason, String)> {
         if hello.protocol_version != PROTOCOL_VERSION {
             let text = format!(
                 "protocol version {} where this node speaks {PROTOCOL_VERSION}",
@@ -77,11 +90,17 @@ impl Identity {
             return Err((RefuseReason::OtherCluster, text));
         }
         match hello.role {
-            HelloRole::Client => Ok(()),
+            HelloRole::Client => {}
             HelloRole::Peer { node, to, members_digest, group_count } => {
-                self.judge_peer(node, to, members_digest, group_count)
+                self.judge_peer(node, to, members_digest, group_count)?;
             }
         }
+        if hello.group != group {
+            // A group that is there has a thread of its own, which answers for it.
+            let text = format!("there is no group {}, of {}", hello.group, self.group_count);
+            return Err((RefuseReason::NoSuchGroup, text));
+        }
+        Ok(())
     }
 
     fn judge_peer(
@@ -127,31 +146,51 @@ mod tests {
     }
 
     fn reason(identity: &Identity, hello: &Hello) -> Option<RefuseReason> {
-        identity.judge(hello).err().map(|(reason, _)| reason)
+        identity.judge(hello, GroupId(0)).err().map(|(reason, _)| reason)
+    }
+
+    #[test]
+    fn another_group_is_refused() {
+        let (one, two) = (identity(1), identity(2));
+        let hello = one.hello_to(NodeId(2), GroupId(1));
+        assert_eq!(reason(&two, &hello), Some(RefuseReason::NoSuchGroup));
+        assert_eq!(two.judge(&hello, GroupId(1)), Ok(()));
     }
 
     #[test]
     fn members_are_welcome_and_strangers_are_refused_with_the_reason() {
         let (one, two) = (identity(1), identity(2));
-        assert_eq!(reason(&two, &one.hello_to(NodeId(2))), None);
-        assert_eq!(reason(&two, &one.hello_to(NodeId(3))), Some(RefuseReason::WrongNode));
-        assert_eq!(reason(&two, &two.hello_to(NodeId(2))), Some(RefuseReason::NotMember));
+        assert_eq!(reason(&two, &one.hello_to(NodeId(2), GroupId(0))), None);
+        assert_eq!(
+            reason(&two, &one.hello_to(NodeId(3), GroupId(0))),
+            Some(RefuseReason::WrongNode)
+        );
+        assert_eq!(
+            reason(&two, &two.hello_to(NodeId(2), GroupId(0))),
+            Some(RefuseReason::NotMember)
+        );
 
         let mut other = identity(1);
         other.cluster = ClusterId::of_name("other");
-        assert_eq!(reason(&two, &other.hello_to(NodeId(2))), Some(RefuseReason::OtherCluster));
+        assert_eq!(
+            reason(&two, &other.hello_to(NodeId(2), GroupId(0))),
+            Some(RefuseReason::OtherCluster)
+        );
         let mut other = identity(1);
         other.members[2].1 = "127.0.0.1:9".to_owned();
-        assert_eq!(reason(&two, &other.hello_to(NodeId(2))), Some(RefuseReason::MembersMismatch));
+        assert_eq!(
+            reason(&two, &other.hello_to(NodeId(2), GroupId(0))),
+            Some(RefuseReason::MembersMismatch)
+        );
         let mut other = identity(1);
         other.group_count = 2;
-        let refused = reason(&two, &other.hello_to(NodeId(2)));
+        let refused = reason(&two, &other.hello_to(NodeId(2), GroupId(0)));
         assert_eq!(refused, Some(RefuseReason::GroupCountMismatch));
-        let mut hello = one.hello_to(NodeId(2));
+        let mut hello = one.hello_to(NodeId(2), GroupId(0));
         hello.protocol_version += 1;
         assert_eq!(reason(&two, &hello), Some(RefuseReason::OtherVersion));
         let client =
-            Hello { protocol_version: PROTOCOL_VERSION, cluster: None, role: HelloRole::Client };
+            Hello { cluster: None, role: HelloRole::Client, ..one.hello_to(NodeId(2), GroupId(0)) };
         assert_eq!(reason(&two, &client), None);
     }
 }

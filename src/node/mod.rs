@@ -88,6 +88,13 @@ impl NodeOptions {
         }
     }
 
+    /// The same for another group.
+    pub fn for_group(mut self, group: GroupId) -> NodeOptions {
+        self.group = group;
+        self.log.group = group;
+        self
+    }
+
     /// The largest value of a slot that fits an entry of the log.
     pub fn value_bytes_max(&self) -> usize {
         VALUE_BYTES_MAX.min(self.log.entry_bytes_max.saturating_sub(ENTRY_HEADER_SIZE))

@@ -125,7 +125,7 @@ fn padding_of(part: &SendPart) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::BlockPool;
+    use crate::base::{BlockPool, GroupId};
     use std::io;
     use std::net::SocketAddr;
 
@@ -151,6 +151,7 @@ mod tests {
         }
         fn pause(&mut self, _: ConnId) {}
         fn resume(&mut self, _: ConnId) {}
+        fn hand_over(&mut self, _: ConnId, _: GroupId, _: Vec<u8>) {}
         fn close(&mut self, _: ConnId) {}
     }
 

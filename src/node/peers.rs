@@ -205,7 +205,7 @@ impl Peers {
         peer.encoder = FrameEncoder::new();
         peer.decoder = FrameDecoder::new();
         peer.outbox = Outbox::default();
-        let hello = self.identity.hello_to(peer.id);
+        let hello = self.identity.hello_to(peer.id, self.group);
         let Peer { encoder, outbox, .. } = peer;
         outbox.encode(|out| encode_hello(&hello, encoder, out));
         peer.outbox.flush(io, conn);

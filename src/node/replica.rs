@@ -21,7 +21,9 @@ use super::{
     Answer, BARRIERS_MAX, CommandFailure, NodeFailure, NodeOptions, Refusal, TRANSFERS_MAX, Ticket,
 };
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Batch, Checksum, Instant, LogId, NodeId, Placement, Position, Slot};
+use crate::base::{
+    Ballot, Batch, Checksum, GroupId, Instant, LogId, NodeId, Placement, Position, Slot,
+};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
 use crate::log::{
     AppendId, COMMAND_BYTES_MIN, Entry, Log, LogError, LogEvent, LogRecovered, PositionLookup,
@@ -320,11 +322,21 @@ impl Node {
         logs.append(&mut self.touched);
     }
 
+    /// The group that this is a replica of.
+    pub fn group(&self) -> GroupId {
+        self.options.group
+    }
+
+    /// How many groups the cluster has.
+    pub fn group_count(&self) -> u16 {
+        self.options.identity.group_count
+    }
+
     /// The answer to a greeting.
     pub fn answer(&self, hello: &Hello) -> HelloReply {
         let append_bytes_max = self.options.append_bytes_max as u32;
         let limits = Limits { append_bytes_max, ..Limits::default() };
-        self.options.identity.answer(hello, self.core.leader(), limits)
+        self.options.identity.answer(hello, self.options.group, self.core.leader(), limits)
     }
 
     // ---- events -----------------------------------------------------------------------------

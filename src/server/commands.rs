@@ -120,7 +120,7 @@ impl Server {
             }
             Ok(Outcome::SessionOpened(session)) => Response::SessionOpened { request, session },
             Ok(Outcome::LogCreated { log, created }) => {
-                Response::LogCreated { request, log, created }
+                Response::LogCreated { request, log: self.numbered(log), created }
             }
             Ok(Outcome::SessionClosed | Outcome::LogDeleted(_)) => Response::Done { request },
             Ok(Outcome::SessionRefused) => {
@@ -178,11 +178,6 @@ impl Server {
                 self.fail(conn, request, ErrorCode::OutcomeUnknown, self.node.leader(), text);
             }
         }
-    }
-
-    pub(super) fn fail_no_log(&mut self, conn: ConnId, request: RequestId, log: LogId) {
-        let text = format!("there is no log {log}");
-        self.fail(conn, request, ErrorCode::NoSuchLog, None, &text);
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod commands;
 mod follow;
+mod groups;
 mod reads;
 mod service;
 mod session;

@@ -1,6 +1,7 @@
 //! The server: connections in, requests to the node, answers out; and the loop of its thread.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -10,7 +11,7 @@ use super::reads::{Confirming, Purpose, Read, Waiter};
 use super::session::{Phase, Session};
 use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, LOGS_LISTED_MAX, SESSIONS_MAX, WAITERS_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
-use crate::base::{BlockPool, IdMap, Instant, LogId, LogTerms, NodeId, Position};
+use crate::base::{BlockPool, GroupId, IdMap, Instant, LogId, LogTerms, NodeId, Position};
 use crate::io::{ConnId, Event, Io, Net, Wait};
 use crate::log::{ReadEntry, ReadError};
 use crate::machine::{Command, LogState};
@@ -35,6 +36,8 @@ pub struct Server {
     pub(super) sessions: IdMap<ConnId, Session>,
     /// Connections with answers to flush.
     dirty: Vec<ConnId>,
+    /// Connections that are for other groups.
+    pub(super) leaving: Vec<ConnId>,
     /// Connections whose input is held back.
     stalled: VecDeque<ConnId>,
     /// Reads of the log's files under way, by the number in their ticket.
@@ -108,6 +111,7 @@ impl Server {
             pool,
             sessions: IdMap::default(),
             dirty: Vec::new(),
+            leaving: Vec::new(),
             stalled: VecDeque::new(),
             reads: IdMap::default(),
             reads_started: 0,
@@ -192,12 +196,11 @@ impl Server {
         match event {
             Event::Disk(event) => self.node.on_disk_event(io, event)?,
             Event::Accepted { conn, from } => {
-                if self.sessions.len() >= SESSIONS_MAX {
-                    warn!(%from, "refusing a connection: {SESSIONS_MAX} are open");
-                    Net::close(io, conn);
-                } else {
-                    debug!(?conn, %from, "accepted");
-                    self.sessions.insert(conn, Session::new());
+                self.take_in(io, conn, from);
+            }
+            Event::HandedOver { conn, from, received } => {
+                if self.take_in(io, conn, from) {
+                    self.on_received(io, conn, &received);
                 }
             }
             Event::Connected { conn } => self.node.on_connected(io, conn),
@@ -225,8 +228,22 @@ impl Server {
         Ok(())
     }
 
+    /// Whether there is room for a connection that has come in.
+    fn take_in<I: Io>(&mut self, io: &mut I, conn: ConnId, from: SocketAddr) -> bool {
+        let has_room = self.sessions.len() < SESSIONS_MAX;
+        if has_room {
+            debug!(?conn, %from, "accepted");
+            self.sessions.insert(conn, Session::new(self.node.group()));
+        } else {
+            warn!(%from, "refusing a connection: {SESSIONS_MAX} are open");
+            Net::close(io, conn);
+        }
+        has_room
+    }
+
     /// Ends the turn: held-back input, the node's own turn, answers, and every send.
     fn end_turn<I: Io>(&mut self, io: &mut I) {
+        self.hand_over(io);
         for _ in 0..self.stalled.len() {
             let conn = self.stalled.pop_front().expect("counted above");
             self.resume(io, conn);
@@ -285,6 +302,14 @@ impl Server {
             session.stalled.extend_from_slice(bytes);
             return;
         }
+        if session.phase == Phase::Greeting && self.node.group_count() > 1 {
+            session.greeting.extend_from_slice(bytes);
+        }
+        if let Phase::Leaving(_) = session.phase {
+            // Received with the greeting, and yet to be handed over with it.
+            session.greeting.extend_from_slice(bytes);
+            return;
+        }
         self.decode(io, conn, bytes);
     }
 
@@ -319,7 +344,7 @@ impl Server {
             // Taken out while its frame borrows the decoder; the map keeps the rest in place.
             let Some(session) = self.sessions.get_mut(&conn) else { return };
             let phase = session.phase;
-            if phase == Phase::Closing {
+            if let Phase::Closing | Phase::Leaving(_) = phase {
                 // Refused already: whatever it goes on to say, nothing more is queued for it.
                 return;
             }
@@ -330,16 +355,21 @@ impl Server {
                     return;
                 }
                 Ok(Some(frame)) => match phase {
+                    Phase::Client if frame.group != self.node.group() => {
+                        let (kind, why) = (frame.kind, "it is for another group");
+                        Err(WireError::Malformed { kind, why })
+                    }
                     Phase::Client => self.on_request(io, conn, &frame),
-                    Phase::Closing => unreachable!("looked at above"),
+                    Phase::Closing | Phase::Leaving(_) => unreachable!("looked at above"),
                     Phase::Greeting => match self.on_hello(io, conn, &frame) {
-                        Some(peer) => {
+                        Greeted::Elsewhere(group) => return self.leave(conn, group),
+                        Greeted::Peer(peer) => {
                             self.sessions.remove(&conn);
                             decoder.limit_payload(PAYLOAD_SIZE_MAX);
                             self.node.adopt_peer(io, conn, peer, decoder, rest);
                             return;
                         }
-                        None => {
+                        Greeted::Client | Greeted::Refused => {
                             decoder.limit_payload(APPEND_BYTES_MAX);
                             Ok(())
                         }
@@ -372,30 +402,38 @@ impl Server {
         self.mark_dirty(conn);
     }
 
-    /// Judges a greeting; returns the member when it is a peer's.
-    fn on_hello<I: Io>(&mut self, io: &mut I, conn: ConnId, frame: &Frame<'_>) -> Option<NodeId> {
+    /// Judges a greeting, unless another thread is to do so.
+    fn on_hello<I: Io>(&mut self, io: &mut I, conn: ConnId, frame: &Frame<'_>) -> Greeted {
         let (reply, role) = match decode_hello(frame) {
             Err(error) => (refused(RefuseReason::Malformed, error.to_string()), None),
+            // One of another version is answered here: behind its hello nothing is known.
+            Ok(hello)
+                if hello.protocol_version == PROTOCOL_VERSION
+                    && self.is_for_another_thread(hello.group) =>
+            {
+                return Greeted::Elsewhere(hello.group);
+            }
             Ok(hello) => (self.node.answer(&hello), Some(hello.role)),
         };
         let session = self.sessions.get_mut(&conn).expect("decoded for a session");
-        let Session { encoder, outbox, phase, .. } = session;
+        let Session { encoder, outbox, phase, greeting, .. } = session;
+        *greeting = Vec::new();
         outbox.encode(|out| encode_hello_reply(&reply, encoder, out));
-        let peer = match (reply, role) {
-            (HelloReply::Welcome(_), Some(HelloRole::Peer { node, .. })) => Some(node),
+        let greeted = match (reply, role) {
+            (HelloReply::Welcome(_), Some(HelloRole::Peer { node, .. })) => Greeted::Peer(node),
             (HelloReply::Welcome(_), _) => {
                 *phase = Phase::Client;
-                None
+                Greeted::Client
             }
             (HelloReply::Refused { reason, text, .. }, _) => {
                 warn!(?conn, ?reason, "refusing a connection: {text}");
                 *phase = Phase::Closing;
-                None
+                Greeted::Refused
             }
         };
         outbox.flush(io, conn);
         self.mark_dirty(conn);
-        peer
+        greeted
     }
 
     fn on_request<I: Io>(
@@ -405,17 +443,24 @@ impl Server {
         frame: &Frame<'_>,
     ) -> Result<(), WireError> {
         let now = io.now();
-        match decode_request(frame)? {
+        let request = decode_request(frame)?;
+        if !self.is_for_this_group(conn, &request) {
+            return Ok(());
+        }
+        match request {
             Request::Append { request, log, terms, records, run } => {
+                let log = self.to_append_to(log);
                 let append = Command { terms, ..Command::append(log, records, run) };
                 self.on_append(now, conn, request, &append);
             }
             Request::Read { request, log, from, records_max, bytes_max, level, wait_ms } => {
+                let log = log.within_group();
                 let read = Read::new(conn, request, log, from, records_max, bytes_max);
                 let wait = Duration::from_millis(u64::from(wait_ms));
                 self.confirm(io, level, Confirming::Read(read, wait));
             }
             Request::Tail { request, log, level } => {
+                let log = log.within_group();
                 self.confirm(io, level, Confirming::Tail { conn, request, log });
             }
             Request::FindLog { request, name, level } => {
@@ -436,9 +481,11 @@ impl Server {
                 let terms = LogTerms { name: name.to_owned(), record_bytes_max };
                 self.on_create_log(now, conn, request, &terms);
             }
-            Request::DeleteLog { request, log } => self.on_delete_log(now, conn, request, log),
+            Request::DeleteLog { request, log } => {
+                self.on_delete_log(now, conn, request, log.within_group());
+            }
             Request::Follow { request, log, from, credit_bytes } => {
-                self.on_follow(io, (conn, request), log, from, credit_bytes);
+                self.on_follow(io, (conn, request), log.within_group(), from, credit_bytes);
             }
             Request::Credit { request, bytes } => self.on_credit(io, (conn, request), bytes),
             Request::Unfollow { request } => self.on_unfollow((conn, request)),
@@ -510,7 +557,7 @@ impl Server {
             },
             Confirming::Find { conn, request, name } => match self.node.logs().find(&name) {
                 Some((log, state)) => {
-                    let found = [status_of_log(log, state)];
+                    let found = [status_of_log(self.numbered(log), state)];
                     self.respond_logs(conn, request, &found);
                 }
                 None => {
@@ -523,8 +570,12 @@ impl Server {
                     0 => LOGS_LISTED_MAX,
                     wanted => wanted.min(LOGS_LISTED_MAX),
                 };
-                let logs = self.node.logs().by_name_after(&after).take(count);
-                let logs: Vec<LogStatus> = logs.map(|(log, of)| status_of_log(log, of)).collect();
+                // Only group 0's log 0 is anybody's.
+                let is_there = |log: LogId| log != LogId(0) || self.node.group() == GroupId(0);
+                let logs = self.node.logs().by_name_after(&after);
+                let logs = logs.filter(|(log, _)| is_there(*log)).take(count);
+                let logs = logs.map(|(log, of)| status_of_log(self.numbered(log), of));
+                let logs: Vec<LogStatus> = logs.collect();
                 self.respond_logs(conn, request, &logs);
             }
         }
@@ -742,6 +793,18 @@ impl Server {
             self.dirty.push(conn);
         }
     }
+}
+
+/// What a greeting has come to.
+enum Greeted {
+    /// A member.
+    Peer(NodeId),
+    /// A client.
+    Client,
+    /// Nobody who is let in.
+    Refused,
+    /// Somebody for another group, whose thread has yet to judge the greeting.
+    Elsewhere(GroupId),
 }
 
 fn refused(reason: RefuseReason, text: String) -> HelloReply {

@@ -16,6 +16,8 @@ pub(super) enum Phase {
     Greeting,
     /// Greeted as a client.
     Client,
+    /// For another group's thread, which gets it at the end of the turn.
+    Leaving(GroupId),
     /// To be closed once what is queued has left.
     Closing,
 }
@@ -27,6 +29,10 @@ pub(super) struct Session {
     pub(super) decoder: FrameDecoder,
     pub(super) encoder: FrameEncoder,
     pub(super) outbox: Outbox,
+    /// What was received so far, while it may yet turn out to be for another group's thread.
+    /// Bounded by a greeting and what arrived with its end.
+    pub(super) greeting: Vec<u8>,
+    group: GroupId,
     /// Received while the node had no room: decoded before anything that comes later. Bounded by
     /// what was on its way when receiving was paused.
     pub(super) stalled: Vec<u8>,
@@ -36,7 +42,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new() -> Session {
+    pub(super) fn new(group: GroupId) -> Session {
         let mut decoder = FrameDecoder::new();
         // A greeting has no payload: a stranger cannot make the node take memory for one.
         decoder.limit_payload(0);
@@ -45,6 +51,8 @@ impl Session {
             decoder,
             encoder: FrameEncoder::new(),
             outbox: Outbox::default(),
+            greeting: Vec::new(),
+            group,
             stalled: Vec::new(),
             paused: false,
             dirty: false,
@@ -53,8 +61,8 @@ impl Session {
 
     /// Queues an answer.
     pub(super) fn respond(&mut self, response: &Response<'_>) {
-        let Session { encoder, outbox, .. } = self;
-        outbox.encode(|out| encode_response(response, GroupId(0), encoder, out));
+        let Session { encoder, outbox, group, .. } = self;
+        outbox.encode(|out| encode_response(response, *group, encoder, out));
     }
 
     /// Queues a refusal.

@@ -21,7 +21,8 @@ use super::trace::HostId;
 use crate::base::records::Records;
 use crate::base::rng::Rng;
 use crate::base::{
-    AppendTerms, ClusterId, FenceToken, LogId, LogTerms, NodeId, Position, Sequence, SessionId,
+    AppendTerms, ClusterId, FenceToken, GroupId, LogId, LogTerms, NodeId, Position, Sequence,
+    SessionId,
 };
 use crate::client::appends::AppendQueue;
 use crate::client::connection::{ClientConnection, Incoming, ReadAsk, Response};
@@ -121,7 +122,10 @@ pub struct Around<'a> {
 pub struct SimClient {
     id: u16,
     cluster: ClusterId,
+    /// The group whose logs it uses. In the history they go by their numbers within it.
+    group: GroupId,
     nodes: usize,
+    group_count: u16,
     workload: Workload,
     rng: Rng,
     /// Its end of the network.
@@ -161,8 +165,8 @@ impl SimClient {
     pub fn new(
         index: usize,
         host: HostId,
-        cluster: ClusterId,
-        nodes: usize,
+        (cluster, group): (ClusterId, GroupId),
+        (nodes, group_count): (usize, u16),
         workload: Workload,
         operations_max: u64,
         seed: u64,
@@ -179,7 +183,9 @@ impl SimClient {
         SimClient {
             id: index as u16 + 1,
             cluster,
+            group,
             nodes,
+            group_count,
             target: rng.below(nodes as u64) as usize,
             slots: (0..workload.inflight).map(|_| free()).collect(),
             rng,
@@ -189,7 +195,7 @@ impl SimClient {
             moving: false,
             next_value: 1,
             operations_left: operations_max,
-            logs: appends::known_logs(&workload),
+            logs: appends::known_logs(&workload, group),
             creating: false,
             create_at: Time::default(),
             queue: appends::queue(&workload),
@@ -244,7 +250,7 @@ impl SimClient {
         };
         let missing = self.logs.iter().position(|log| log.id.is_none());
         if let Some(index) = missing.filter(|_| !self.creating && self.create_at <= now) {
-            let terms = LogTerms::named(&format!("log-{index}"));
+            let terms = LogTerms::named(&appends::log_name(index, self.group, self.group_count));
             self.creating = link.protocol.create_log(Tag::Create(index), &terms).is_ok();
         }
         let wanted = self.lead_next.take();
@@ -296,7 +302,7 @@ impl SimClient {
         let cluster = Some(self.cluster).filter(|_| self.id.is_multiple_of(2));
         // Room for what is sent again while the first try is still in flight.
         let inflight = 4 * self.slots.len() + 8;
-        let protocol = ClientConnection::new(cluster, inflight);
+        let protocol = ClientConnection::of_group(cluster, self.group, inflight);
         self.logs.iter_mut().for_each(|log| log.tail_of_link = Position(0));
         self.creating = false;
         self.link = Some(Link {
@@ -411,6 +417,7 @@ impl SimClient {
         // What is not there yet is left for later.
         let log = id.unwrap_or(LogId(0));
         let tail_seen = if id.is_some() { tail_seen } else { self.logs[0].tail_seen };
+        // Only the first group has one from the beginning; in the others that is no log.
         let rng = &mut self.rng;
         let kind = if rng.below(100) < self.workload.append_percent {
             let records = 1 + rng.below(self.workload.records_max) as u32;
@@ -452,7 +459,7 @@ impl SimClient {
         call.tries += 1;
         let operation = &around.history.operations[call.index];
         let link = self.link.as_mut().expect("the caller has looked");
-        let (log, tag) = (operation.log, Tag::Process(slot));
+        let (log, tag) = (LogId::of_group(self.group, operation.log), Tag::Process(slot));
         let sent = match &operation.kind {
             Kind::Append { if_tail, fence, .. } => {
                 let terms =
@@ -513,7 +520,7 @@ impl SimClient {
                     self.link_ended(around);
                 }
             }
-            Event::Disk(_) | Event::Accepted { .. } | Event::Woken => {
+            Event::Disk(_) | Event::Accepted { .. } | Event::HandedOver { .. } | Event::Woken => {
                 unreachable!("a client has no disk and does not listen")
             }
         }

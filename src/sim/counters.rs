@@ -146,6 +146,7 @@ hits! {
         GrantReleased = "grant of a lease given up by its leader",
         SessionOpened = "session opened",
         LogCreated = "log created",
+        ConnectionHandedOver = "connection handed over to another group's thread",
         RecordsPushed = "records pushed to a follower",
         AppendSentAgain = "append of a session sent again",
         AppendGivenUp = "append of a session given up",

@@ -4,18 +4,20 @@
 //! for is queued for the world, which carries it out after the turn; what the world has delivered
 //! is handed out at the next turn.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 
 use super::disk::SimDisk;
+use super::net::address_of;
 use super::time::Time;
 use super::trace::HostId;
-use crate::base::{BlockBuf, Instant};
+use crate::base::{BlockBuf, GroupId, Instant};
 use crate::io::{
     Clock, ConnId, Disk, Event, FileId, FileOptions, Io, Net, SendPart, Storage, Sync, Token, Wait,
     WritePart,
 };
+use crate::log::group_of_token;
 
 /// Received bytes.
 pub type Chunk = Vec<u8>;
@@ -99,7 +101,8 @@ impl Port {
     }
 }
 
-/// One node's seam.
+/// One node's seam, for all of its groups: each takes turns of its own with it, and gets what is its
+/// own ([`SimIo::group`]).
 pub struct SimIo {
     /// Its disk.
     pub disk: SimDisk,
@@ -107,13 +110,21 @@ pub struct SimIo {
     pub port: Port,
     /// Delivered and not yet handed out.
     pub inbox: Vec<Event<Chunk>>,
+    /// The group whose turn it is.
+    pub group: GroupId,
+    /// Connections that one group has handed over to another since this was last looked at.
+    pub handed_over: u64,
+    /// Whose connections are not the first group's; those that have ended included, since what was
+    /// asked of them may yet be looked at.
+    owners: BTreeMap<ConnId, GroupId>,
     now: Instant,
 }
 
 impl SimIo {
     /// The seam of a process that starts.
     pub fn new(disk: SimDisk, port: Port, now: Instant) -> SimIo {
-        SimIo { disk, port, inbox: Vec::new(), now }
+        let (inbox, owners) = (Vec::new(), BTreeMap::new());
+        SimIo { disk, port, inbox, group: GroupId(0), handed_over: 0, owners, now }
     }
 
     /// Begins a turn: the clock's reading for it, and what the disk has completed.
@@ -121,6 +132,24 @@ impl SimIo {
         self.now = now;
         while let Some(event) = self.disk.pop_completed(Instant(world.0)) {
             self.inbox.push(Event::Disk(event));
+        }
+    }
+
+    /// The group that a connection belongs to.
+    pub fn owner(&self, conn: ConnId) -> GroupId {
+        self.owners.get(&conn).copied().unwrap_or_default()
+    }
+
+    fn owner_of(&self, event: &Event<Chunk>) -> GroupId {
+        match event {
+            Event::Disk(event) => group_of_token(event.token),
+            Event::Accepted { conn, .. }
+            | Event::HandedOver { conn, .. }
+            | Event::Connected { conn }
+            | Event::Received { conn, .. }
+            | Event::Sent { conn, .. }
+            | Event::Closed { conn, .. } => self.owner(*conn),
+            Event::Woken => self.group,
         }
     }
 
@@ -133,10 +162,14 @@ impl SimIo {
 impl Io for SimIo {
     fn turn(&mut self, _: Wait, events: &mut Vec<Event<Chunk>>) -> io::Result<()> {
         // The world calls a turn when there is something to hand out or a timer is due.
-        for event in &self.inbox {
-            self.port.delivered(event);
+        for event in std::mem::take(&mut self.inbox) {
+            if self.owner_of(&event) != self.group {
+                self.inbox.push(event);
+                continue;
+            }
+            self.port.delivered(&event);
+            events.push(event);
         }
-        events.append(&mut self.inbox);
         Ok(())
     }
 }
@@ -158,7 +191,11 @@ impl Net for SimIo {
         Ok(address)
     }
     fn connect(&mut self, address: SocketAddr) -> ConnId {
-        self.port.connect(address)
+        let conn = self.port.connect(address);
+        if self.group != GroupId(0) {
+            self.owners.insert(conn, self.group);
+        }
+        conn
     }
     fn send(&mut self, conn: ConnId, parts: Vec<SendPart>) {
         self.port.send(conn, parts);
@@ -168,6 +205,13 @@ impl Net for SimIo {
     }
     fn resume(&mut self, conn: ConnId) {
         self.port.commands.push(NetCommand::Resume(conn));
+    }
+    fn hand_over(&mut self, conn: ConnId, group: GroupId, received: Vec<u8>) {
+        assert!(!self.port.sending.contains(&conn), "{conn:?} has sent nothing");
+        self.owners.insert(conn, group);
+        self.handed_over += 1;
+        let from = address_of(self.port.host);
+        self.inbox.push(Event::HandedOver { conn, from, received });
     }
     fn close(&mut self, conn: ConnId) {
         self.port.close(conn);

@@ -13,6 +13,8 @@ pub mod disk;
 mod disk_faults;
 pub mod explore;
 pub mod fuzz;
+#[cfg(test)]
+mod groups;
 pub mod history;
 mod host;
 #[cfg(feature = "mutants")]

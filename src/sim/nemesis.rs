@@ -181,10 +181,12 @@ impl World {
         Ok(())
     }
 
-    /// A node that leads, the one with the highest ballot if several think so.
+    /// A node that leads, the one with the highest ballot if several think so: in one of the groups,
+    /// the same over the whole run.
     pub(super) fn leader(&self) -> Option<usize> {
+        let group = (self.plan.seed % self.plan.groups as u64) as usize;
         let leads = |node: &usize| {
-            let server = &self.processes[*node].live.as_ref()?.server;
+            let server = &self.processes[*node].live.as_ref()?.groups[group].server;
             let marks = server.node().watermarks();
             (server.node().role() == Role::Leader).then_some(marks.promised)
         };

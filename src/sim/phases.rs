@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::checks::Violation;
+use super::checks::{Violation, inspected};
 use super::clock::RATE_TRUE;
 use super::counters::Hit;
 use super::plan::{Plan, Workload};
@@ -17,7 +17,7 @@ use super::process::Absence;
 use super::time::Time;
 use super::trace::HostId;
 use super::world::{Happening, World};
-use crate::base::{Instant, Slot};
+use crate::base::{GroupId, Instant, Slot};
 
 const NAME: &str = "liveness";
 
@@ -39,8 +39,9 @@ pub enum Phase {
         until: Time,
         /// Appends that each client had acknowledged at the healing.
         before: Vec<u64>,
-        /// Slots that every healed node must apply: those chosen when the clients were done.
-        target: Option<Slot>,
+        /// Slots of each group that every healed node must apply: those chosen when the clients
+        /// were done.
+        target: Option<Vec<Slot>>,
         /// The power cut of the end has been made.
         restarted: bool,
     },
@@ -172,7 +173,9 @@ impl World {
         let processes = quorum.iter().map(|node| &self.processes[*node]);
         let live = processes.filter(|process| !process.damaged).filter_map(|p| p.live.as_ref());
         for live in live {
-            self.judge.stored(live.server.node(), &mut self.hits)?;
+            for (served, judge) in live.groups.iter().zip(&self.judges) {
+                judge.stored(served.server.node(), &mut self.hits)?;
+            }
         }
         Ok(())
     }
@@ -185,7 +188,10 @@ impl World {
             process.disk_mut().forget_injected();
             let id = process.id;
             if !process.damaged {
-                self.judge.inspect(id, self.processes[node].disk_mut(), &mut self.hits)?;
+                self.hits.hit(Hit::Inspected);
+                let judges = &self.judges;
+                let truth = |group: GroupId, slot| judges[usize::from(group.0)].checksum(slot);
+                inspected::check(id, self.processes[node].disk_mut(), &truth)?;
             }
         }
         Ok(())
@@ -200,29 +206,34 @@ impl World {
         let served =
             clients.filter(|(client, was)| client.acknowledged >= **was + PROGRESS_APPENDS).count();
         if served == self.clients.len() && target.is_none() {
-            *target = Some(Slot(self.judge.slots() as u64));
+            let chosen = self.judges.iter().map(|judge| Slot(judge.slots() as u64));
+            *target = Some(chosen.collect());
             // Nothing new is appended: what has been chosen must reach everybody.
             let quiet = self.plan.workload.clone();
             self.clients.iter_mut().for_each(|client| client.set_workload(quiet.clone(), 0));
         }
         let processes = &self.processes;
-        let applied = |node: &usize| {
-            let live = processes[*node].live.as_ref();
-            live.map_or(Slot::NONE, |live| live.server.node().watermarks().applied)
+        let reaches = |node: &usize, target: &[Slot]| {
+            let Some(live) = &processes[*node].live else { return false };
+            let applied = live.groups.iter().map(|g| g.server.node().watermarks().applied);
+            applied.zip(target).all(|(applied, target)| applied >= *target)
         };
         let verified = |node: &usize| {
-            let live = processes[*node].live.as_ref();
-            live.is_some_and(|live| live.server.node().log_stats().unverified_segments == 0)
+            let Some(live) = &processes[*node].live else { return false };
+            let mut groups = live.groups.iter();
+            groups.all(|g| g.server.node().log_stats().unverified_segments == 0)
         };
-        let is_there =
-            |node: &usize, target| applied(node) >= target && (!*restarted || verified(node));
-        let reached = target.filter(|target| quorum.iter().all(|node| is_there(node, *target)));
-        if reached.is_some() && !*restarted {
+        let is_there = |node: &usize, target: &[Slot]| {
+            reaches(node, target) && (!*restarted || verified(node))
+        };
+        let reached =
+            target.as_ref().is_some_and(|target| quorum.iter().all(|node| is_there(node, target)));
+        if reached && !*restarted {
             *restarted = true;
             for node in quorum.clone() {
                 self.stop(node, true, Duration::from_millis(10));
             }
-        } else if reached.is_some() {
+        } else if reached {
             let quorum = quorum.clone();
             self.hits.hit(Hit::LivenessReached);
             let bound = liveness_bound(&self.plan);
@@ -231,7 +242,10 @@ impl World {
             self.phase = Phase::Over;
             self.look_for_records(&quorum)?;
             self.inspect_disks()?;
-            return self.judge.end(&self.history, self.clocks_broken_at, &mut self.hits);
+            for (judge, history) in self.judges.iter_mut().zip(&self.histories) {
+                judge.end(history, self.clocks_broken_at, &mut self.hits)?;
+            }
+            return Ok(());
         }
         if now > self.liveness_deadline() {
             return Err(self.no_progress(served));
@@ -261,8 +275,9 @@ impl World {
             let state = match &process.live {
                 None => format!("{:?}", process.absence),
                 Some(live) => {
-                    let node = live.server.node();
-                    format!("{:?} {:?}", node.role(), node.watermarks())
+                    let nodes = live.groups.iter().map(|served| served.server.node());
+                    let states = nodes.map(|node| (node.role(), node.watermarks()));
+                    format!("{:?}", states.collect::<Vec<_>>())
                 }
             };
             text.push_str(&format!("node {}: {state}; ", process.id));

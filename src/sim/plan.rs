@@ -19,7 +19,7 @@ pub const NODES_MAX: usize = 7;
 /// The most clients of a world.
 pub const CLIENTS_MAX: usize = 5;
 
-/// Writes that a disk must get done within the time after which a leader takes it for stalled.
+/// Writes of each group that a disk must get done within the time after which a leader takes it for stalled.
 const BURST_WRITES_MAX: u32 = 200;
 
 /// The random streams of a world, by what they decide.
@@ -36,6 +36,8 @@ pub enum Stream {
     Hosts,
     /// What is left behind and read again: checkpoints, and how starts verify.
     Checkpoints,
+    /// How many groups.
+    Groups,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -171,7 +173,9 @@ pub struct Plan {
     pub seed: u64,
     /// Replicas.
     pub nodes: usize,
-    /// Clients.
+    /// Groups of each replica.
+    pub groups: usize,
+    /// Clients; each is one of a group, at least one of every group.
     pub clients: usize,
     /// How long (nearly) everything may fail.
     pub safety: Duration,
@@ -269,6 +273,9 @@ impl Plan {
         let rng = &mut Stream::Plan.rng(seed);
         let nodes = pick(rng, &[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 6, 7]);
         let clients = 1 + rng.below(CLIENTS_MAX as u64) as usize;
+        let groups = pick(&mut Stream::Groups.rng(seed), &[1, 1, 1, 1, 2, 2, 3]);
+        let groups = groups.min(limits.clients_max);
+        let clients = clients.max(groups);
         let safety = millis(rng, 2_000, 12_000);
         let core = CorePlan::draw(rng);
         let log = LogPlan::draw(rng, &mut Stream::Checkpoints.rng(seed));
@@ -290,10 +297,12 @@ impl Plan {
         // all that was under way: no leader lasts whose disk needs longer for that.
         let mut core = core;
         let (write, flush) = (disk_timing.write.1, disk_timing.flush.1);
-        core.disk_stall_timeout = core.disk_stall_timeout.max((write + flush) * BURST_WRITES_MAX);
+        let burst = BURST_WRITES_MAX * groups as u32;
+        core.disk_stall_timeout = core.disk_stall_timeout.max((write + flush) * burst);
         Plan {
             seed,
             nodes: nodes.min(limits.nodes_max),
+            groups,
             clients: clients.min(limits.clients_max),
             safety,
             core,

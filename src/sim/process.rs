@@ -12,7 +12,7 @@ use super::plan::{Plan, Stream};
 use super::time::Time;
 use super::trace::HostId;
 use crate::base::rng::Rng;
-use crate::base::{BlockPool, NodeId};
+use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Event, Net, Wait};
 use crate::log::inspect::inspect;
 use crate::log::{Damage, DataDir, FormatRequest, Identity as DiskIdentity, LogSync, Member};
@@ -28,10 +28,16 @@ const POOL_IDLE_BYTES_MAX: usize = 1 << 20;
 
 /// A process that lives.
 pub struct Live {
-    /// The production server.
-    pub server: Server,
+    /// By group.
+    pub groups: Vec<Served>,
     /// Its seam.
     pub io: SimIo,
+}
+
+/// A group of it.
+pub struct Served {
+    /// The production server.
+    pub server: Server,
     /// The role last seen.
     pub role: Role,
     /// Segments last seen.
@@ -83,8 +89,8 @@ pub struct Process {
     pub has_lied: bool,
     /// What trouble its disk had made before it started.
     pub trouble_before: u64,
-    /// What was damaged in its segments when it started: the scrub must not pass over it.
-    pub damage_at_start: Option<String>,
+    /// What was damaged in each group's segments when it started: the scrub must not pass over it.
+    pub damage_at_start: Vec<Option<String>>,
     events: Vec<Event<Chunk>>,
 }
 
@@ -117,7 +123,7 @@ impl Process {
             damaged: false,
             has_lied: false,
             trouble_before: 0,
-            damage_at_start: None,
+            damage_at_start: vec![None; plan.groups],
             events: Vec::new(),
         }
     }
@@ -131,18 +137,24 @@ impl Process {
         port.reset();
         self.lives += 1;
         self.trouble_before = trouble(&disk);
-        self.damage_at_start = self.damaged.then(|| damage_in_segments(&disk)).flatten();
+        self.damage_at_start = match self.damaged {
+            true => damage_in_segments(&disk, plan.groups),
+            false => vec![None; plan.groups],
+        };
         let mut io = SimIo::new(disk, port, self.clock.read(now));
         match open(&mut io, plan, self.lives) {
-            Ok((node, pool)) => {
+            Ok(nodes) => {
                 let address = address_of(self.host);
                 let listening = Net::listen(&mut io, address);
                 listening.expect("the simulated network listens where it is told to");
-                let server = Server::new(node, pool, self.clock.read(now), no_resources);
-                let role = server.node().role();
-                let segments = server.node().log_stats().segments;
-                let (checkpoints, verified) = (0, 0);
-                self.live = Some(Live { server, io, role, segments, checkpoints, verified });
+                let serve = |(node, pool)| {
+                    let server = Server::new(node, pool, self.clock.read(now), no_resources);
+                    let role = server.node().role();
+                    let segments = server.node().log_stats().segments;
+                    Served { server, role, segments, checkpoints: 0, verified: 0 }
+                };
+                let groups = nodes.into_iter().map(serve).collect();
+                self.live = Some(Live { groups, io });
                 Ok(())
             }
             Err(why) => {
@@ -163,8 +175,8 @@ impl Process {
     /// The process ends, whatever it was doing: with the power, or without. Returns whether there
     /// was one.
     pub fn end(&mut self, absence: Absence, power_lost: bool, rng: &mut Rng) -> bool {
-        let Some(Live { server, io, .. }) = self.live.take() else { return false };
-        drop(server);
+        let Some(Live { groups, io }) = self.live.take() else { return false };
+        drop(groups);
         self.rest(io);
         let (disk, _) = self.resting.as_mut().expect("it rests since the line above");
         match power_lost {
@@ -195,15 +207,20 @@ impl Process {
         }
     }
 
-    /// One turn of the process.
+    /// One turn of the process, in which each group takes one: another one first each time.
     ///
     /// # Errors
     /// When it must end.
     pub fn turn(&mut self, now: Time) -> Result<(), NodeFailure> {
         let live = self.live.as_mut().expect("only a process that lives takes turns");
         live.io.begin_turn(now, self.clock.read(now));
-        let turn = live.server.turn(&mut live.io, Wait::No, &mut self.events)?;
-        assert_eq!(turn, Turn::GoOn, "nobody asks a simulated server to stop");
+        let count = live.groups.len();
+        for group in (0..count).map(|step| (self.turns as usize + step) % count) {
+            live.io.group = GroupId(group as u16);
+            let server = &mut live.groups[group].server;
+            let turn = server.turn(&mut live.io, Wait::No, &mut self.events)?;
+            assert_eq!(turn, Turn::GoOn, "nobody asks a simulated server to stop");
+        }
         live.io.end_turn(now);
         Ok(())
     }
@@ -212,22 +229,30 @@ impl Process {
     pub fn wants_turn_at(&self, now: Time) -> Option<Time> {
         let live = self.live.as_ref()?;
         let disk = live.io.disk.next_completion_at().map(|at| Time(at.0));
-        let own = match live.server.wait(self.clock.read(now)) {
+        let waits = live.groups.iter().map(|group| group.server.wait(self.clock.read(now)));
+        let due = waits.map(|wait| match wait {
             Wait::No => now,
             Wait::AtMost(span) => now + self.clock.true_time(span),
-        };
-        Some(disk.map_or(own, |disk| disk.min(own)))
+        });
+        // One group has handed something over to another that has had its turn.
+        let handed_over = (!live.io.inbox.is_empty()).then_some(now);
+        due.chain(disk).chain(handed_over).min()
     }
 }
 
-/// The first damage that an inspection finds in the segments of a disk, if any.
-fn damage_in_segments(disk: &SimDisk) -> Option<String> {
+/// The first damage that an inspection finds in the segments of each group, if any.
+fn damage_in_segments(disk: &SimDisk, groups: usize) -> Vec<Option<String>> {
     let mut scratch = SimDisk::new(0, DiskOptions::default());
     scratch.restore_copy(&disk.save_copy());
     // What is no data directory any more has no segments.
-    let report = inspect(&mut scratch, &mut |_| {}).ok()?;
-    let in_segment = |damage: &&Damage| damage.file.contains("segment-");
-    report.damage.iter().find(in_segment).map(Damage::to_string)
+    let Ok(report) = inspect(&mut scratch, &mut |_| {}) else { return vec![None; groups] };
+    let of_group = |group: usize| {
+        let folder = DataDir::group_folder(GroupId(group as u16));
+        let in_segment =
+            |damage: &&Damage| damage.file.starts_with(&folder) && damage.file.contains("segment-");
+        report.damage.iter().find(in_segment).map(Damage::to_string)
+    };
+    (0..groups).map(of_group).collect()
 }
 
 fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
@@ -239,22 +264,32 @@ fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
         cluster: CLUSTER.to_owned(),
         node: id,
         members: (0..plan.nodes).map(member).collect(),
-        group_count: 1,
+        group_count: plan.groups as u16,
         segment_bytes: plan.log.segment_bytes,
         entry_bytes_max: plan.log.entry_bytes_max,
     }
 }
 
 /// As `loggos serve` does: the identity first, then the log.
-fn open(io: &mut SimIo, plan: &Plan, life: u64) -> Result<(Node, BlockPool), String> {
+fn open(io: &mut SimIo, plan: &Plan, life: u64) -> Result<Vec<(Node, BlockPool)>, String> {
     let identity = DataDir::load(io).map_err(|error| error.to_string())?;
-    let options = options(plan, identity, life)?;
-    let pool = options.pool.clone();
-    let node = Node::open(io, options).map_err(|failure| failure.to_string())?;
-    Ok((node, pool))
+    let groups = (0..identity.group_count).map(GroupId);
+    let open = |group| {
+        let options = options(plan, identity.clone(), group, life)?;
+        let pool = options.pool.clone();
+        io.group = group;
+        let node = Node::open(io, options).map_err(|failure| failure.to_string())?;
+        Ok((node, pool))
+    };
+    groups.map(open).collect()
 }
 
-fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, String> {
+fn options(
+    plan: &Plan,
+    disk: DiskIdentity,
+    group: GroupId,
+    life: u64,
+) -> Result<NodeOptions, String> {
     let resolve = |member: &Member| match member.address.parse() {
         Ok(address) => Ok((member.node, address)),
         Err(error) => Err(format!("member {}: {error}", member.node)),
@@ -269,8 +304,11 @@ fn options(plan: &Plan, disk: DiskIdentity, life: u64) -> Result<NodeOptions, St
         group_count: disk.group_count,
     };
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX);
-    let seed = Stream::Node.seed(plan.seed, usize::from(id.0) + 100 * life as usize);
-    let mut options = NodeOptions::new(identity, addresses, pool, seed);
+    let stream = usize::from(id.0) + 100 * life as usize + 40_000_000 * usize::from(group.0);
+    let seed = Stream::Node.seed(plan.seed, stream);
+    let preferred = plan.groups > 1 && identity.preferred_leader(group) == Some(id);
+    let mut options = NodeOptions::new(identity, addresses, pool, seed).for_group(group);
+    options.paxos.priority = u8::from(preferred);
     let (core, log) = (&plan.core, &plan.log);
     options.paxos.window_slots_max = core.window_slots_max;
     options.paxos.accept_ahead_slots_max = core.accept_ahead_slots_max;

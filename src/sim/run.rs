@@ -86,13 +86,13 @@ pub fn run_plan(plan: Plan) -> Report {
     });
     let hosts = plan.nodes + plan.clients;
     world.count_disks();
-    let operations = world.history.operations.len();
+    let operations = world.operations();
     let violation = result.err().map(|violation| Finding {
         violation,
         last: (0..hosts as u16)
             .map(|host| (HostId(host), world.trace.last_of(HostId(host))))
             .collect(),
-        history: std::mem::take(&mut world.history),
+        history: world.take_history(),
     });
     Report {
         seed,

@@ -17,14 +17,14 @@ use super::nemesis::{Nemesis, Undo};
 use super::net::{Delivery, NetHappening, Network};
 use super::phases::Phase;
 use super::plan::{Plan, Stream};
-use super::process::{Absence, CLUSTER, Process};
+use super::process::{Absence, CLUSTER, Process, Served};
 use super::time::{Schedule, Time};
 use super::trace::{HostId, Trace, digest};
 use crate::base::rng::Rng;
-use crate::base::{Ballot, ClusterId, Instant, NodeId, Slot};
+use crate::base::{Ballot, ClusterId, GroupId, Instant, LogId, NodeId, Slot};
 use crate::io::{Event, SendPart};
 use crate::log::LogError;
-use crate::node::{AppliedSlot, NodeFailure};
+use crate::node::{AppliedSlot, NodeFailure, RecoveredState};
 use crate::paxos::{Granted, Role};
 
 /// What waits in the queue.
@@ -58,9 +58,10 @@ pub struct World {
     pub(super) net: Network,
     pub(super) nemesis: Nemesis,
     pub(super) phase: Phase,
-    /// What the clients saw.
-    pub history: History,
-    pub(super) judge: Judge,
+    /// What the clients of each group saw.
+    pub(super) histories: Vec<History>,
+    /// By group.
+    pub(super) judges: Vec<Judge>,
     bounds: Bounds,
     /// What was hit.
     pub hits: Counters,
@@ -102,7 +103,9 @@ impl World {
                 let seed = Stream::Client.seed(seed, index);
                 let workload = plan.workload.clone();
                 let operations = plan.operations_max;
-                SimClient::new(index, host, cluster, plan.nodes, workload, operations, seed)
+                let place = (cluster, GroupId((index % plan.groups) as u16));
+                let counts = (plan.nodes, plan.groups as u16);
+                SimClient::new(index, host, place, counts, workload, operations, seed)
             })
             .collect();
         let mut queue = Schedule::default();
@@ -119,8 +122,8 @@ impl World {
             net: Network::new(plan.net.clone(), hosts, Stream::Net.seed(seed, 0)),
             nemesis: Nemesis::new(&plan),
             phase: Phase::Safety,
-            history: History { in_sessions, ..History::default() },
-            judge: Judge::new(plan.nodes),
+            histories: vec![History { in_sessions, ..History::default() }; plan.groups],
+            judges: (0..plan.groups).map(|_| Judge::new(plan.nodes)).collect(),
             bounds: Bounds::of(&plan),
             hits: Counters::default(),
             trace: Trace::new(hosts),
@@ -146,7 +149,31 @@ impl World {
 
     /// Slots chosen so far.
     pub fn slots(&self) -> usize {
-        self.judge.slots()
+        self.judges.iter().map(Judge::slots).sum()
+    }
+
+    /// Operations of clients so far.
+    pub fn operations(&self) -> usize {
+        self.histories.iter().map(|history| history.operations.len()).sum()
+    }
+
+    /// What the clients of all groups saw, with the logs' numbers as clients know them.
+    pub fn take_history(&mut self) -> History {
+        let mut whole =
+            History { in_sessions: self.histories[0].in_sessions, ..History::default() };
+        for (group, history) in (0..).map(GroupId).zip(&mut self.histories) {
+            for mut operation in history.operations.drain(..) {
+                operation.log = LogId::of_group(group, operation.log);
+                whole.operations.push(operation);
+            }
+        }
+        whole.operations.sort_by_key(|operation| operation.invoked);
+        whole
+    }
+
+    /// The group of a client.
+    fn group_of(&self, client: usize) -> usize {
+        client % self.plan.groups
     }
 
     /// Adds what the disks have counted to the hits; once, at the end.
@@ -212,11 +239,15 @@ impl World {
             Ok(()) => {
                 let life = process.lives;
                 let live = process.live.as_mut().expect("it has just started");
-                let found = live.server.node().recovered().clone();
+                let recovered = |served: &Served| served.server.node().recovered().clone();
+                let found: Vec<RecoveredState> = live.groups.iter().map(recovered).collect();
                 let damaged = process.damaged;
-                if damaged && !self.judge.holds(id, &found) {
+                for (judge, found) in self.judges.iter().zip(&found) {
+                    if !damaged || judge.holds(id, found) {
+                        continue;
+                    }
                     if let Some(rot) = shown
-                        && !self.judge.holds_told(id, &found)
+                        && !judge.holds_told(id, found)
                     {
                         let text = format!("node {id} opens a disk on which it misses something");
                         let text = format!("{text}, and which shows that ({rot}): {found:?}");
@@ -229,13 +260,15 @@ impl World {
                     return Ok(());
                 }
                 self.hits.add(Hit::DamageSurvived, u64::from(damaged));
-                self.judge.recovered(id, &found, &mut self.hits)?;
                 self.hits.add(Hit::Reopened, u64::from(life > 1));
-                self.hits.add(Hit::TornTailCut, u64::from(found.torn_bytes > 0));
-                self.hits.add(Hit::VoteMended, u64::from(found.vote_repaired));
-                self.hits.add(Hit::FooterDamaged, u64::from(found.footers_damaged));
-                self.hits.add(Hit::AcceptedRecovered, found.accepted.len() as u64);
-                self.hits.add(Hit::CheckpointUsed, u64::from(found.checkpoint.0 > Slot::NONE));
+                for (judge, found) in self.judges.iter_mut().zip(&found) {
+                    judge.recovered(id, found, &mut self.hits)?;
+                    self.hits.add(Hit::TornTailCut, u64::from(found.torn_bytes > 0));
+                    self.hits.add(Hit::VoteMended, u64::from(found.vote_repaired));
+                    self.hits.add(Hit::FooterDamaged, u64::from(found.footers_damaged));
+                    self.hits.add(Hit::AcceptedRecovered, found.accepted.len() as u64);
+                    self.hits.add(Hit::CheckpointUsed, u64::from(found.checkpoint.0 > Slot::NONE));
+                }
                 self.net.set_listening(host, true);
                 self.collect(node)?;
                 self.schedule_turn(node, now);
@@ -327,42 +360,50 @@ impl World {
         Err(Violation::new("recovery", text))
     }
 
-    /// Hands what the node did to the judge.
+    /// Hands what the node did to the judges.
     fn collect(&mut self, node: usize) -> Result<(), Violation> {
+        (0..self.plan.groups).try_for_each(|group| self.collect_group(node, group))
+    }
+
+    fn collect_group(&mut self, node: usize, group: usize) -> Result<(), Violation> {
         let now = self.now();
         let process = &mut self.processes[node];
         let (id, host) = (process.id, process.host);
         let live = process.live.as_mut().expect("only a node that lives is looked at");
-        live.server.node_mut().take_applied(&mut self.applied);
+        let handed_over = std::mem::take(&mut live.io.handed_over);
+        self.hits.add(Hit::ConnectionHandedOver, handed_over);
+        let (served, judge) = (&mut live.groups[group], &mut self.judges[group]);
+        served.server.node_mut().take_applied(&mut self.applied);
         for applied in self.applied.drain(..) {
             let records = u64::from(applied.placement.records());
             let numbers = [applied.slot.0, applied.ballot.round, records];
             self.trace.note(now, host, "applied", numbers);
-            self.judge.applied(id, &applied, &self.history, &mut self.hits)?;
+            judge.applied(id, &applied, &self.histories[group], &mut self.hits)?;
         }
-        let marks = live.server.node().watermarks();
-        self.judge.watermarks.check(id, marks)?;
-        let gauges = live.server.gauges();
+        let marks = served.server.node().watermarks();
+        judge.watermarks.check(id, marks)?;
+        let gauges = served.server.gauges();
         self.bounds.check(id, &gauges)?;
         self.hits.add(Hit::BackPressure, u64::from(gauges.stalled_clients > 0));
         self.hits.add(Hit::ReadFromDisk, u64::from(gauges.disk_reads > 0));
-        let stats = live.server.node().log_stats();
-        self.hits.add(Hit::SegmentRolled, stats.segments.saturating_sub(live.segments));
-        self.hits.add(Hit::CheckpointWritten, stats.checkpoints - live.checkpoints);
-        self.hits.add(Hit::SegmentScrubbed, stats.verified_segments - live.verified);
-        live.segments = stats.segments;
-        (live.checkpoints, live.verified) = (stats.checkpoints, stats.verified_segments);
+        let stats = served.server.node().log_stats();
+        self.hits.add(Hit::SegmentRolled, stats.segments.saturating_sub(served.segments));
+        self.hits.add(Hit::CheckpointWritten, stats.checkpoints - served.checkpoints);
+        self.hits.add(Hit::SegmentScrubbed, stats.verified_segments - served.verified);
+        served.segments = stats.segments;
+        (served.checkpoints, served.verified) = (stats.checkpoints, stats.verified_segments);
         if stats.unverified_segments == 0 && process.damaged {
-            if let Some(damage) = process.damage_at_start.take() {
+            if let Some(damage) = process.damage_at_start[group].take() {
                 let text = format!("node {id} runs, and says that all is verified, over {damage}");
                 return Err(Violation::new("scrub", text));
             }
             self.hits.add(Hit::ScrubChecked, u64::from(stats.verified_segments > 0));
         }
-        let (granted, lease) = (live.server.node().granted(), live.server.node().lease_until());
-        let role = live.server.node().role();
-        if role != live.role {
-            let before = std::mem::replace(&mut live.role, role);
+        let server = &served.server;
+        let (granted, lease) = (server.node().granted(), server.node().lease_until());
+        let role = server.node().role();
+        if role != served.role {
+            let before = std::mem::replace(&mut served.role, role);
             let number = match role {
                 Role::Follower { leader } => leader.map_or(0, |id| u64::from(id.0)),
                 Role::Candidate => 100,
@@ -374,11 +415,12 @@ impl World {
             let failed = before == Role::Candidate && role != Role::Leader;
             self.hits.add(Hit::CandidateFailed, u64::from(failed));
         }
-        self.check_leases(id, granted, lease.map(|until| (marks.promised, until)))
+        self.check_leases(group, id, granted, lease.map(|until| (marks.promised, until)))
     }
 
     fn check_leases(
         &mut self,
+        group: usize,
         id: NodeId,
         granted: Option<Granted>,
         held: Option<(Ballot, Instant)>,
@@ -388,7 +430,7 @@ impl World {
         }
         let (now, processes) = (self.queue.now(), &self.processes);
         let clock = |id: NodeId| processes[usize::from(id.0) - 1].clock.read(now);
-        let leases = &mut self.judge.promises.leases;
+        let leases = &mut self.judges[group].promises.leases;
         if let Some(granted) = granted {
             leases.granted(id, granted, &clock);
         }
@@ -404,7 +446,8 @@ impl World {
         let process = &mut self.processes[node];
         let (id, host) = (process.id, process.host);
         let live = process.live.as_mut().expect("only a node that lives asks");
-        let promised = live.server.node().watermarks().promised;
+        let watermarks = live.groups.iter().map(|served| served.server.node().watermarks());
+        let promised: Vec<Ballot> = watermarks.map(|marks| marks.promised).collect();
         let clock = process.clock.read(now);
         for command in live.io.port.take_commands() {
             if let NetCommand::Send(conn, parts) = &command {
@@ -414,7 +457,8 @@ impl World {
                 self.trace.note(now, host, "send", numbers);
                 if let Some(to) = self.net.dialled(*conn) {
                     let link = (*conn, NodeId(to.0 + 1));
-                    let promises = &mut self.judge.promises;
+                    let group = usize::from(live.io.owner(*conn).0);
+                    let promises = &mut self.judges[group].promises;
                     promises.sent(id, (now, clock), link, &self.scratch, &mut self.hits)?;
                     if std::mem::take(&mut promises.handed_over)
                         && let Some(delay) = self.nemesis.handover_delay.take()
@@ -427,7 +471,10 @@ impl World {
             }
             self.net.command(&mut self.queue, host, command);
         }
-        self.judge.promises.quorums.promised(id, promised)
+        let judges = self.judges.iter_mut().zip(promised);
+        judges
+            .into_iter()
+            .try_for_each(|(judge, promised)| judge.promises.quorums.promised(id, promised))
     }
 
     // ---- clients ----------------------------------------------------------------------------
@@ -438,7 +485,9 @@ impl World {
         }
         let now = self.now();
         self.client_turns[client].0 = Time(u64::MAX);
-        let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
+        let group = self.group_of(client);
+        let history = &mut self.histories[group];
+        let mut around = Around { now, history, hits: &mut self.hits };
         let next = self.clients[client].step(&mut around);
         self.after_client(client, next)
     }
@@ -476,7 +525,9 @@ impl World {
         to: Option<usize>,
     ) -> Result<bool, Violation> {
         let now = self.now();
-        let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
+        let group = self.group_of(client);
+        let history = &mut self.histories[group];
+        let mut around = Around { now, history, hits: &mut self.hits };
         let had = self.clients[client].drop_connection(to, &mut around);
         let next = self.clients[client].step(&mut around);
         self.after_client(client, next)?;
@@ -514,10 +565,12 @@ impl World {
             return Ok(());
         }
         let client = index - self.plan.nodes;
-        let mut around = Around { now, history: &mut self.history, hits: &mut self.hits };
+        let group = self.group_of(client);
+        let history = &mut self.histories[group];
+        let mut around = Around { now, history, hits: &mut self.hits };
         self.clients[client].on_event(event, &mut around);
         let next = self.clients[client].step(&mut around);
-        self.judge.answered(&self.history)?;
+        self.judges[group].answered(&self.histories[group])?;
         self.after_client(client, next)
     }
 }
@@ -526,6 +579,9 @@ fn describe(event: &Event<Vec<u8>>) -> (&'static str, [u64; 3]) {
     match event {
         Event::Disk(event) => ("disk", [event.token.0, u64::from(event.result.is_ok()), 0]),
         Event::Accepted { conn, from } => ("accepted", [conn.0, u64::from(from.port()), 0]),
+        Event::HandedOver { conn, from, received } => {
+            ("handed over", [conn.0, u64::from(from.port()), received.len() as u64])
+        }
         Event::Connected { conn } => ("connected", [conn.0, 0, 0]),
         Event::Received { conn, chunk } => {
             ("received", [conn.0, chunk.len() as u64, digest(chunk)])

@@ -15,6 +15,7 @@
 
 mod files;
 pub mod floor;
+mod handover;
 pub mod host;
 mod lock;
 mod ops;
@@ -22,6 +23,7 @@ mod poll;
 mod recv;
 mod ring;
 mod sockets;
+mod spsc;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use recv::{BUFFER_GROUP, RecvPool};
 use ring::{Completion, Ring};
 use sockets::Sockets;
 
+pub use handover::{Seat, seats};
 pub use lock::{DirLock, LockError, lock_data_dir};
 pub use recv::RecvChunk;
 pub use ring::KERNEL_VERSION_MIN;
@@ -214,6 +217,8 @@ struct WakerInner {
     eventfd: OwnedFd,
     /// A wake is on its way: further ones need no system call.
     pending: AtomicBool,
+    /// The loop has been asked to look up, and not only to look around.
+    asked: AtomicBool,
 }
 
 /// Wakes a [`Uring`]'s loop from any thread: the loop gets [`Event::Woken`]. What the caller wrote
@@ -227,11 +232,19 @@ impl Waker {
     fn new() -> io::Result<Waker> {
         let flags = rustix::event::EventfdFlags::CLOEXEC;
         let eventfd = rustix::event::eventfd(0, flags)?;
-        Ok(Waker { inner: Arc::new(WakerInner { eventfd, pending: AtomicBool::new(false) }) })
+        let (pending, asked) = (AtomicBool::new(false), AtomicBool::new(false));
+        let inner = WakerInner { eventfd, pending, asked };
+        Ok(Waker { inner: Arc::new(inner) })
     }
 
     /// Asks the loop to look up. Several wakes before it does are one event.
     pub fn wake(&self) {
+        self.inner.asked.store(true, Ordering::SeqCst);
+        self.nudge();
+    }
+
+    /// Ends a sleep of the loop, without an event.
+    fn nudge(&self) {
         if self.inner.pending.swap(true, Ordering::SeqCst) {
             return;
         }
@@ -267,6 +280,8 @@ pub struct Uring {
     broken: Option<io::Error>,
     /// The data directory's lock is registered with the ring.
     holds_lock: bool,
+    /// The thread's place among those of its process, if there are several.
+    seat: Option<Seat>,
     #[cfg(test)]
     faults: tests::Faults,
 }
@@ -313,6 +328,7 @@ impl Uring {
             iovecs_kept: Vec::new(),
             broken: None,
             holds_lock: false,
+            seat: None,
             #[cfg(test)]
             faults: tests::Faults::default(),
         };
@@ -397,7 +413,9 @@ impl Uring {
         // Cleared before the loop looks at what the waker announces: a wake after this line
         // writes to the eventfd again.
         self.waker.inner.pending.store(false, Ordering::SeqCst);
-        events.push(Event::Woken);
+        if self.waker.inner.asked.swap(false, Ordering::SeqCst) {
+            events.push(Event::Woken);
+        }
         self.ops.remove(id);
         self.arm_waker();
     }
@@ -414,6 +432,7 @@ impl Uring {
             Op::Connect { .. } => self.complete_connect(id, result, events),
             Op::Receive { .. } => self.complete_receive(id, completion, events),
             Op::Send { .. } => self.complete_send(id, result, events),
+            Op::Message { .. } => self.complete_message(id, result),
             _ => self.complete_disk(id, result, events),
         }
     }
@@ -613,6 +632,7 @@ impl Io for Uring {
             return Err(error);
         }
         let timeout = self.wait_of(wait).filter(|_| !self.sockets.is_starved_in_vain(&self.recv));
+        let timeout = timeout.filter(|_| !self.announce_sleep());
         events.append(&mut self.deferred);
         let mut completions = std::mem::take(&mut self.completions);
         let entered = match timeout {
@@ -633,6 +653,7 @@ impl Io for Uring {
             self.complete(completion, events);
         }
         self.completions = completions;
+        self.take_parcels(events);
         if !gave_way {
             self.yield_to_the_disk(wait, entered);
         }

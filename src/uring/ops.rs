@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use crate::base::BlockBuf;
+use crate::base::{BlockBuf, GroupId};
 use crate::io::{ConnId, FileId, FileOptions, Sync, Token, WritePart};
 
 use super::sockets::{AcceptState, SendState, SocketAddress};
@@ -81,6 +81,10 @@ pub(super) enum Op {
     },
     Wake {
         value: Box<u64>,
+    },
+    /// Wakes the thread of a group.
+    Message {
+        group: GroupId,
     },
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
@@ -94,6 +95,11 @@ impl Ring {
             #[cfg(test)]
             enter_faults: VecDeque::new(),
         })
+    }
+
+    /// The ring's descriptor, for messages to it.
+    pub fn raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
     }
 
     /// The kernel's ring, for registrations.

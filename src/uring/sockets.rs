@@ -15,7 +15,7 @@ use io_uring::types::Fd;
 use io_uring::{cqueue, opcode};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
-use crate::base::Instant;
+use crate::base::{GroupId, Instant};
 use crate::io::{CloseReason, ConnId, Event, Net, SendPart};
 
 use super::ops::{IoVecs, Op, OpId};
@@ -81,10 +81,19 @@ struct Conn {
     /// Kept between sends, so that sending allocates nothing.
     send_state: Option<Box<SendState>>,
     paused: bool,
+    /// It goes to another thread once its receive has ended.
+    leaving: Option<Box<Leaving>>,
     /// Sending failed: told as `Closed` once what was received before has been handed out.
     failed: Option<io::Error>,
     /// No event may follow: closed by this side, or `Closed` has been told.
     over: bool,
+}
+
+/// A connection on its way to another thread.
+struct Leaving {
+    group: GroupId,
+    /// What was received on it, from its beginning on.
+    received: Vec<u8>,
 }
 
 struct Listener {
@@ -167,6 +176,7 @@ impl Sockets {
             sending: None,
             send_state: None,
             paused: false,
+            leaving: None,
             failed: None,
             over: false,
         });
@@ -187,6 +197,35 @@ impl Sockets {
     /// The connection of an operation in flight.
     fn of_op(&mut self, id: ConnId) -> &mut Conn {
         self.get(id).expect("a connection stays until the last completion of its operations")
+    }
+
+    /// Notes that a connection is for another thread. Returns whether it can go at once; otherwise
+    /// when its receive has ended.
+    pub fn prepare_handover(&mut self, id: ConnId, group: GroupId, received: Vec<u8>) -> bool {
+        let Some(conn) = self.live(id) else { return false };
+        assert!(conn.sending.is_none(), "a connection that is handed over has sent nothing");
+        assert!(conn.connecting.is_none() && conn.leaving.is_none(), "it was accepted here");
+        conn.paused = true;
+        conn.leaving = Some(Box::new(Leaving { group, received }));
+        matches!(conn.receiving, Receiving::Idle | Receiving::Starved)
+    }
+
+    /// The receive in flight on a connection that is to receive no more, to be cancelled.
+    pub fn cancel_receive(&mut self, id: ConnId) -> Option<OpId> {
+        let conn = self.live(id)?;
+        let Receiving::Armed(op) = conn.receiving else { return None };
+        conn.receiving = Receiving::Cancelling(op);
+        Some(op)
+    }
+
+    /// Takes out a connection that leaves for another thread.
+    pub fn take_leaving(&mut self, id: ConnId) -> Option<(OwnedFd, GroupId, Vec<u8>)> {
+        let Leaving { group, received } = *self.live(id)?.leaving.take()?;
+        let index = (id.0 & ((1 << INDEX_BITS) - 1)) as u16;
+        let conn = self.conns[usize::from(index)].take().expect("it has just been looked at");
+        self.free.push(index);
+        self.live -= 1;
+        Some((conn.fd, group, received))
     }
 
     /// Frees a connection that is over and has nothing in flight.
@@ -361,7 +400,10 @@ impl Uring {
         let state = self.sockets.of_op(conn);
         let over = state.over;
         if let Some(chunk) = chunk.filter(|chunk| !over && !chunk.is_empty()) {
-            events.push(Event::Received { conn, chunk });
+            match &mut state.leaving {
+                Some(leaving) => leaving.received.extend_from_slice(&chunk),
+                None => events.push(Event::Received { conn, chunk }),
+            }
         }
         if more {
             // Still armed although a pause was asked for and its cancel has missed: again.
@@ -375,6 +417,10 @@ impl Uring {
         self.ops.remove(id);
         if over {
             return self.sockets.release(conn);
+        }
+        if state.leaving.is_some() {
+            // An end or a failure shows again where it goes.
+            return self.depart(conn);
         }
         self.after_receive(conn, result, events);
     }
@@ -596,6 +642,10 @@ impl Net for Uring {
         if state.receiving == Receiving::Idle && state.connecting.is_none() {
             self.arm_receive(conn);
         }
+    }
+
+    fn hand_over(&mut self, conn: ConnId, group: GroupId, received: Vec<u8>) {
+        self.start_handover(conn, group, received);
     }
 
     fn close(&mut self, conn: ConnId) {

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! Hello       protocol u16, role u8 (1 peer, 2 client), cluster known u8, cluster u64,
-//!             node u16, to u16, members digest u64, group count u16        (0 for clients)
+//!             node u16, to u16, members digest u64, group count u16        (0 for clients),
+//!             group u16                                        (left out when it is group 0)
 //! HelloReply  protocol u16, verdict u8 (0 welcome, 1 refused), 0 u8, then
 //!   welcome:  node u16, leader u16 (0 none), cluster u64, group count u16, 5 limits u32,
 //!             member count u16, members (node u16, address text), cluster name text
@@ -49,6 +50,8 @@ pub struct Hello {
     pub cluster: Option<ClusterId>,
     /// What the sender is.
     pub role: HelloRole,
+    /// The group that everything behind the hello is about.
+    pub group: GroupId,
 }
 
 /// What whoever connects is.
@@ -152,6 +155,8 @@ pub enum RefuseReason {
     Malformed,
     /// The node has as many connections as it takes.
     TooManyConnections,
+    /// The cluster has no such group.
+    NoSuchGroup,
     /// A reason of a later version.
     Other(u16),
 }
@@ -167,6 +172,7 @@ impl RefuseReason {
             RefuseReason::NotMember => 6,
             RefuseReason::Malformed => 7,
             RefuseReason::TooManyConnections => 8,
+            RefuseReason::NoSuchGroup => 9,
             RefuseReason::Other(number) => number,
         }
     }
@@ -181,6 +187,7 @@ impl RefuseReason {
             6 => RefuseReason::NotMember,
             7 => RefuseReason::Malformed,
             8 => RefuseReason::TooManyConnections,
+            9 => RefuseReason::NoSuchGroup,
             other => RefuseReason::Other(other),
         }
     }
@@ -219,6 +226,9 @@ pub fn encode_hello(hello: &Hello, encoder: &mut FrameEncoder, out: &mut Vec<u8>
     out.put_u16(to.0);
     out.put_u64(digest);
     out.put_u16(group_count);
+    if hello.group != GroupId(0) {
+        out.put_u16(hello.group.0);
+    }
     let meta_end = out.len();
     encoder.finish(FrameKind::Hello, GroupId(0), start..meta_end, PayloadStamp::NONE, out);
 }
@@ -242,13 +252,14 @@ pub fn decode_hello<B: PayloadBuffer>(frame: &Frame<'_, B>) -> Result<Hello, Wir
     let to = NodeId(fields.u16()?);
     let members_digest = fields.u64()?;
     let group_count = fields.u16()?;
+    let group = if fields.end().is_ok() { GroupId(0) } else { GroupId(fields.u16()?) };
     let role = match role {
         ROLE_PEER if cluster.is_none() => return Err(fields.malformed("a peer names no cluster")),
         ROLE_PEER => HelloRole::Peer { node, to, members_digest, group_count },
         ROLE_CLIENT => HelloRole::Client,
         _ => return Err(fields.malformed("an unknown role")),
     };
-    Ok(Hello { protocol_version, cluster, role })
+    Ok(Hello { protocol_version, cluster, role, group })
 }
 
 /// Adds the frame of `reply` to the end of `out`.

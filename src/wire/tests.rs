@@ -384,6 +384,7 @@ proptest! {
         members in vec((any::<u16>(), ".{0,40}"), 0..15),
         name in ".{0,60}",
         reason in any::<u16>(),
+        group in 0u16..3,
     ) {
         let members: Vec<_> =
             members.into_iter().map(|(node, address)| (NodeId(node), address)).collect();
@@ -396,6 +397,7 @@ proptest! {
             (None, HelloRole::Client)]
             .map(|(cluster, role)| Hello {
                 protocol_version: version, cluster: cluster.map(ClusterId), role,
+                group: GroupId(group),
             });
         hellos.iter().for_each(|hello| encode_hello(hello, &mut encoder, &mut out));
         let welcome = Welcome {
@@ -635,7 +637,8 @@ fn the_hello_is_frozen() {
         members_digest: 0x1122_3344_5566_7788,
         group_count: 1,
     };
-    let hello = Hello { protocol_version: 1, cluster: Some(ClusterId(0xaabb)), role };
+    let group = GroupId(0);
+    let hello = Hello { protocol_version: 1, cluster: Some(ClusterId(0xaabb)), role, group };
     encode_hello(&hello, &mut FrameEncoder::new(), &mut out);
     assert_eq!(out[..24], *b"LGS\x01\x01\0\0\0\0\0\0\0\x1a\0\0\0\0\0\0\0\0\0\0\0");
     let meta =
@@ -645,11 +648,12 @@ fn the_hello_is_frozen() {
     let mut later = Vec::new();
     let mut meta = meta.to_vec();
     meta[0] = 9;
-    meta.extend_from_slice(b"more");
+    meta.extend_from_slice(b"\x05\0more");
     FrameEncoder::new().encode(FrameKind::Hello, GroupId(0), &meta, &[], &mut later);
     let mut decoder = FrameDecoder::plain();
     let frame = decoder.next(&mut &later[..], &()).unwrap().unwrap();
-    assert_eq!(decode_hello(&frame), Ok(Hello { protocol_version: 9, ..hello }));
+    let group = GroupId(5);
+    assert_eq!(decode_hello(&frame), Ok(Hello { protocol_version: 9, group, ..hello }));
 }
 
 #[test]
@@ -657,7 +661,7 @@ fn a_peer_must_name_its_cluster() {
     let mut out = Vec::new();
     let role =
         HelloRole::Peer { node: NodeId(1), to: NodeId(2), members_digest: 0, group_count: 1 };
-    let hello = Hello { protocol_version: 1, cluster: None, role };
+    let hello = Hello { protocol_version: 1, cluster: None, role, group: GroupId(0) };
     encode_hello(&hello, &mut FrameEncoder::new(), &mut out);
     let mut decoder = FrameDecoder::plain();
     let frame = decoder.next(&mut &out[..], &()).unwrap().unwrap();

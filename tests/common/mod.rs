@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use loggos::base::Position;
+use loggos::base::{GroupId, Position};
 use loggos::client::blocking::Client;
 use loggos::client::{ClientOptions, ReadLevel, ReadOptions};
 use loggos::wire::NodeStatus;
@@ -100,6 +100,11 @@ impl NodeProcess {
         self.signal(Signal::CONT);
     }
 
+    /// SIGTERM: it is asked to end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     fn signal(&self, signal: Signal) {
         let id = Pid::from_raw(self.process_id() as i32).expect("a process has a number");
         kill_process(id, signal).expect("our own child can be signalled");
@@ -114,6 +119,12 @@ impl NodeProcess {
     pub fn status(&self) -> Option<NodeStatus> {
         let client = Client::connect([self.address.clone()], quick()).ok()?;
         client.status_of(&self.address).ok()
+    }
+
+    /// The same of one of its groups.
+    pub fn status_of_group(&self, group: u16) -> Option<NodeStatus> {
+        let client = Client::connect([self.address.clone()], quick()).ok()?;
+        client.of_group(GroupId(group)).status_of(&self.address).ok()
     }
 
     /// Waits for the process to end by itself.
@@ -146,12 +157,22 @@ impl Cluster {
 
     /// Formats `count` nodes.
     pub fn formatted(count: usize) -> Cluster {
+        Cluster::formatted_with(count, &[])
+    }
+
+    /// As [`Cluster::formatted`], with these flags for `format` besides.
+    pub fn formatted_with(count: usize, flags: &[&str]) -> Cluster {
         let ports = free_ports(count).into_iter();
-        Cluster::formatted_at(ports.map(|port| (format!("127.0.0.1:{port}"), None)).collect())
+        let places = ports.map(|port| (format!("127.0.0.1:{port}"), None));
+        Cluster::formatted_at_with(places.collect(), flags)
     }
 
     /// Formats nodes with these addresses, each in a network namespace or in the test's own.
     pub fn formatted_at(places: Vec<(String, Option<String>)>) -> Cluster {
+        Cluster::formatted_at_with(places, &[])
+    }
+
+    fn formatted_at_with(places: Vec<(String, Option<String>)>, flags: &[&str]) -> Cluster {
         let dir = scratch_dir();
         let members: Vec<String> =
             places.iter().enumerate().map(|(i, (at, _))| format!("{}={at}", i + 1)).collect();
@@ -159,7 +180,7 @@ impl Cluster {
         let nodes = places.into_iter().enumerate().map(|(index, (address, netns))| {
             let id = index as u16 + 1;
             let data = dir.path().join(format!("node-{id}"));
-            format_node(&data, "test", id, &members);
+            format_node_with(&data, "test", id, &members, flags);
             NodeProcess {
                 id,
                 address,
@@ -291,21 +312,18 @@ pub fn linearizable_readers(
 
 /// Formats a data directory.
 pub fn format_node(data: &Path, cluster: &str, id: u16, members: &str) {
+    format_node_with(data, cluster, id, members, &[]);
+}
+
+/// As [`format_node`], with these flags besides.
+pub fn format_node_with(data: &Path, cluster: &str, id: u16, members: &str, flags: &[&str]) {
     let data = data.to_str().expect("a plain path");
     let id = id.to_string();
-    let output = run(&[
-        "format",
-        "--data",
-        data,
-        "--cluster",
-        cluster,
-        "--node",
-        &id,
-        "--members",
-        members,
-        "--segment-bytes",
-        "16777216",
-    ]);
+    let id = id.as_str();
+    let mut args = vec!["format", "--data", data, "--cluster", cluster, "--node", id];
+    args.extend(["--members", members, "--segment-bytes", "16777216"]);
+    args.extend(flags);
+    let output = run(&args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -8,36 +8,41 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::base::GroupId;
 use crate::client::NodeStatus;
 use crate::client::blocking::Client;
 use crate::loadgen::bench::{Live, Observer};
 use crate::loadgen::local::{LocalCluster, Usage};
 use crate::loadgen::report::{BatchingReport, count};
 use crate::loadgen::workload::Workload;
+use crate::wire::status::BatchingStatus;
 
 /// The cluster's counters at one end of the measured phase.
 pub struct Counters {
-    /// The leader's own.
-    pub leader: Option<NodeStatus>,
+    /// The leaders' own, by group; none unless all have told.
+    pub leaders: Option<Vec<NodeStatus>>,
     /// Of all nodes.
     pub usage: Option<Usage>,
 }
 
 impl Counters {
     pub fn batching_until(&self, after: &Counters) -> Option<BatchingReport> {
-        let (a, b) = (self.leader.as_ref()?, after.leader.as_ref()?);
-        // Counters of another node, or of another life of it, do not compare.
-        if a.node != b.node || a.resources.process_id != b.resources.process_id {
-            return None;
+        let (befores, afters) = (self.leaders.as_ref()?, after.leaders.as_ref()?);
+        let mut sum = BatchingStatus::default();
+        for (a, b) in befores.iter().zip(afters) {
+            // Counters of another node, or of another life of it, do not compare.
+            if a.node != b.node || a.resources.process_id != b.resources.process_id {
+                return None;
+            }
+            let (a, b) = (&a.batching, &b.batching);
+            sum.slots += b.slots.checked_sub(a.slots)?;
+            sum.records += b.records.checked_sub(a.records)?;
+            sum.durable_writes += b.durable_writes.checked_sub(a.durable_writes)?;
+            sum.log_bytes += b.log_bytes.checked_sub(a.log_bytes)?;
         }
-        let slots = b.batching.slots.checked_sub(a.batching.slots)?;
-        let records = b.batching.records.checked_sub(a.batching.records)?;
-        Some(BatchingReport {
-            slots,
-            records_per_slot_mean: if slots > 0 { records as f64 / slots as f64 } else { 0.0 },
-            durable_writes: b.batching.durable_writes.checked_sub(a.batching.durable_writes)?,
-            log_bytes: b.batching.log_bytes.checked_sub(a.batching.log_bytes)?,
-        })
+        let BatchingStatus { slots, records, durable_writes, log_bytes } = sum;
+        let records_per_slot_mean = if slots > 0 { records as f64 / slots as f64 } else { 0.0 };
+        Some(BatchingReport { slots, records_per_slot_mean, durable_writes, log_bytes })
     }
 
     pub fn cpu_s_until(&self, after: &Counters) -> Option<f64> {
@@ -50,6 +55,7 @@ impl Counters {
 /// Shows the run and reads the cluster's counters at both ends of the measured phase.
 pub struct Watch<'a> {
     client: &'a Client,
+    groups: u16,
     cluster: Option<&'a LocalCluster>,
     display: Display,
     /// When the measured phase began.
@@ -59,13 +65,15 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Watches a run of `workload`; asks `client` for the counters.
+    /// Watches a run of `workload` on a cluster of so many groups; asks `client` for the counters.
     pub fn new(
         client: &'a Client,
+        groups: u16,
         cluster: Option<&'a LocalCluster>,
         workload: &Workload,
     ) -> Watch<'a> {
-        Watch { client, cluster, display: Display::new(workload), before: None, after: None }
+        let display = Display::new(workload);
+        Watch { client, groups, cluster, display, before: None, after: None }
     }
 
     /// The run is over: the live line stays as it is.
@@ -74,14 +82,16 @@ impl<'a> Watch<'a> {
     }
 
     fn counters(&self) -> Counters {
-        let leader = self.client.status().map_err(|error| {
-            tracing::warn!(%error, "the leader does not tell its counters");
+        let groups = (0..self.groups).map(|group| self.client.of_group(GroupId(group)));
+        let leaders: Result<Vec<_>, _> = groups.map(|client| client.status()).collect();
+        let leaders = leaders.map_err(|error| {
+            tracing::warn!(%error, "a leader does not tell its counters");
         });
         let usage = match self.cluster {
             Some(cluster) => Some(cluster.usage()),
             None => self.usage_elsewhere(),
         };
-        Counters { leader: leader.ok(), usage }
+        Counters { leaders: leaders.ok(), usage }
     }
 
     /// The members' own word on what they use; none unless all of them answer.
@@ -173,7 +183,7 @@ mod tests {
         status.batching.slots = slots;
         status.batching.records = slots * 40;
         status.batching.durable_writes = slots;
-        Counters { leader: Some(status), usage: Some(Usage { cpu_s, rss_bytes_max: 1 }) }
+        Counters { leaders: Some(vec![status]), usage: Some(Usage { cpu_s, rss_bytes_max: 1 }) }
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! the value on which the replicas agreed.
 
 use super::Violation;
-use crate::base::{Checksum, NodeId, Slot};
+use crate::base::{Checksum, GroupId, NodeId, Slot};
 use crate::io::Storage;
 use crate::log::inspect::inspect;
 
 const NAME: &str = "inspect";
 
-/// Inspects the disk of a node that does not run. `truth` tells the checksum of a chosen slot's
+/// Inspects the disk of a node that does not run. `truth` tells the checksum of a group's chosen slot's
 /// value, once some replica has applied it.
 ///
 /// # Errors
@@ -19,11 +19,12 @@ const NAME: &str = "inspect";
 pub fn check<S: Storage>(
     node: NodeId,
     storage: &mut S,
-    truth: &dyn Fn(Slot) -> Option<Checksum>,
+    truth: &dyn Fn(GroupId, Slot) -> Option<Checksum>,
 ) -> Result<(), Violation> {
     let mut differs = None;
     let report = inspect(storage, &mut |found| {
-        let wrong = truth(found.slot).is_some_and(|truth| truth != Checksum::of(found.value));
+        let truth = truth(found.group, found.slot);
+        let wrong = truth.is_some_and(|truth| truth != Checksum::of(found.value));
         if found.chosen && wrong {
             differs.get_or_insert(found.slot);
         }

@@ -25,8 +25,7 @@ use std::fmt;
 use super::counters::{Counters, Hit};
 use super::history::History;
 use super::time::Time;
-use crate::base::{NodeId, Slot};
-use crate::io::Storage;
+use crate::base::{Checksum, NodeId, Slot};
 use crate::node::{AppliedSlot, Node, RecoveredState};
 
 /// A property that does not hold.
@@ -51,7 +50,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// All checks over one run.
+/// All checks over one group in one run. Groups know nothing of each other: what one of them does
+/// is right or wrong by itself.
 pub struct Judge {
     agreement: agreement::Agreement,
     values: values::Values,
@@ -158,18 +158,9 @@ impl Judge {
         self.values.count()
     }
 
-    /// A node's disk at the end of the run; the node does not run.
-    ///
-    /// # Errors
-    /// The first violation.
-    pub fn inspect<S: Storage>(
-        &self,
-        node: NodeId,
-        storage: &mut S,
-        hits: &mut Counters,
-    ) -> Result<(), Violation> {
-        hits.hit(Hit::Inspected);
-        inspected::check(node, storage, &|slot| self.agreement.checksum(slot))
+    /// The checksum of a chosen slot's value, once some replica has applied it.
+    pub fn checksum(&self, slot: Slot) -> Option<Checksum> {
+        self.agreement.checksum(slot)
     }
 
     /// Slots chosen so far.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Around, KnownLog, RETRY_PAUSE, Reply, SimClient, Tag, hit_of};
 use crate::base::records::push_record;
-use crate::base::{LogId, Position, Sequence, SessionId, SessionTerms};
+use crate::base::{GroupId, LogId, Position, Sequence, SessionId, SessionTerms};
 use crate::client::AppendError;
 use crate::client::appends::{AppendAsk, AppendQueue, AppendReply, ToSend, Verdict};
 use crate::sim::counters::Hit;
@@ -22,11 +22,20 @@ pub(super) const FENCE_TERM: Duration = Duration::from_secs(2);
 /// Deadlines that pass before a client gives an append up.
 const PATIENCE: u32 = 4;
 
-/// The logs of the world, of which only `default` is there.
-pub(super) fn known_logs(workload: &Workload) -> Vec<KnownLog> {
+/// The logs of a group, of which only the first group's `default` is there.
+pub(super) fn known_logs(workload: &Workload, group: GroupId) -> Vec<KnownLog> {
     let mut logs = vec![KnownLog::default(); 1 + workload.logs];
-    logs[0].id = Some(LogId(0));
+    logs[0].id = (group == GroupId(0)).then_some(LogId(0));
     logs
+}
+
+/// The name of a group's log.
+pub(super) fn log_name(index: usize, group: GroupId, group_count: u16) -> String {
+    let name =
+        |more: u32| if more == 0 { format!("log-{index}") } else { format!("log-{index}-{more}") };
+    let mut names = (0..).map(name);
+    let found = names.find(|name| GroupId::of_log_name(name, group_count) == group);
+    found.expect("names spread over the groups")
 }
 
 /// The queue of a world with sessions.
@@ -83,6 +92,7 @@ impl SimClient {
             let sent = match next {
                 ToSend::OpenSession(terms) => link.protocol.open_session(Tag::Session, terms),
                 ToSend::Append { log, terms, records, run } => {
+                    let log = LogId::of_group(self.group, log);
                     let tag = Tag::Append(terms.session, terms.sequence);
                     link.protocol.append_run(tag, log, terms, records, &run)
                 }
@@ -253,7 +263,12 @@ impl SimClient {
     ) {
         self.creating = false;
         match reply {
+            Reply::Created(log) if log.group() != self.group => {
+                let text = format!("log-{index} has the number {log} of another group");
+                self.complaint.get_or_insert(text);
+            }
             Reply::Created(log) => {
+                let log = &log.within_group();
                 around.hits.hit(Hit::LogCreated);
                 let doubled = self.logs.iter().any(|known| known.id == Some(*log));
                 if doubled {

@@ -35,7 +35,8 @@ impl SimClient {
             return;
         }
         let next = Position(if from == 0 { 0 } else { known.tail_seen });
-        if let Ok(request) = link.protocol.follow(Tag::Follow, log, next, CREDIT_BYTES) {
+        let numbered = LogId::of_group(self.group, log);
+        if let Ok(request) = link.protocol.follow(Tag::Follow, numbered, next, CREDIT_BYTES) {
             let credit_bytes = i64::from(CREDIT_BYTES);
             self.follow = Some(Flow { request, log, next, credit_bytes });
         }

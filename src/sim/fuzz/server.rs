@@ -224,7 +224,8 @@ impl Drive<'_> {
             _ => HelloRole::Client,
         };
         let cluster = (odd == 3).then_some(crate::base::ClusterId(self.script.u64()));
-        let hello = Hello { protocol_version, cluster, role };
+        let group = GroupId(0);
+        let hello = Hello { protocol_version, cluster, role, group };
         let mut bytes = Vec::new();
         encode_hello(&hello, &mut self.clients[index].encoder, &mut bytes);
         self.send(index, bytes);

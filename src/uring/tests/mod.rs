@@ -8,6 +8,7 @@ mod death;
 mod disk;
 mod faults;
 mod flood;
+mod handover;
 mod memory;
 mod polling;
 mod setup;

@@ -165,6 +165,34 @@ impl Request<'_> {
             | Request::Unfollow { request } => request,
         }
     }
+
+    /// The log that it is about, by the number that clients use.
+    pub fn log(&self) -> Option<LogId> {
+        match *self {
+            Request::Append { log, .. }
+            | Request::Read { log, .. }
+            | Request::Tail { log, .. }
+            | Request::DeleteLog { log, .. }
+            | Request::Follow { log, .. } => Some(log),
+            Request::Lead { .. }
+            | Request::Status { .. }
+            | Request::OpenSession { .. }
+            | Request::CloseSession { .. }
+            | Request::CreateLog { .. }
+            | Request::FindLog { .. }
+            | Request::ListLogs { .. }
+            | Request::Credit { .. }
+            | Request::Unfollow { .. } => None,
+        }
+    }
+
+    /// The name of the log that it is about.
+    pub fn log_name(&self) -> Option<&str> {
+        match self {
+            Request::CreateLog { name, .. } | Request::FindLog { name, .. } => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// Adds the frame of `request` to the end of `out`.
