@@ -164,6 +164,7 @@ hits! {
         LeaseChecked = "lease found backed by grants",
         GrantChecked = "promise found permitted by grants",
         HandoverChecked = "taker-over found to hold everything",
+        ForeignLogRefused = "log of another group refused",
         StoredChecked = "record found stored where its node holds it",
         QuorumChecked = "slot found accepted by a quorum",
         Inspected = "log files read by inspect",
