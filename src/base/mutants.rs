@@ -117,6 +117,13 @@ mutants! {
     AcceptedBeforeDurable = 1 "accepted-before-durable",
     /// An append whose outcome is unknown is answered as certainly without effect.
     UnknownAnsweredAsFailed = 6 "unknown-answered-as-failed",
+    // ---- server: groups ----
+    /// The group in a log's number is not looked at: a log of another group is taken for the one of
+    /// the same number here.
+    GroupOfLogIgnored = 6 "group-of-log-ignored",
+    /// An append to a log of another group is refused before it has had its turn in its session:
+    /// those behind it are out of order for ever.
+    AppendRefusedOutOfTurn = 6 "append-refused-out-of-turn",
     // ---- machine: sessions, conditions, fences ----
     /// A command of a session that has been applied is applied again when it comes again.
     RepetitionAppended = 6 "repetition-appended",

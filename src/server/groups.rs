@@ -5,6 +5,7 @@
 //! group, the machine and the log's files know it by the rest. Between the two stands this file.
 //! The group of a name follows from the name, so that no group needs to ask another.
 
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{GroupId, LogId};
 use crate::io::{ConnId, Io, Net};
 use crate::wire::{ErrorCode, Request, RequestId};
@@ -22,7 +23,9 @@ impl Server {
     fn within_group(&self, log: LogId) -> Option<LogId> {
         // `default` is log 0 of group 0; in the others that number is nobody's.
         let is_here = log == LogId(0) || log.within_group().0 > 0;
-        (log.group() == self.node.group() && is_here).then_some(log.within_group())
+        let is_own = log.group() == self.node.group();
+        let is_own = is_own || planted(Mutant::GroupOfLogIgnored);
+        (is_own && is_here).then_some(log.within_group())
     }
 
     /// The number under which the machine looks for the log that is appended to. An append to none of
@@ -33,11 +36,9 @@ impl Server {
     }
 
     /// Whether the request is about a log of this group, or about none; otherwise it is refused.
-    /// (Appends are not refused here.)
     pub(super) fn is_for_this_group(&mut self, conn: ConnId, request: &Request<'_>) -> bool {
         let group = self.node.group();
-        let is_append = matches!(request, Request::Append { .. });
-        if let Some(log) = request.log().filter(|_| !is_append)
+        if let Some(log) = request.log()
             && self.within_group(log).is_none()
         {
             self.fail_no_log_numbered(conn, request.id(), log);

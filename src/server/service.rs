@@ -11,6 +11,7 @@ use super::reads::{Confirming, Purpose, Read, Waiter};
 use super::session::{Phase, Session};
 use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, LOGS_LISTED_MAX, SESSIONS_MAX, WAITERS_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{BlockPool, GroupId, IdMap, Instant, LogId, LogTerms, NodeId, Position};
 use crate::io::{ConnId, Event, Io, Net, Wait};
 use crate::log::{ReadEntry, ReadError};
@@ -444,7 +445,10 @@ impl Server {
     ) -> Result<(), WireError> {
         let now = io.now();
         let request = decode_request(frame)?;
-        if !self.is_for_this_group(conn, &request) {
+        // Appends are the machine's to refuse.
+        let may_refuse =
+            !matches!(request, Request::Append { .. }) || planted(Mutant::AppendRefusedOutOfTurn);
+        if may_refuse && !self.is_for_this_group(conn, &request) {
             return Ok(());
         }
         match request {

@@ -67,6 +67,8 @@ enum Tag {
     Follow,
     /// The leadership for another node.
     Lead,
+    /// A log of another group, which this one must not know.
+    Foreign,
 }
 
 /// A log, as the client knows it.
@@ -150,6 +152,8 @@ pub struct SimClient {
     rewind_at: Option<Time>,
     follow: Option<follow::Flow>,
     follow_at: Time,
+    /// When it next asks for a log of another group.
+    foreign_at: Time,
     /// When it next asks for another leader.
     lead_at: Time,
     /// Whom it is to ask for next.
@@ -202,6 +206,7 @@ impl SimClient {
             rewind_at: None,
             follow: None,
             follow_at: Time::default(),
+            foreign_at: Time::default(),
             lead_at: Time::default(),
             lead_next: None,
             workload,
@@ -262,6 +267,13 @@ impl SimClient {
                 around.hits.hit(Hit::TransferAsked);
             }
             self.lead_at = now + self.rng.between(RETRY_PAUSE, LEAD_PAUSE);
+        }
+        if self.group_count > 1 && self.foreign_at <= now && link.protocol.can_submit() {
+            let other = GroupId((self.group.0 + 1) % self.group_count);
+            let log = LogId::of_group(other, LogId(1 + self.rng.below(3) as u32));
+            let asked = link.protocol.tail(Tag::Foreign, log, ReadLevel::Local);
+            asked.expect("it can submit");
+            self.foreign_at = now + self.rng.between(RETRY_PAUSE, LEAD_PAUSE / 4);
         }
         self.start_following(now);
     }
@@ -560,6 +572,13 @@ impl SimClient {
                     self.on_created(index, &reply, target, around);
                 }
                 Answered::Call(Tag::Lead, Reply::LedBy) => around.hits.hit(Hit::TransferDone),
+                Answered::Call(Tag::Foreign, Reply::Failed(ErrorCode::NoSuchLog, ..)) => {
+                    around.hits.hit(Hit::ForeignLogRefused);
+                }
+                Answered::Call(Tag::Foreign, reply) => {
+                    let text = format!("{reply:?} answers for a log of another group");
+                    self.complaint.get_or_insert(text);
+                }
                 // Nobody leads, or the node is behind or away: it stays as it is.
                 Answered::Call(Tag::Lead, _) => {}
                 Answered::Call(Tag::Follow, _) => {

@@ -171,6 +171,7 @@ hits! {
         LeaseChecked = "lease found backed by grants",
         GrantChecked = "promise found permitted by grants",
         HandoverChecked = "taker-over found to hold everything",
+        ForeignLogRefused = "log of another group refused",
         StoredChecked = "record found stored where its node holds it",
         CheckpointChecked = "checkpoint found to hold the state of its slot",
         ScrubChecked = "scrub of a damaged disk found to be right",
