@@ -349,7 +349,8 @@ impl World {
         let stats = live.server.node().log_stats();
         self.hits.add(Hit::SegmentRolled, stats.segments.saturating_sub(live.segments));
         self.hits.add(Hit::CheckpointWritten, stats.checkpoints - live.checkpoints);
-        self.hits.add(Hit::SegmentScrubbed, stats.verified_segments - live.verified);
+        let scrubbed = stats.verified_segments - live.verified;
+        self.hits.add(Hit::SegmentScrubbed, scrubbed);
         live.segments = stats.segments;
         (live.checkpoints, live.verified) = (stats.checkpoints, stats.verified_segments);
         if stats.unverified_segments == 0 && process.damaged {
@@ -357,7 +358,7 @@ impl World {
                 let text = format!("node {id} runs, and says that all is verified, over {damage}");
                 return Err(Violation::new("scrub", text));
             }
-            self.hits.add(Hit::ScrubChecked, u64::from(stats.verified_segments > 0));
+            self.hits.add(Hit::ScrubChecked, u64::from(scrubbed > 0));
         }
         let (granted, lease) = (live.server.node().granted(), live.server.node().lease_until());
         let role = live.server.node().role();
