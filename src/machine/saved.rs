@@ -86,12 +86,15 @@ impl<'a> Reader<'a> {
         if head.u32()? != MAGIC {
             return Err(DecodeError::Magic);
         }
-        let version = head.u16()?;
+        let (version, reserved) = (head.u16()?, head.u16()?);
         if Checksum::of(content).0.to_le_bytes() != *checksum {
             return Err(DecodeError::Checksum);
         }
         if version != VERSION {
             return Err(DecodeError::Version(version));
+        }
+        if reserved != 0 {
+            return Err(DecodeError::Wrong("its reserved bytes are not zero"));
         }
         Ok(Reader { rest: content.get(HEAD_SIZE..).ok_or(DecodeError::Size)? })
     }

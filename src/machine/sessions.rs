@@ -53,9 +53,9 @@ impl Session {
     }
 }
 
-/// A result as bytes: kind, a small and a large number.
-fn encode_result(result: &AppendResult, out: &mut Vec<u8>) {
-    let (kind, small, large) = match *result {
+/// A result as numbers: kind, a small and a large one.
+fn numbers_of(result: &AppendResult) -> (u32, u32, u64) {
+    match *result {
         Ok(Placed { first, records }) => (0, records, first.0),
         Err(AppendRefusal::NoSuchLog(log)) => (1, log.0, 0),
         Err(AppendRefusal::TailMoved { tail }) => (2, 0, tail.0),
@@ -65,7 +65,11 @@ fn encode_result(result: &AppendResult, out: &mut Vec<u8>) {
         Err(AppendRefusal::OutOfOrder { expected }) => (6, 0, expected.0),
         Err(AppendRefusal::Forgotten) => (7, 0, 0),
         Err(AppendRefusal::WindowFull) => (8, 0, 0),
-    };
+    }
+}
+
+fn encode_result(result: &AppendResult, out: &mut Vec<u8>) {
+    let (kind, small, large) = numbers_of(result);
     put_u32(out, kind);
     put_u32(out, small);
     put_u64(out, large);
@@ -73,7 +77,7 @@ fn encode_result(result: &AppendResult, out: &mut Vec<u8>) {
 
 fn decode_result(from: &mut Reader<'_>) -> Result<AppendResult, DecodeError> {
     let (kind, small, large) = (from.u32()?, from.u32()?, from.u64()?);
-    Ok(match kind {
+    let result = match kind {
         0 => Ok(Placed { first: Position(large), records: small }),
         1 => Err(AppendRefusal::NoSuchLog(LogId(small))),
         2 => Err(AppendRefusal::TailMoved { tail: Position(large) }),
@@ -84,7 +88,12 @@ fn decode_result(from: &mut Reader<'_>) -> Result<AppendResult, DecodeError> {
         7 => Err(AppendRefusal::Forgotten),
         8 => Err(AppendRefusal::WindowFull),
         _ => return Err(DecodeError::Wrong("a remembered result is of no known kind")),
-    })
+    };
+    // One state has one encoding: what a kind does not use is 0.
+    match numbers_of(&result) == (kind, small, large) {
+        true => Ok(result),
+        false => Err(DecodeError::Wrong("a remembered result says more than its kind may")),
+    }
 }
 
 /// What a session says to a command.

@@ -94,6 +94,7 @@ hits! {
         DamageZeroed = "damage at rest: zeroed block",
         DiskWiped = "disk wiped",
         DiskOldCopy = "disk's old copy put back",
+        DamageSealed = "damage at rest: bit flip in a full segment",
         CheckpointDamaged = "checkpoint damaged at rest",
         CheckpointLost = "checkpoint lost",
         CheckpointStale = "checkpoint replaced by another",

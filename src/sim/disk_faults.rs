@@ -56,6 +56,8 @@ pub const STRIKES: &[Hit] = &[
     Hit::DamageZeroed,
     Hit::DiskWiped,
     Hit::DiskOldCopy,
+    Hit::DamageSealed,
+    Hit::DamageSealed,
     Hit::CheckpointDamaged,
     Hit::CheckpointLost,
     Hit::CheckpointStale,
@@ -108,6 +110,7 @@ fn is_damage(hit: Hit) -> bool {
             | Hit::DamageFlip
             | Hit::DamageVote
             | Hit::DamageFooters
+            | Hit::DamageSealed
             | Hit::DamageUnreadable
             | Hit::DamageZeroed
             | Hit::DiskWiped
@@ -223,6 +226,7 @@ impl World {
                 flipped.take(flips).count() > 0
             }
             Hit::DamageVote => disk.flip_bits(Region::Vote, 100, rng) > 1,
+            Hit::DamageSealed => disk.flip_sealed(rng).is_some(),
             Hit::DamageFooters => disk.flip_bits(Region::Footer, 50, rng) > 0,
             Hit::DamageUnreadable => {
                 regions.filter_map(|region| disk.make_unreadable(region, rng)).next().is_some()

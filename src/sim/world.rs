@@ -389,7 +389,8 @@ impl World {
         let stats = served.server.node().log_stats();
         self.hits.add(Hit::SegmentRolled, stats.segments.saturating_sub(served.segments));
         self.hits.add(Hit::CheckpointWritten, stats.checkpoints - served.checkpoints);
-        self.hits.add(Hit::SegmentScrubbed, stats.verified_segments - served.verified);
+        let scrubbed = stats.verified_segments - served.verified;
+        self.hits.add(Hit::SegmentScrubbed, scrubbed);
         served.segments = stats.segments;
         (served.checkpoints, served.verified) = (stats.checkpoints, stats.verified_segments);
         if stats.unverified_segments == 0 && process.damaged {
@@ -397,7 +398,7 @@ impl World {
                 let text = format!("node {id} runs, and says that all is verified, over {damage}");
                 return Err(Violation::new("scrub", text));
             }
-            self.hits.add(Hit::ScrubChecked, u64::from(stats.verified_segments > 0));
+            self.hits.add(Hit::ScrubChecked, u64::from(scrubbed > 0));
         }
         let server = &served.server;
         let (granted, lease) = (server.node().granted(), server.node().lease_until());

@@ -186,6 +186,26 @@ impl SimDisk {
         Some(Flipped { file: span.file, offset, bit: 0, structure: span.structure })
     }
 
+    /// Flips one bit of an entry in a segment that has an index footer; `None` when there is none.
+    pub fn flip_sealed(&mut self, rng: &mut Rng) -> Option<Flipped> {
+        let sealed = |inode: &Inode| {
+            let content = &self.files[inode];
+            let last = (content.length() / BLOCK).checked_sub(1);
+            last.is_some_and(|last| footer_bytes(content.current(last)) > 0)
+        };
+        let mut spans = self.spans();
+        spans.retain(|span| span.entry.is_some() && span.length > 0 && sealed(&span.inode));
+        if spans.is_empty() {
+            return None;
+        }
+        let span = spans.swap_remove(rng.below(spans.len() as u64) as usize);
+        let (offset, bit) = (span.start + rng.below(span.length), rng.below(8) as u32);
+        self.note_rot(&span);
+        self.files.get_mut(&span.inode).expect("a named file stands").flip(offset, bit);
+        self.counters.hit(span.region.counter());
+        Some(Flipped { file: span.file, offset, bit, structure: span.structure })
+    }
+
     /// Takes a checkpoint away, whose name comes back in no crash. Returns whether there was one.
     pub fn lose_checkpoint(&mut self, rng: &mut Rng) -> bool {
         let Some((name, _)) = self.pick_checkpoint(rng) else { return false };

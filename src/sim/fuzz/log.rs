@@ -3,8 +3,8 @@
 //!
 //! Held: nothing panics, whatever stands on the disk. As long as no checksum was forged, a value
 //! that is handed out is the one that was appended for its slot and ballot; and what `inspect`
-//! finds in order can be opened. A log that was opened takes further entries, and is opened again
-//! with them.
+//! finds in order can be opened; what it finds damaged is refused by the opening or found by the log
+//! afterwards. A log that was opened takes further entries, and is opened again with them.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ const EDITS_MAX: usize = 16;
 /// Completions within which a log must come to rest.
 const EVENTS_MAX: usize = 100_000;
 const SLOTS: u64 = 14;
+/// What stands for the machine's state in a checkpoint.
+const STATE: &[u8] = b"the state of a machine";
 
 /// What came of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,8 @@ fn options() -> LogOptions {
         segment_bytes: 32 * KIB as u64,
         entry_bytes_max: 8 * KIB,
         spare_segments: 1,
+        checkpoint_bytes_min: Some(20 * KIB as u64),
+        checkpoint_factor: 1,
         ..options
     }
 }
@@ -105,6 +109,9 @@ fn make_original() -> Original {
         if number > 3 {
             chosen = Slot(number - 3);
             log.set_placement(chosen, Rc::new(placement_of(chosen)));
+            if log.checkpoint_due() {
+                log.checkpoint(chosen, STATE.to_vec());
+            }
         }
     }
     rest(&mut log, &mut disk);
@@ -136,7 +143,31 @@ fn append(log: &mut Log, slot: Slot, ballot: Ballot, chosen: Slot, value: &[u8])
 }
 
 fn open(disk: &mut TestDisk) -> Result<(Log, LogRecovered), LogError> {
-    Log::open(disk, &folder(), options())
+    Log::open_from(disk, &folder(), options(), &mut |_, state| match state == STATE {
+        true => Ok(()),
+        false => Err("another state was written".to_owned()),
+    })
+}
+
+/// Whether the log finds damage in what its opening has not read; it does nothing more then.
+fn finds_damage(log: &mut Log, disk: &mut TestDisk) -> bool {
+    for _ in 0..EVENTS_MAX {
+        log.submit(disk.now(), disk);
+        if log.stats().unverified_segments == 0 {
+            return false;
+        }
+        let Some(event) = disk.pop_next() else {
+            disk.advance(log.next_deadline().expect("what is not read yet is waited for"));
+            continue;
+        };
+        let mut reported = Vec::new();
+        let now = disk.now();
+        log.on_disk_event(now, disk, event, &mut reported).expect("a disk without faults");
+        if reported.iter().any(|event| matches!(event, LogEvent::Damaged(_))) {
+            return true;
+        }
+    }
+    panic!("the log does not come to an end of what it has not read");
 }
 
 /// Runs the log until nothing is in flight; timers are not waited for.
@@ -322,11 +353,18 @@ fn recover_changed(original: &Original, data: &[u8]) -> LogRun {
         Ok(Rc::new(placement_of(slot)))
     });
     if let Err(error) = result {
-        // The files were in order a moment ago; only a forged one may surprise the replay.
-        assert!(forged, "a log that was opened replays: {error}");
+        // What the opening has read was in order; only a forged file may surprise the replay, or
+        // damage in what it has not read.
+        assert!(forged || !sound, "a log that was opened replays: {error}");
         return LogRun { opened: true, forged, replayed };
     }
-    assert_eq!(replayed, recovered.chosen.0, "every chosen slot is replayed");
+    let due = recovered.chosen.0 - recovered.checkpoint.0;
+    assert_eq!(replayed, due, "every chosen slot after the checkpoint is replayed");
+    let damaged = finds_damage(&mut log, &mut disk);
+    assert!(forged || damaged != sound, "inspect finds it sound: {sound}; the log: {damaged}");
+    if damaged {
+        return LogRun { opened: true, forged, replayed };
+    }
     read_all(&mut log, &mut disk, &recovered, &check);
     go_on(log, disk, &recovered);
     LogRun { opened: true, forged, replayed }
