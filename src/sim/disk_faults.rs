@@ -248,7 +248,8 @@ impl World {
             let lies = matches!(hit, Hit::DiskWriteLost | Hit::DiskWriteMisdirected);
             self.processes[node].has_lied |= lies || hit == Hit::DiskWiped;
             let stops = Undo::Stop(node, rng.below(2) == 0, span);
-            if lies || rng.below(2) == 0 {
+            // What is sealed shows when it is verified: after the next start.
+            if lies || hit == Hit::DamageSealed || rng.below(2) == 0 {
                 let delay = if lies { span } else { Duration::ZERO };
                 self.queue.after(delay, Happening::Undo(stops));
             }
