@@ -131,7 +131,7 @@ impl Appender {
         let cluster = ClusterId::of_name("bench");
         let mut options = LogOptions::new(cluster, NodeId(1), GroupId(0), pool.clone());
         options.segment_bytes = segment_bytes;
-        Log::format(&mut disk, "group", &options).expect("the log can be formatted");
+        Log::format(&mut disk, "group", &options, 0).expect("the log can be formatted");
         let (mut log, _) = Log::open(&mut disk, "group", options).expect("the log opens");
         log.replay(&mut disk, &mut |_, _, _| unreachable!("it is empty")).expect("it is empty");
         let (slot, next) = (Slot::NONE, Position(0));

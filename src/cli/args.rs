@@ -143,6 +143,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "G", default_value_t = 1, conflicts_with = "target",
           value_parser = clap::value_parser!(u16).range(1..=GROUPS_MAX as i64))]
     pub groups: u16,
+    /// Bytes of log that each node of the embedded cluster has filled with zeros ahead; see format
+    #[arg(long, value_name = "BYTES", default_value_t = 0, conflicts_with = "target",
+          value_parser = clap::value_parser!(u64).range(..=PREALLOCATE_BYTES_MAX))]
+    pub preallocate_bytes: u64,
     /// Load this running cluster instead: HOST:PORT with commas between
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub target: Vec<HostPort>,
@@ -351,6 +355,9 @@ impl BenchArgs {
     }
 }
 
+/// The most that is filled ahead, in bytes: 1 TiB.
+const PREALLOCATE_BYTES_MAX: u64 = 1 << 40;
+
 const FORMAT_EXAMPLES: &str = "Example, for the first of three nodes:
   loggos format --data /var/lib/loggos --cluster orders --node 1 \\
       --members 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400";
@@ -380,6 +387,11 @@ pub struct FormatArgs {
     #[arg(long, value_name = "BYTES", default_value_t = SEGMENT_BYTES_DEFAULT,
           value_parser = clap::value_parser!(u64).range(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX))]
     pub segment_bytes: u64,
+    /// Fill so many bytes of log with zeros ahead, in whole segments: until they are used up, large
+    /// writes get the disk's whole bandwidth
+    #[arg(long, value_name = "BYTES", default_value_t = 0,
+          value_parser = clap::value_parser!(u64).range(..=PREALLOCATE_BYTES_MAX))]
+    pub preallocate_bytes: u64,
 }
 
 impl FormatArgs {
@@ -388,9 +400,18 @@ impl FormatArgs {
     /// # Errors
     /// Exit 2 when the flags do not fit together.
     pub fn options(self) -> Result<FormatOptions, CliError> {
-        let FormatArgs { data, cluster, node, members, groups, segment_bytes } = self;
-        let node = NodeId(node);
-        let options = FormatOptions { data, cluster, node, members, groups, segment_bytes };
+        let FormatArgs { data, cluster, members, groups, segment_bytes, preallocate_bytes, .. } =
+            self;
+        let node = NodeId(self.node);
+        let options = FormatOptions {
+            data,
+            cluster,
+            node,
+            members,
+            groups,
+            segment_bytes,
+            preallocate_bytes,
+        };
         options.validate().map_err(CliError::usage)
     }
 }

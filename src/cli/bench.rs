@@ -381,8 +381,9 @@ fn start_cluster(
     let noun = if nodes == 1 { "node" } else { "nodes" };
     eprintln!("starting {nodes} {noun} in {} …", folder.display());
     let parent = folder.to_owned();
-    let (groups, keep_data) = (args.groups, args.keep_data);
-    let options = LocalOptions { executable, nodes, groups, parent, keep_data };
+    let (groups, preallocate_bytes) = (args.groups, args.preallocate_bytes);
+    let keep_data = args.keep_data;
+    let options = LocalOptions { executable, nodes, groups, preallocate_bytes, parent, keep_data };
     let cluster = LocalCluster::start(&options, stop).map_err(|error| describe_local(&error))?;
     if groups > 1 {
         spread_leaders(&cluster, groups)?;

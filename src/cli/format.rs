@@ -25,6 +25,7 @@ pub fn run(options: &FormatOptions) -> Result<(), CliError> {
         group_count: options.groups,
         segment_bytes: options.segment_bytes,
         entry_bytes_max: BUFFER_BYTES_MAX,
+        preallocate_bytes: options.preallocate_bytes,
     };
     DataDir::format(&mut storage, &request).map_err(|error| cannot(&error))?;
     Ok(())

@@ -73,6 +73,8 @@ pub struct FormatOptions {
     pub groups: u16,
     /// Size of a segment in bytes, a multiple of the block.
     pub segment_bytes: u64,
+    /// Bytes of log to fill with zeros ahead.
+    pub preallocate_bytes: u64,
 }
 
 /// Options that do not fit together.
@@ -158,6 +160,7 @@ mod tests {
             members: "1=a:1,2=b:1".parse().unwrap(),
             groups: 1,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
+            preallocate_bytes: 0,
         }
     }
 

@@ -44,6 +44,8 @@ pub struct LocalOptions {
     pub nodes: usize,
     /// Groups.
     pub groups: u16,
+    /// Bytes of log that each node has filled with zeros ahead.
+    pub preallocate_bytes: u64,
     /// A fresh folder for data and logs is made in this one; it must be on a real disk.
     pub parent: PathBuf,
     /// Leave data and logs when done.
@@ -158,10 +160,14 @@ impl LocalCluster {
             folder: Some(folder),
             keep_data: options.keep_data,
         };
+        let data_of = |folder: &Path, number: usize| folder.join(format!("node{number}"));
+        // All of them first: it takes a while where much is to be filled ahead.
+        for number in 1..=addresses.len() {
+            format(options, &data_of(cluster.path(), number), number, &members)?;
+        }
         for (index, address) in addresses.into_iter().enumerate() {
             let number = index + 1;
-            let data = cluster.path().join(format!("node{number}"));
-            format(&options.executable, &data, number, &members, options.groups)?;
+            let data = data_of(cluster.path(), number);
             let log = cluster.path().join(format!("node{number}.log"));
             let child = serve(&options.executable, &data, &log)
                 .map_err(system(format!("starting node {number}")))?;
@@ -296,16 +302,17 @@ fn free_addresses(count: usize) -> io::Result<Vec<String>> {
 }
 
 fn format(
-    executable: &Path,
+    options: &LocalOptions,
     data: &Path,
     number: usize,
     members: &str,
-    groups: u16,
 ) -> Result<(), LocalError> {
+    let executable = &options.executable;
     let mut command = Command::new(executable);
     command.arg("format").arg("--data").arg(data).args(["--cluster", CLUSTER_NAME]);
     command.args(["--node", &number.to_string(), "--members", members]);
-    command.args(["--groups", &groups.to_string()]);
+    command.args(["--groups", &options.groups.to_string()]);
+    command.args(["--preallocate-bytes", &options.preallocate_bytes.to_string()]);
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -399,6 +406,7 @@ mod tests {
             executable: script(folder.path(), body),
             nodes: 2,
             groups: 1,
+            preallocate_bytes: 0,
             parent: folder.path().to_owned(),
             keep_data: false,
         };

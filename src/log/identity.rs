@@ -71,6 +71,8 @@ pub struct FormatRequest {
     pub segment_bytes: u64,
     /// The largest entry that will ever be appended, in bytes: a segment must hold one.
     pub entry_bytes_max: usize,
+    /// Bytes of log that are filled with zeros ahead, over all groups, in whole segments.
+    pub preallocate_bytes: u64,
 }
 
 /// Why a data directory cannot be formatted or used.
@@ -150,6 +152,8 @@ impl DataDir {
             return Err(IdentityError::NotEmpty(name));
         }
         let pool = BlockPool::new(0);
+        let share = request.preallocate_bytes / u64::from(identity.group_count);
+        let segments = share.div_ceil(identity.segment_bytes.max(1));
         for group in (0..identity.group_count).map(GroupId) {
             let folder = DataDir::group_folder(group);
             storage.create_folder(&folder).map_err(io_error(&folder))?;
@@ -158,7 +162,7 @@ impl DataDir {
             let segment_bytes = identity.segment_bytes;
             let options = LogOptions { segment_bytes, entry_bytes_max, ..options };
             options.validate()?;
-            Log::format(storage, &folder, &options)?;
+            Log::format(storage, &folder, &options, segments)?;
         }
         // The folders' names must be durable before the identity says that they are there.
         storage.sync_folder("").map_err(io_error("syncing the directory"))?;
@@ -287,6 +291,7 @@ fn parse(text: &str) -> Result<Identity, IdentityError> {
         group_count: document.group_count,
         segment_bytes: document.segment_bytes,
         entry_bytes_max: BUFFER_BYTES_MAX,
+        preallocate_bytes: 0,
     };
     let identity = check_request(&request)?;
     if identity.cluster_id.to_string() != document.cluster_id {
@@ -367,6 +372,7 @@ mod tests {
             group_count: 1,
             segment_bytes: 64 << 20,
             entry_bytes_max: BUFFER_BYTES_MAX,
+            preallocate_bytes: 0,
         };
         assert_eq!(check_request(&request).unwrap().members[0].node, NodeId(1));
         let bad = [

@@ -409,13 +409,15 @@ pub struct Log {
 }
 
 impl Log {
-    /// Makes the folder of a new log: its first vote, promising nothing. The folder must be empty.
+    /// Makes the folder of a new log: its first vote, promising nothing, and so many `segments`
+    /// filled with zeros ahead. The folder must be empty.
     pub fn format<S: Storage>(
         storage: &mut S,
         folder: &str,
         options: &LogOptions,
+        segments: u64,
     ) -> Result<(), LogError> {
-        recovery::format(storage, folder, options)
+        recovery::format(storage, folder, options, segments)
     }
 
     /// Opens the log of a formatted folder as [`Log::open_from`] does, without a checkpoint.

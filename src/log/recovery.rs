@@ -54,6 +54,7 @@ pub(super) fn format<S: Storage>(
     storage: &mut S,
     folder: &str,
     options: &LogOptions,
+    segments: u64,
 ) -> Result<(), LogError> {
     options.validate()?;
     let making = || LogError::io(format!("making folder {folder}"));
@@ -62,7 +63,29 @@ pub(super) fn format<S: Storage>(
         return Err(LogError::NotEmpty(folder.to_owned()));
     }
     vote::create(storage, folder, options)?;
+    for number in 1..=segments {
+        let file = create_segment(storage, folder, number, options)?;
+        storage.close(file);
+    }
     storage.sync_folder(folder).map_err(making())
+}
+
+/// Makes a segment full of zeros, which is whole and durable once it has its name (and its name is
+/// once the folder is flushed).
+fn create_segment<S: Storage>(
+    storage: &mut S,
+    folder: &str,
+    number: u64,
+    options: &LogOptions,
+) -> Result<FileId, LogError> {
+    let name = join(folder, &segment_name(number));
+    let temporary = join(folder, &segment_temporary(number));
+    let creating = || LogError::io(format!("creating {name}"));
+    let file = storage.open(&temporary, FileOptions::CreateNew).map_err(creating())?;
+    zero_fill(storage, file, &name, 0, options.segment_bytes, options)?;
+    storage.sync(file).map_err(creating())?;
+    storage.rename(&temporary, &name).map_err(creating())?;
+    Ok(file)
 }
 
 /// One segment as it was found.
@@ -634,13 +657,9 @@ impl<S: Storage> Recovery<'_, S> {
                 .remove(&temporary)
                 .map_err(LogError::io(format!("removing {temporary}")))?;
         }
-        let creating = || LogError::io(format!("creating {name}"));
-        let file = self.storage.open(&temporary, FileOptions::CreateNew).map_err(creating())?;
-        let bytes = self.options.segment_bytes;
-        zero_fill(self.storage, file, &name, 0, bytes, self.options)?;
-        self.storage.sync(file).map_err(creating())?;
-        self.storage.rename(&temporary, &name).map_err(creating())?;
-        self.storage.sync_folder(self.folder).map_err(creating())?;
+        let file = create_segment(self.storage, self.folder, 1, self.options)?;
+        let flushing = LogError::io(format!("flushing {}", self.folder));
+        self.storage.sync_folder(self.folder).map_err(flushing)?;
         self.files.push(Some(file));
         Ok(())
     }

@@ -48,6 +48,7 @@ impl Bed {
             group_count: GROUPS,
             segment_bytes: 64 * KIB as u64,
             entry_bytes_max: 16 * KIB,
+            preallocate_bytes: 0,
         };
         DataDir::format(&mut disk, &request).unwrap();
         let mut io = SimIo::new(disk, Port::new(HostId(0)), Instant(1));

@@ -242,6 +242,8 @@ pub struct LogPlan {
     pub segment_bytes: u64,
     /// Segments prepared ahead.
     pub spare_segments: usize,
+    /// Segments that are there from the beginning, in each group.
+    pub preallocated_segments: u64,
     /// Write and flush apart, instead of durable writes.
     pub write_then_fsync: bool,
     /// See `log::LogOptions`.
@@ -351,6 +353,7 @@ impl LogPlan {
             entry_bytes_max,
             segment_bytes: segment_bytes_min(entry_bytes_max) + (extra * BLOCK_SIZE) as u64,
             spare_segments: pick(rng, &[1, 1, 2, 3]),
+            preallocated_segments: pick(checkpoints, &[0, 0, 0, 1, 2, 5]),
             write_then_fsync: rng.below(3) == 0,
             second_write_bytes_min: pick(rng, &[0, 0, 8 * KIB, SECOND_WRITE_BYTES_MIN]),
             mark_idle_after: match rng.below(4) {

@@ -267,6 +267,9 @@ fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
         group_count: plan.groups as u16,
         segment_bytes: plan.log.segment_bytes,
         entry_bytes_max: plan.log.entry_bytes_max,
+        preallocate_bytes: plan.log.preallocated_segments
+            * plan.log.segment_bytes
+            * plan.groups as u64,
     }
 }
 

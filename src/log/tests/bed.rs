@@ -141,6 +141,7 @@ pub fn request(options: &LogOptions) -> FormatRequest {
         group_count: 1,
         segment_bytes: options.segment_bytes,
         entry_bytes_max: options.entry_bytes_max,
+        preallocate_bytes: 0,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::bed::{Bed, KIB, SYNCS, Step, options};
+use super::bed::{Bed, KIB, SYNCS, Step, folder, options, request};
 use crate::base::rng::Rng;
-use crate::log::LogOptions;
+use crate::io::Storage;
+use crate::log::{DataDir, FormatRequest, Log, LogOptions};
 use crate::sim::disk::{DiskOptions, OpFault, OpKind, TestDisk, counts};
 
 use Step::*;
@@ -168,6 +169,21 @@ fn a_log_of_large_writes_does_not_write_everything_twice() {
         let recovered = bed.recover().unwrap();
         assert_eq!((recovered.entries - marks, recovered.torn_bytes), (400, 0));
     }
+}
+
+#[test]
+fn segments_that_are_there_from_the_beginning_are_used() {
+    let options = options();
+    let mut disk = TestDisk::new(1, DiskOptions::default());
+    let preallocate_bytes = 2 * options.segment_bytes + 1;
+    DataDir::format(&mut disk, &FormatRequest { preallocate_bytes, ..request(&options) }).unwrap();
+    let segments =
+        disk.list(&folder()).unwrap().into_iter().filter(|name| name.contains("segment"));
+    assert_eq!(segments.count(), 3);
+    let before = disk.counters().get(counts::WRITES);
+    let (log, recovered) = Log::open(&mut disk, &folder(), options).unwrap();
+    assert_eq!((recovered.entries, log.stats().spare_segments), (0, 2));
+    assert_eq!(disk.counters().get(counts::WRITES), before, "nothing is to be made");
 }
 
 #[test]

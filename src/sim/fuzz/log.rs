@@ -89,6 +89,7 @@ fn make_original() -> Original {
         group_count: 1,
         segment_bytes: log_options.segment_bytes,
         entry_bytes_max: log_options.entry_bytes_max,
+        preallocate_bytes: 0,
     };
     DataDir::format(&mut disk, &request).expect("an empty disk can be formatted");
     let (mut log, _) = open(&mut disk).expect("a formatted log can be opened");

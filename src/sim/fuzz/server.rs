@@ -126,6 +126,7 @@ fn start() -> (Server, SimIo) {
         group_count: 1,
         segment_bytes: 64 * KIB as u64,
         entry_bytes_max: 16 * KIB,
+        preallocate_bytes: 0,
     };
     DataDir::format(&mut disk, &request).expect("an empty disk can be formatted");
     let mut io = SimIo::new(disk, Port::new(host), Instant(1));
