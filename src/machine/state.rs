@@ -132,8 +132,8 @@ impl Machine {
     }
 
     /// The whole state as bytes, for [`Machine::decode`]: the same ones on every replica that has
-    /// applied the same slots, however it came there. Takes about 0.1 us for each log and each
-    /// session, and 5 ns for each remembered result.
+    /// applied the same slots, however it came there. Takes time in proportion to the logs, the
+    /// sessions and the results that they remember, of which all have bounds.
     pub fn encode(&self) -> Vec<u8> {
         let applied = match self.applied > Slot::NONE && planted(Mutant::CheckpointOfAnotherSlot) {
             true => self.applied.next(),
