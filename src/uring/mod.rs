@@ -648,12 +648,14 @@ impl Io for Uring {
         };
         #[cfg(test)]
         completions.append(&mut self.faults.completions);
+        // Before the clock is read, like all that this turn hands out: a lease judged by an older
+        // reading than a request's arrival could be over when the request was made.
+        self.take_parcels(events);
         self.now = read_clock().max(self.now);
         for completion in completions.drain(..) {
             self.complete(completion, events);
         }
         self.completions = completions;
-        self.take_parcels(events);
         if !gave_way {
             self.yield_to_the_disk(wait, entered);
         }
