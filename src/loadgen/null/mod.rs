@@ -20,6 +20,7 @@ use rustix::time::ClockId;
 use super::clock::cpu_time;
 use super::local::rss_bytes_max;
 use super::workload::{LOGS_MAX, STAMP_BYTES};
+use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, MIB, RECORD_BYTES_MAX};
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
 use crate::base::{ClusterId, LogId, NodeId, Position, SessionId};
 use crate::client::connection::INFLIGHT_MAX;
@@ -30,6 +31,8 @@ use crate::wire::{ErrorCode, Limits, PROTOCOL_VERSION, Request, Response, Welcom
 pub const CLUSTER_NAME: &str = "(null)";
 /// The one node of it.
 const NODE: NodeId = NodeId(1);
+/// The most bytes of records in one answer, whatever is asked for (a single record still goes).
+const READ_BYTES_MAX: usize = MIB;
 /// Bytes of a record that is read before any was appended.
 const READ_RECORD_BYTES: u32 = STAMP_BYTES as u32;
 
@@ -81,8 +84,19 @@ impl NullState {
                 let Some(tail) = self.tails.get(log.0 as usize) else {
                     return Some(unknown_log(request));
                 };
+                if records as usize > APPEND_RECORDS_MAX || run.len() > APPEND_BYTES_MAX {
+                    let (error, text) = (ErrorCode::TooLarge, "the append is over its limits");
+                    return Some(Response::Failed {
+                        request,
+                        error,
+                        leader: None,
+                        detail: 0,
+                        text,
+                    });
+                }
                 if records > 0 {
                     let record = (run.len() / records as usize).saturating_sub(RECORD_PREFIX_SIZE);
+                    let record = record.min(RECORD_BYTES_MAX);
                     self.record_bytes.store(record as u32, Ordering::Relaxed);
                 }
                 let first = Position(tail.fetch_add(u64::from(records), Ordering::Relaxed));
@@ -133,7 +147,8 @@ impl NullState {
     /// Writes up to `records` records of zeros to `scratch`, within `bytes_max`; how many.
     fn put_records(&self, records: u32, bytes_max: u32, scratch: &mut Vec<u8>) -> u32 {
         let bytes = self.record_bytes.load(Ordering::Relaxed) as usize;
-        let fitting = (bytes_max as usize / (bytes + RECORD_PREFIX_SIZE)).max(1);
+        let bytes_max = (bytes_max as usize).min(READ_BYTES_MAX);
+        let fitting = (bytes_max / (bytes + RECORD_PREFIX_SIZE)).max(1);
         let records = (records as usize).min(fitting);
         let record = vec![0; bytes];
         scratch.clear();
