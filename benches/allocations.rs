@@ -175,7 +175,8 @@ fn start_node(index: usize, dir: &Path, addresses: &[SocketAddr]) -> (Waker, Joi
         let mut options = NodeOptions::new(identity, addresses.clone(), pool.clone(), 1);
         options.log.segment_bytes = 64 << 20;
         let mut storage = DirectStorage::new(&data).expect("the folder can be used");
-        Log::format(&mut storage, &options.folder(), &options.log).expect("the log is formatted");
+        Log::format(&mut storage, &options.folder(), &options.log, 0)
+            .expect("the log is formatted");
         let mut io = Uring::new(Some(&data), UringOptions::default()).expect("io_uring works");
         io.listen(addresses[index].1).expect("the port is free");
         let node = Node::open(&mut io, options).expect("the log opens");

@@ -27,6 +27,9 @@ const FORMAT_VERSION: u32 = format::FORMAT_VERSION as u32;
 /// An identity is small; a larger file is not one.
 const IDENTITY_BYTES_MAX: usize = 64 * 1024;
 const CHECKSUM_PREFIX: &str = "# checksum ";
+/// Segments filled ahead in each group at most: every start opens all of them and reads what lies
+/// ahead whole, for proof that nothing was cut.
+const SEGMENTS_AHEAD_MAX: u64 = 128;
 
 const _: () = assert!(IDENTITY_BYTES_MAX <= BUFFER_BYTES_MAX);
 
@@ -152,8 +155,7 @@ impl DataDir {
             return Err(IdentityError::NotEmpty(name));
         }
         let pool = BlockPool::new(0);
-        let share = request.preallocate_bytes / u64::from(identity.group_count);
-        let segments = share.div_ceil(identity.segment_bytes.max(1));
+        let segments = segments_ahead(request);
         for group in (0..identity.group_count).map(GroupId) {
             let folder = DataDir::group_folder(group);
             storage.create_folder(&folder).map_err(io_error(&folder))?;
@@ -181,6 +183,12 @@ impl DataDir {
     }
 }
 
+/// Segments that each group has filled ahead.
+fn segments_ahead(request: &FormatRequest) -> u64 {
+    let share = request.preallocate_bytes.div_ceil(u64::from(request.group_count).max(1));
+    share.div_ceil(request.segment_bytes.max(1))
+}
+
 fn io_error(what: &str) -> impl FnOnce(io::Error) -> IdentityError {
     let what = what.to_owned();
     move |source| IdentityError::Io { what, source }
@@ -200,6 +208,8 @@ fn check_request(request: &FormatRequest) -> Result<Identity, IdentityError> {
         "the node is not among the members"
     } else if members.len() > MEMBERS_MAX {
         "there are too many members"
+    } else if segments_ahead(request) > SEGMENTS_AHEAD_MAX {
+        "too many segments would be filled ahead: give fewer bytes, or larger segments"
     } else if !(1..=GROUPS_MAX).contains(&usize::from(request.group_count)) {
         "there are 1 to 64 groups"
     } else {
@@ -381,6 +391,7 @@ mod tests {
             FormatRequest { members: vec![member(1), member(1)], ..request.clone() },
             FormatRequest { members: vec![member(0), member(1)], ..request.clone() },
             FormatRequest { group_count: 0, ..request.clone() },
+            FormatRequest { preallocate_bytes: 129 * (64 << 20), ..request.clone() },
         ];
         for request in bad {
             assert!(matches!(check_request(&request), Err(IdentityError::Request(_))));
