@@ -23,8 +23,8 @@ use crate::base::{Ballot, Checksum, Placement, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
 use super::checkpoint::{
-    self, CHECKPOINT_TEMPORARY, CheckpointBody, CheckpointFile, CheckpointHeader, Checkpointer,
-    Owner,
+    self, CHECKPOINT_NAMES, CHECKPOINT_TEMPORARY, CheckpointBody, CheckpointFile, CheckpointHeader,
+    Checkpointer, Owner,
 };
 use super::footer::{self, Trailer};
 use super::format::{
@@ -176,7 +176,14 @@ pub(super) fn open<S: Storage>(
     recovery.remove_temporaries(&names)?;
     let checkpoints = recovery.of_this_log(checkpoints);
     let newest = checkpoints.first().map(|(_, header)| *header);
-    let taken = restore.and_then(|restore| recovery.take_checkpoint(&checkpoints, restore));
+    let taken = match restore {
+        Some(restore) => {
+            let taken = recovery.take_checkpoint(&checkpoints, restore);
+            recovery.remove_unbelieved(&names, &checkpoints, taken.as_ref())?;
+            taken
+        }
+        None => None,
+    };
     let promised = vote.ballot.max(recovery.ballot_max);
     let covered = newest.map_or(Slot::NONE, |header| header.slot);
     let mut recovered = LogRecovered {
@@ -331,7 +338,8 @@ impl<S: Storage> Recovery<'_, S> {
             linked.is_ok()
         };
         let mut ours: Vec<_> = checkpoints.into_iter().filter(is_ours).collect();
-        ours.sort_by_key(|(_, header)| std::cmp::Reverse(header.number));
+        // Not by number: numbers begin again where no header could be read.
+        ours.sort_by_key(|(_, header)| std::cmp::Reverse(header.slot));
         ours
     }
 
@@ -354,6 +362,37 @@ impl<S: Storage> Recovery<'_, S> {
             }
         }
         None
+    }
+
+    /// Takes away each checkpoint that this start has not believed: it must not count again later.
+    ///
+    /// Example: slot 7 stands in segment 1, whose footer rots, and again behind it. The checkpoint,
+    /// which relies on that footer, is refused; the replay has the later entry hold the slot, and
+    /// writes a footer that says so. Were the checkpoint believed at the next start, since segment 1
+    /// has a footer again, nothing would hold slot 7: the checkpoint does not tell of its later entry.
+    fn remove_unbelieved(
+        &mut self,
+        names: &[String],
+        checkpoints: &[(String, CheckpointHeader)],
+        taken: Option<&Taken>,
+    ) -> Result<(), LogError> {
+        let mut removed = false;
+        let standing = CHECKPOINT_NAMES.iter().filter(|name| names.iter().any(|n| n == *name));
+        for name in standing.map(|name| join(self.folder, name)) {
+            // Those older than the one that was taken were not judged.
+            let believed = checkpoints.iter().any(|(file, header)| {
+                *file == name && taken.is_some_and(|taken| header.slot <= taken.header.slot)
+            });
+            if !believed {
+                self.storage.remove(&name).map_err(LogError::io(format!("removing {name}")))?;
+                removed = true;
+            }
+        }
+        if removed {
+            let flushing = LogError::io(format!("flushing {}", self.folder));
+            self.storage.sync_folder(self.folder).map_err(flushing)?;
+        }
+        Ok(())
     }
 
     /// Whether the checkpoint tells of every slot that it covers in a segment without a footer.
