@@ -406,9 +406,11 @@ impl Uring {
             }
         }
         if more {
-            // Still armed although a pause was asked for and its cancel has missed: again.
-            if state.paused && !over && state.receiving == Receiving::Armed(id) {
-                state.receiving = Receiving::Cancelling(id);
+            // It goes on although it was cancelled. The cancel is on its way, or it has missed: the
+            // kernel finds no receive that has bytes to deliver just then. So again, with each
+            // delivery: one that misses would never be told, and a second one that finds nothing
+            // does no harm. Without it a paused connection would be received from without end.
+            if state.paused && !over && state.receiving == Receiving::Cancelling(id) {
                 self.cancel(id);
             }
             return;
