@@ -154,6 +154,14 @@ fn a_write_that_fails_in_one_group_ends_the_node_and_loses_nothing_acknowledged(
     }
     client.append(&[b"small"]).expect("the disk has room");
 
+    // The spare segments are there: nothing else is written than what is appended.
+    for group in 0..GROUPS {
+        let folder = cluster.nodes[0].data.join(format!("group-{group:04}"));
+        wait_for("the spare segments", || {
+            folder.join("segment-0000000000000003.log").exists().then_some(())
+        });
+    }
+
     // Only group 1 stands beyond the limit in its segment.
     let id = Pid::from_raw(cluster.nodes[0].process_id() as i32).expect("a process has a number");
     let limit = Rlimit { current: Some(FILE_BYTES_MAX), maximum: None };
