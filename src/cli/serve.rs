@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
@@ -21,10 +22,10 @@ use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Clock, Net};
 use crate::log::{DataDir, Identity as DiskIdentity, LogError};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
-use crate::server::{Server, run as run_server};
+use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
 use crate::uring::host::require_real_disk;
 use crate::uring::{
-    DirLock, DirectStorage, Seat, Uring, UringOptions, Waker, lock_data_dir, seats,
+    DirLock, DirectStorage, FILES_MAX, Seat, Uring, UringOptions, Waker, lock_data_dir, seats,
 };
 use crate::wire::status::ResourceStatus;
 
@@ -57,25 +58,47 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let listen = listen_address(options, &identity, &addresses)?;
 
     let group_count = identity.group_count;
-    let shared = Arc::new(Shared { options: options.clone(), lock, identity, addresses, listen });
+    let options = options.clone();
+    let connections_max = permit_connections(usize::from(group_count));
+    let shared = Arc::new(Shared { options, lock, identity, addresses, listen, connections_max });
     let (progress, reports) = mpsc::channel();
-    let mut threads = Vec::new();
     for (group, seat) in (0..group_count).map(GroupId).zip(seats(group_count)) {
         let (shared, progress) = (shared.clone(), progress.clone());
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(format!("loggos-group-{group}"))
             .spawn(move || run_group(&shared, group, seat, &progress))
             .map_err(|error| CliError::failed(format!("cannot start a thread: {error}")))?;
-        threads.push(thread);
     }
-    supervise(&progress, &reports, threads.len())?;
-    // All have ended in good order.
-    for thread in threads {
-        if thread.join().is_err() {
-            return Err(CliError::new(Exit::Failed, "a group's thread panicked: see above"));
+    supervise(&reports, usize::from(group_count), || watch_signals(progress.clone()))
+}
+
+/// Permits this process the files that `groups` groups can use, as far as the host does. Returns how
+/// many connections each may hold, so that they leave their logs the files that those need: a log
+/// that cannot open its next segment stops the node.
+fn permit_connections(groups: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = ((CONNECTIONS_MAX + FILES_MAX) * groups) as u64;
+    let mut files = limit.current.unwrap_or(u64::MAX);
+    if files < wanted {
+        let raised = wanted.min(limit.maximum.unwrap_or(u64::MAX));
+        match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit }) {
+            Ok(()) => files = raised,
+            Err(error) => warn!(%error, "the limit of open files stays as it is"),
         }
     }
-    Ok(())
+    let connections_max = connections_within(files, groups);
+    if connections_max < CONNECTIONS_MAX {
+        let Room { clients_max, .. } = Room::within(connections_max);
+        warn!(files, clients_max, "the limit of open files leaves each group few clients");
+    }
+    connections_max
+}
+
+/// Of so many files for `groups` groups: the connections of each. Its log gets what it can use, or
+/// half of the group's share.
+fn connections_within(files: u64, groups: usize) -> usize {
+    let share = usize::try_from(files).unwrap_or(usize::MAX) / groups;
+    (share - FILES_MAX.min(share / 2)).min(CONNECTIONS_MAX)
 }
 
 /// What the threads of all groups are started with.
@@ -85,6 +108,8 @@ struct Shared {
     identity: DiskIdentity,
     addresses: Vec<(NodeId, SocketAddr)>,
     listen: SocketAddr,
+    /// Of each group.
+    connections_max: usize,
 }
 
 /// What the main thread is told.
@@ -99,18 +124,23 @@ enum Progress {
 
 /// Waits for the threads of the groups, and hands them a signal to stop. Whatever ends one of them by
 /// itself ends all: the process is one node, and a node is there as a whole or not at all.
+///
+/// A thread that still opens its log when the signal comes is not waited for: it may read for
+/// minutes, or hang on its disk, and ends with the process. That is as good as a kill at that moment,
+/// which opening must stand anyway, and which a signal is that comes before any group serves.
 fn supervise(
-    progress: &mpsc::Sender<Progress>,
     reports: &mpsc::Receiver<Progress>,
     threads: usize,
+    watch_signals: impl FnOnce() -> Result<(), CliError>,
 ) -> Result<(), CliError> {
+    let mut watch_signals = Some(watch_signals);
     let mut wakers: Vec<Waker> = Vec::new();
     let (mut ended, mut stopping) = (0, false);
-    while ended < threads {
-        match reports.recv().expect("this function's caller holds a sender") {
+    loop {
+        match reports.recv().expect("the caller holds a sender") {
             Progress::Running(waker) => {
-                if wakers.is_empty() {
-                    watch_signals(progress.clone())?;
+                if let Some(watch) = watch_signals.take() {
+                    watch()?;
                 }
                 if stopping {
                     waker.wake();
@@ -125,8 +155,14 @@ fn supervise(
             Progress::Ended(Err(error)) => return Err(error),
             Progress::Ended(Ok(())) => ended += 1,
         }
+        let opening = threads - wakers.len();
+        if ended == threads || (stopping && ended == wakers.len()) {
+            if opening > 0 {
+                info!(opening, "some groups still open their logs: they end with the process");
+            }
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
@@ -164,27 +200,50 @@ fn serve_group(
     seat: Seat,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
-    let Shared { options, lock, identity, addresses, listen } = shared;
+    let Shared { options, lock, connections_max, .. } = shared;
     pin(&options.pin, group);
-    let uring = UringOptions { busy_poll_max: options.busy_poll, ..UringOptions::default() };
+    let uring = UringOptions {
+        busy_poll_max: options.busy_poll,
+        connections_max: *connections_max,
+        ..UringOptions::default()
+    };
     let mut io = Uring::new(Some(&options.data), uring).map_err(CliError::usage)?;
     io.hold_lock(lock).map_err(CliError::usage)?;
     io.take_seat(seat);
+    let result = serve_on(&mut io, shared, group, progress);
+    if let Err(error) = &result {
+        // Told before the ring is dropped, which waits for what is in flight: a disk that hangs would
+        // keep the node half alive meanwhile, the other groups serving and this one's peers and
+        // clients held by connections that nobody answers.
+        drop(progress.send(Progress::Ended(Err(error.clone()))));
+    }
+    result
+}
+
+/// Opens the log of a group on the thread's ring, then serves.
+fn serve_on(
+    io: &mut Uring,
+    shared: &Shared,
+    group: GroupId,
+    progress: &mpsc::Sender<Progress>,
+) -> Result<(), CliError> {
+    let Shared { options, identity, addresses, listen, connections_max, .. } = shared;
     // One port: the first group's thread accepts, and hands over what is for the others.
     let listening = match group {
-        GroupId(0) => start_listening(&mut io, *listen)?,
+        GroupId(0) => start_listening(io, *listen)?,
         _ => *listen,
     };
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX / usize::from(identity.group_count));
     let node_options = node_options(options, group, identity, addresses, pool.clone());
     let (cluster, id) = (node_options.identity.cluster_name.clone(), node_options.identity.node);
-    let node = Node::open(&mut io, node_options).map_err(|failure| describe(&failure))?;
+    let node = Node::open(io, node_options).map_err(|failure| describe(&failure))?;
     let now = io.now();
     let mut server = Server::new(node, pool, now, resources);
+    server.limit_connections(Room::within(*connections_max));
     info!(%cluster, node = %id, %group, %listening, "serving");
     // The receiver lives until the process ends.
     drop(progress.send(Progress::Running(io.waker())));
-    run_server(&mut io, &mut server).map_err(|failure| {
+    run_server(io, &mut server).map_err(|failure| {
         error!(%group, %failure, "the node stops; what it had not answered is unknown to its clients");
         describe(&failure)
     })
@@ -323,5 +382,62 @@ fn resources() -> ResourceStatus {
         cpu_us: cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1_000,
         rss_bytes_max: peak_kib.unwrap_or(0) * 1024,
         ..ResourceStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_the_logs_their_files() {
+        assert_eq!(connections_within(u64::MAX, 1), CONNECTIONS_MAX);
+        let enough = (CONNECTIONS_MAX + FILES_MAX) as u64;
+        for groups in [1, 3, 64] {
+            let files = enough * groups as u64;
+            assert_eq!(connections_within(files, groups), CONNECTIONS_MAX);
+            assert_eq!(connections_within(files - 1, groups), CONNECTIONS_MAX - 1);
+            assert_eq!(connections_within(200 * groups as u64, groups), 100);
+        }
+    }
+
+    /// What [`supervise`] makes of these reports of two threads. It must come to an end with them: the
+    /// sender is gone behind the last one.
+    fn supervised(reports: Vec<Progress>) -> (Result<(), CliError>, u32) {
+        let (progress, receiver) = mpsc::channel();
+        reports.into_iter().for_each(|report| progress.send(report).expect("there is a receiver"));
+        drop(progress);
+        let mut watched = 0;
+        let result = supervise(&receiver, 2, || {
+            watched += 1;
+            Ok(())
+        });
+        (result, watched)
+    }
+
+    #[test]
+    fn a_signal_waits_for_the_groups_that_serve_and_not_for_those_that_open() {
+        let io = Uring::new(None, UringOptions::default()).expect("io_uring works here");
+        let running = || Progress::Running(io.waker());
+        let ended = || Progress::Ended(Ok(()));
+        // One opens for good.
+        let (result, watched) = supervised(vec![running(), Progress::StopAsked, ended()]);
+        assert_eq!((result, watched), (Ok(()), 1));
+        // It serves while the other one stops: it is stopped, too, and waited for.
+        let late = vec![running(), Progress::StopAsked, running(), ended(), ended()];
+        assert_eq!(supervised(late), (Ok(()), 1));
+        // A failure ends all at once, and says why; the second word on it is not heard.
+        let failed = || Progress::Ended(Err(CliError::new(Exit::Disk, "no space")));
+        let (result, _) = supervised(vec![running(), running(), failed(), failed()]);
+        assert_eq!(result, Err(CliError::new(Exit::Disk, "no space")));
+    }
+
+    #[test]
+    #[should_panic(expected = "the caller holds a sender")]
+    fn a_group_that_serves_is_waited_for() {
+        let io = Uring::new(None, UringOptions::default()).expect("io_uring works here");
+        let running = || Progress::Running(io.waker());
+        let ended = Progress::Ended(Ok(()));
+        drop(supervised(vec![running(), running(), Progress::StopAsked, ended]));
     }
 }

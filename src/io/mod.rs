@@ -13,7 +13,7 @@ mod net;
 use std::time::Duration;
 
 pub use disk::{Disk, DiskError, DiskEvent, FileId, FileOptions, Storage, Sync, Token, WritePart};
-pub use net::{CloseReason, ConnId, Net, SendPart};
+pub use net::{CloseReason, ConnId, HANDOVER_BYTES_MAX, Net, SendPart};
 
 use crate::base::Instant;
 

@@ -6,7 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 
+use crate::base::limits::KIB;
 use crate::base::{Batch, GroupId};
+
+/// The most bytes that may have been received on a connection when it is handed over. A greeting is
+/// far below it, and whoever keeps the protocol waits for the answer to its greeting.
+pub const HANDOVER_BYTES_MAX: usize = 256 * KIB;
 
 /// A connection. Never reused within a process: an event for a closed connection can be told from
 /// one of its successor.
@@ -83,7 +88,8 @@ pub trait Net {
     /// together with the bytes `received` on it so far, those included that events of the turn that
     /// is being handled have brought or yet bring: that thread gets
     /// [`super::Event::HandedOver`], and from then on the connection is its own. No event of it
-    /// follows here. Where that thread has no room for another one, the connection ends.
+    /// follows here. Where that thread has no room for another one, or when more than
+    /// [`HANDOVER_BYTES_MAX`] bytes have come, the connection ends.
     ///
     /// # Panics
     /// When a send is in flight on `conn`.

@@ -90,7 +90,7 @@ impl Server {
     pub(super) fn hand_over<I: Io>(&mut self, io: &mut I) {
         while let Some(conn) = self.leaving.pop() {
             // One that has ended meanwhile is nobody's.
-            let Some(session) = self.sessions.remove(&conn) else { continue };
+            let Some(session) = self.forget_session(conn) else { continue };
             if let Phase::Leaving(group) = session.phase {
                 Net::hand_over(io, conn, group, session.greeting);
             }

@@ -1,19 +1,19 @@
 //! The server: connections in, requests to the node, answers out; and the loop of its thread.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::admission::Admission;
 use super::follow::Followers;
 use super::reads::{Confirming, Purpose, Read, Waiter};
 use super::session::{Phase, Session};
-use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, LOGS_LISTED_MAX, SESSIONS_MAX, WAITERS_MAX};
+use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, LOGS_LISTED_MAX, WAITERS_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{BlockPool, GroupId, IdMap, Instant, LogId, LogTerms, NodeId, Position};
-use crate::io::{ConnId, Event, Io, Net, Wait};
+use crate::io::{ConnId, Event, HANDOVER_BYTES_MAX, Io, Net, Wait};
 use crate::log::{ReadEntry, ReadError};
 use crate::machine::{Command, LogState};
 use crate::node::{Answer, Node, NodeFailure, Refusal, Stage, Ticket};
@@ -35,6 +35,7 @@ pub struct Server {
     pub(super) node: Node,
     pool: BlockPool,
     pub(super) sessions: IdMap<ConnId, Session>,
+    pub(super) admission: Admission,
     /// Connections with answers to flush.
     dirty: Vec<ConnId>,
     /// Connections that are for other groups.
@@ -93,6 +94,10 @@ pub struct Gauges {
     pub waiting_reads: usize,
     /// Followers.
     pub followers: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Connections that have not been let in.
+    pub strangers: usize,
 }
 
 /// How a turn has ended.
@@ -111,6 +116,7 @@ impl Server {
             node,
             pool,
             sessions: IdMap::default(),
+            admission: Admission::default(),
             dirty: Vec::new(),
             leaving: Vec::new(),
             stalled: VecDeque::new(),
@@ -150,6 +156,8 @@ impl Server {
             disk_reads: self.reads.len(),
             waiting_reads: self.waiters.len(),
             followers: self.followers.count(),
+            clients: self.admission.clients(),
+            strangers: self.admission.strangers(),
         }
     }
 
@@ -159,7 +167,8 @@ impl Server {
             return Wait::No;
         }
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
-        let deadline = self.node.next_deadline().into_iter().chain(waiters).min();
+        let others = waiters.into_iter().chain(self.admission.next_deadline());
+        let deadline = self.node.next_deadline().into_iter().chain(others).min();
         Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
     }
 
@@ -196,13 +205,10 @@ impl Server {
     fn on_event<I: Io>(&mut self, io: &mut I, event: Event<I::Chunk>) -> Result<(), NodeFailure> {
         match event {
             Event::Disk(event) => self.node.on_disk_event(io, event)?,
-            Event::Accepted { conn, from } => {
-                self.take_in(io, conn, from);
-            }
+            Event::Accepted { conn, from } => self.take_in(io, conn, from),
             Event::HandedOver { conn, from, received } => {
-                if self.take_in(io, conn, from) {
-                    self.on_received(io, conn, &received);
-                }
+                self.take_in(io, conn, from);
+                self.on_received(io, conn, &received);
             }
             Event::Connected { conn } => self.node.on_connected(io, conn),
             Event::Received { conn, chunk } => match self.node.owns_conn(conn) {
@@ -217,7 +223,7 @@ impl Server {
                 }
                 None => self.node.on_sent(conn, parts),
             },
-            Event::Closed { conn, reason } => match self.sessions.remove(&conn) {
+            Event::Closed { conn, reason } => match self.forget_session(conn) {
                 Some(_) => {
                     debug!(?conn, %reason, "a client is gone");
                     self.drop_followers(conn);
@@ -229,22 +235,10 @@ impl Server {
         Ok(())
     }
 
-    /// Whether there is room for a connection that has come in.
-    fn take_in<I: Io>(&mut self, io: &mut I, conn: ConnId, from: SocketAddr) -> bool {
-        let has_room = self.sessions.len() < SESSIONS_MAX;
-        if has_room {
-            debug!(?conn, %from, "accepted");
-            self.sessions.insert(conn, Session::new(self.node.group()));
-        } else {
-            warn!(%from, "refusing a connection: {SESSIONS_MAX} are open");
-            Net::close(io, conn);
-        }
-        has_room
-    }
-
     /// Ends the turn: held-back input, the node's own turn, answers, and every send.
     fn end_turn<I: Io>(&mut self, io: &mut I) {
         self.hand_over(io);
+        self.end_silent(io);
         for _ in 0..self.stalled.len() {
             let conn = self.stalled.pop_front().expect("counted above");
             self.resume(io, conn);
@@ -277,7 +271,7 @@ impl Server {
             session.outbox.flush(io, conn);
             if session.phase == Phase::Closing && session.outbox.queued_bytes() == 0 {
                 Net::close(io, conn);
-                self.sessions.remove(&conn);
+                self.forget_session(conn);
                 self.drop_followers(conn);
             }
         }
@@ -303,12 +297,15 @@ impl Server {
             session.stalled.extend_from_slice(bytes);
             return;
         }
-        if session.phase == Phase::Greeting && self.node.group_count() > 1 {
+        let is_leaving = matches!(session.phase, Phase::Leaving(_));
+        if is_leaving || (session.phase == Phase::Greeting && self.node.group_count() > 1) {
             session.greeting.extend_from_slice(bytes);
+            if session.greeting.len() > HANDOVER_BYTES_MAX {
+                return self.turn_away(io, conn, "it sends too much with its greeting");
+            }
         }
-        if let Phase::Leaving(_) = session.phase {
-            // Received with the greeting, and yet to be handed over with it.
-            session.greeting.extend_from_slice(bytes);
+        if is_leaving {
+            // Received with the greeting, and handed over with it.
             return;
         }
         self.decode(io, conn, bytes);
@@ -365,7 +362,7 @@ impl Server {
                     Phase::Greeting => match self.on_hello(io, conn, &frame) {
                         Greeted::Elsewhere(group) => return self.leave(conn, group),
                         Greeted::Peer(peer) => {
-                            self.sessions.remove(&conn);
+                            self.forget_session(conn);
                             decoder.limit_payload(PAYLOAD_SIZE_MAX);
                             self.node.adopt_peer(io, conn, peer, decoder, rest);
                             return;
@@ -388,7 +385,9 @@ impl Server {
 
     /// Bytes that are not the protocol: say so and hang up.
     fn refuse_garbage<I: Io>(&mut self, io: &mut I, conn: ConnId, error: &WireError) {
-        warn!(?conn, %error, "closing a connection that does not keep the protocol");
+        if let Some(left_out) = self.admission.may_tell(io.now()) {
+            warn!(?conn, %error, left_out, "closing a connection that does not keep the protocol");
+        }
         let session = self.sessions.get_mut(&conn).expect("the caller has looked");
         let text = error.to_string();
         if session.phase == Phase::Greeting {
@@ -414,7 +413,7 @@ impl Server {
             {
                 return Greeted::Elsewhere(hello.group);
             }
-            Ok(hello) => (self.node.answer(&hello), Some(hello.role)),
+            Ok(hello) => (self.admit(hello.role, self.node.answer(&hello)), Some(hello.role)),
         };
         let session = self.sessions.get_mut(&conn).expect("decoded for a session");
         let Session { encoder, outbox, phase, greeting, .. } = session;
@@ -427,12 +426,17 @@ impl Server {
                 Greeted::Client
             }
             (HelloReply::Refused { reason, text, .. }, _) => {
-                warn!(?conn, ?reason, "refusing a connection: {text}");
+                if let Some(left_out) = self.admission.may_tell(io.now()) {
+                    warn!(?conn, ?reason, left_out, "refusing a connection: {text}");
+                }
                 *phase = Phase::Closing;
                 Greeted::Refused
             }
         };
         outbox.flush(io, conn);
+        if let Greeted::Client = greeted {
+            self.count_client(conn);
+        }
         self.mark_dirty(conn);
         greeted
     }
@@ -524,7 +528,7 @@ impl Server {
     fn status(&self, now: Instant) -> NodeStatus {
         let resources = ResourceStatus {
             block_bytes_live: self.node.block_bytes_live() as u64,
-            client_connections: self.sessions.len() as u32,
+            client_connections: self.admission.clients() as u32,
             uptime_ms: now.since(self.started).as_millis() as u64,
             ..(self.resources)()
         };

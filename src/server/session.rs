@@ -3,7 +3,7 @@
 //!
 //! Owned by the [`super::Server`].
 
-use crate::base::{GroupId, NodeId};
+use crate::base::{GroupId, Instant, NodeId};
 use crate::io::{ConnId, Net};
 use crate::node::Outbox;
 use crate::wire::client::encode_response;
@@ -30,9 +30,13 @@ pub(super) struct Session {
     pub(super) encoder: FrameEncoder,
     pub(super) outbox: Outbox,
     /// What was received so far, while it may yet turn out to be for another group's thread.
-    /// Bounded by a greeting and what arrived with its end.
+    /// Bounded by [`crate::io::HANDOVER_BYTES_MAX`].
     pub(super) greeting: Vec<u8>,
     group: GroupId,
+    /// When it must have greeted.
+    pub(super) greet_by: Instant,
+    /// Counted among the clients: also while it is being closed.
+    pub(super) is_client: bool,
     /// Received while the node had no room: decoded before anything that comes later. Bounded by
     /// what was on its way when receiving was paused.
     pub(super) stalled: Vec<u8>,
@@ -42,7 +46,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(group: GroupId) -> Session {
+    pub(super) fn new(group: GroupId, greet_by: Instant) -> Session {
         let mut decoder = FrameDecoder::new();
         // A greeting has no payload: a stranger cannot make the node take memory for one.
         decoder.limit_payload(0);
@@ -53,6 +57,8 @@ impl Session {
             outbox: Outbox::default(),
             greeting: Vec::new(),
             group,
+            greet_by,
+            is_client: false,
             stalled: Vec::new(),
             paused: false,
             dirty: false,

@@ -13,14 +13,15 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use io_uring::opcode;
 use io_uring::types::Fd;
 
 use crate::base::GroupId;
-use crate::io::{ConnId, Event};
+use crate::base::limits::MIB;
+use crate::io::{ConnId, Event, HANDOVER_BYTES_MAX, Net};
 
 use super::host::KernelVersion;
 use super::ops::{Op, OpId, UNTRACKED};
@@ -29,6 +30,12 @@ use super::{RecvChunk, Uring, Waker};
 
 /// Connections on their way from one thread to another; one more is closed.
 pub(super) const HANDOVERS_MAX: usize = 512;
+/// The most bytes that have been received on all of these; a connection that would exceed it is closed.
+/// A thread that opens its log looks only when it is done, and until then anybody may connect; the
+/// greetings alone are a hundredth of it.
+pub(super) const HANDOVERS_BYTES_MAX: usize = 4 * MIB;
+
+const _: () = assert!(HANDOVER_BYTES_MAX <= HANDOVERS_BYTES_MAX);
 
 /// From here on a message to a ring with deferred task work wakes whoever waits on it. Before, an
 /// eventfd does it, at the price of a read.
@@ -54,11 +61,13 @@ struct Outlet {
     group: GroupId,
     queue: Sender<Parcel>,
     bell: Arc<Bell>,
+    queued_bytes: Arc<AtomicUsize>,
 }
 
 struct Inlet {
     queue: Receiver<Parcel>,
     bell: Arc<Bell>,
+    queued_bytes: Arc<AtomicUsize>,
 }
 
 /// A thread's place among the threads of its process. The first one accepts and hands over to the
@@ -74,8 +83,11 @@ pub fn seats(group_count: u16) -> Vec<Seat> {
     let others = (1..group_count).map(|group| {
         let (sender, receiver) = queue(HANDOVERS_MAX);
         let bell = Arc::new(Bell::default());
-        first.outlets.push(Outlet { group: GroupId(group), queue: sender, bell: bell.clone() });
-        Seat { outlets: Vec::new(), inlet: Some(Inlet { queue: receiver, bell }) }
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let inlet =
+            Inlet { queue: receiver, bell: bell.clone(), queued_bytes: queued_bytes.clone() };
+        first.outlets.push(Outlet { group: GroupId(group), queue: sender, bell, queued_bytes });
+        Seat { outlets: Vec::new(), inlet: Some(inlet) }
     });
     let others: Vec<Seat> = others.collect();
     std::iter::once(first).chain(others).collect()
@@ -94,15 +106,22 @@ impl Uring {
 
     /// Sends a connection, no operation of which is in flight, to the thread of `group`. Without
     /// room for it, it is closed.
-    pub(super) fn send_parcel(&mut self, fd: OwnedFd, group: GroupId, received: Vec<u8>) {
+    pub(super) fn send_parcel(&mut self, fd: OwnedFd, group: GroupId, mut received: Vec<u8>) {
         // A peer that is gone needs no further care.
         let Ok(Some(from)) = rustix::net::getpeername(&fd) else { return };
         let Ok(from) = SocketAddr::try_from(from) else { return };
         let outlets = self.seat.iter_mut().flat_map(|seat| &mut seat.outlets);
         let mut outlets = outlets.into_iter();
         let Some(outlet) = outlets.find(|outlet| outlet.group == group) else { return };
-        if outlet.queue.push(Parcel { fd, from, received }).is_err() {
+        // What was asked for ahead would be kept, too.
+        received.shrink_to_fit();
+        let bytes = received.len();
+        // Counted before the other thread can take it out again; only this one adds.
+        let queued_bytes = outlet.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let parcel = Parcel { fd, from, received };
+        if queued_bytes > HANDOVERS_BYTES_MAX || outlet.queue.push(parcel).is_err() {
             // Dropped, and so closed: the peer sees the end of the stream, and tries again.
+            outlet.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.stats.conns_refused += 1;
             return;
         }
@@ -151,6 +170,7 @@ impl Uring {
             // Bounded: what comes meanwhile is the next turn's.
             for _ in 0..HANDOVERS_MAX {
                 let Some(Parcel { fd, from, received }) = inlet.queue.pop() else { break };
+                inlet.queued_bytes.fetch_sub(received.len(), Ordering::Relaxed);
                 match self.adopt_socket(fd) {
                     Some(conn) => events.push(Event::HandedOver { conn, from, received }),
                     None => self.stats.conns_refused += 1,
@@ -162,11 +182,20 @@ impl Uring {
 
     /// Hands `conn` over once its receive has ended; see [`crate::io::Net::hand_over`].
     pub(super) fn start_handover(&mut self, conn: ConnId, group: GroupId, received: Vec<u8>) {
+        if received.len() > HANDOVER_BYTES_MAX {
+            return self.refuse_handover(conn);
+        }
         if self.sockets.prepare_handover(conn, group, received) {
             self.depart(conn);
         } else if let Some(receive) = self.sockets.cancel_receive(conn) {
             self.cancel(receive);
         }
+    }
+
+    /// More has been received on the connection than may go along: it ends.
+    pub(super) fn refuse_handover(&mut self, conn: ConnId) {
+        self.stats.conns_refused += 1;
+        Net::close(self, conn);
     }
 
     /// Nothing is in flight on the connection any more: away with it.

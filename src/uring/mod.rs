@@ -381,6 +381,10 @@ impl Uring {
 
     /// Asks the kernel to end an operation early. Its own completion still comes.
     fn cancel(&mut self, id: OpId) {
+        #[cfg(test)]
+        if self.faults.loses_cancel() {
+            return;
+        }
         let entry = opcode::AsyncCancel::new(id.0).build().user_data(UNTRACKED);
         // SAFETY: a cancel names no memory.
         let pushed = unsafe { self.ring.push(entry, &mut self.stats) };

@@ -16,7 +16,7 @@ use io_uring::{cqueue, opcode};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use crate::base::{GroupId, Instant};
-use crate::io::{CloseReason, ConnId, Event, Net, SendPart};
+use crate::io::{CloseReason, ConnId, Event, HANDOVER_BYTES_MAX, Net, SendPart};
 
 use super::ops::{IoVecs, Op, OpId};
 use super::recv::{BUFFER_GROUP, RecvPool};
@@ -401,14 +401,21 @@ impl Uring {
         let over = state.over;
         if let Some(chunk) = chunk.filter(|chunk| !over && !chunk.is_empty()) {
             match &mut state.leaving {
+                Some(leaving) if leaving.received.len() + chunk.len() > HANDOVER_BYTES_MAX => {
+                    self.refuse_handover(conn);
+                }
                 Some(leaving) => leaving.received.extend_from_slice(&chunk),
                 None => events.push(Event::Received { conn, chunk }),
             }
         }
+        let state = self.sockets.of_op(conn);
+        let over = state.over;
         if more {
-            // Still armed although a pause was asked for and its cancel has missed: again.
-            if state.paused && !over && state.receiving == Receiving::Armed(id) {
-                state.receiving = Receiving::Cancelling(id);
+            // It goes on although it was cancelled. The cancel is on its way, or it has missed: the
+            // kernel finds no receive that has bytes to deliver just then. So again, with each
+            // delivery: one that misses would never be told, and a second one that finds nothing
+            // does no harm. Without it a paused connection would be received from without end.
+            if state.paused && !over && state.receiving == Receiving::Cancelling(id) {
                 self.cancel(id);
             }
             return;

@@ -200,10 +200,7 @@ impl Cluster {
 
     /// As [`Cluster::start_node`], with these flags for `serve` besides.
     pub fn start_node_with(&mut self, index: usize, flags: &[&str]) {
-        let node = &mut self.nodes[index];
-        assert!(node.child.is_none(), "node {} runs already", node.id);
-        let stderr = File::options().create(true).append(true).open(&node.stderr);
-        let mut command = match &node.netns {
+        let command = match &self.nodes[index].netns {
             None => loggos(),
             // Becomes the command: the child's number is the node's.
             Some(netns) => {
@@ -212,6 +209,22 @@ impl Cluster {
                 ip
             }
         };
+        self.spawn(index, command, flags);
+    }
+
+    /// As [`Cluster::start_node_with`], from a shell that has done `first` to itself: limits, signals.
+    pub fn start_node_under(&mut self, index: usize, first: &str, flags: &[&str]) {
+        let mut shell = Command::new("sh");
+        // Becomes the command, as above.
+        let script = format!("{first} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_loggos")]);
+        self.spawn(index, shell, flags);
+    }
+
+    fn spawn(&mut self, index: usize, mut command: Command, flags: &[&str]) {
+        let node = &mut self.nodes[index];
+        assert!(node.child.is_none(), "node {} runs already", node.id);
+        let stderr = File::options().create(true).append(true).open(&node.stderr);
         let child = command
             .args(["serve", "--data"])
             .arg(&node.data)

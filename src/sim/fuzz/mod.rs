@@ -5,6 +5,8 @@
 //! Guarantee: the same bytes give the same run.
 
 mod client;
+#[cfg(test)]
+mod door;
 mod log;
 mod server;
 #[cfg(test)]

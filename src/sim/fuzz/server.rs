@@ -110,11 +110,11 @@ pub fn drive_server(data: &[u8]) -> ServerRun {
     drive.run
 }
 
-fn address() -> SocketAddr {
+pub(super) fn address() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 7101))
 }
 
-fn start() -> (Server, SimIo) {
+pub(super) fn start() -> (Server, SimIo) {
     let host = HostId(0);
     let mut disk = SimDisk::new(1, DiskOptions::default());
     let node = NodeId(1);

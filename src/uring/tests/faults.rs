@@ -2,11 +2,12 @@
 //! writes are reported as they are, short sends go on, EINTR and EAGAIN are tried again with a
 //! bound, a failed flush is never repeated, and full queues lose nothing.
 
+use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::support::{
-    blocks, connected_pair, disk_dir, filled, ring_in, turn_until, wait_for, zeroed_file,
+    PATIENCE, blocks, connected_pair, disk_dir, filled, ring_in, turn_until, wait_for, zeroed_file,
 };
 use crate::base::BlockPool;
 use crate::io::{
@@ -26,6 +27,8 @@ pub(in crate::uring) struct Faults {
     judge: Option<Judge>,
     /// The most iovecs of the next writes or sends, one value each: the kernel does less.
     short: Vec<usize>,
+    /// Cancels that miss what they are to end, the next ones.
+    pub cancels_lost: u32,
     /// Results of operations that were held back from the kernel.
     pub completions: Vec<Completion>,
 }
@@ -35,6 +38,12 @@ impl Faults {
         let Some(result) = self.judge.as_mut().and_then(|judge| judge(op)) else { return false };
         self.completions.push(Completion { user_data: id.0, result, flags: 0 });
         true
+    }
+
+    pub fn loses_cancel(&mut self) -> bool {
+        let loses = self.cancels_lost > 0;
+        self.cancels_lost -= u32::from(loses);
+        loses
     }
 
     pub fn shorten(&mut self, iovecs: usize) -> usize {
@@ -203,6 +212,50 @@ fn a_failed_send_closes_the_connection_with_its_reason() {
     });
     let Some(CloseReason::Failed(error)) = near_closed else { panic!("it failed") };
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+}
+
+#[test]
+fn a_pause_and_a_hand_over_whose_cancel_misses_are_made_good_with_the_next_bytes() {
+    // Paused for good: what comes after the cancel that found its aim stays in the kernel.
+    let mut uring = Uring::new(None, UringOptions::default()).unwrap();
+    let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let far = uring.adopt_socket(far.into()).unwrap();
+    uring.turn(Wait::No, &mut Vec::new()).unwrap();
+    uring.faults.cancels_lost = 1;
+    uring.pause(far);
+    let mut received = 0;
+    let mut events = Vec::new();
+    for byte in 0..10 {
+        near.write_all(&[byte]).unwrap();
+        // Each byte is there before the turn looks.
+        uring.turn(Wait::No, &mut events).unwrap();
+        received += events.drain(..).filter(|e| matches!(e, Event::Received { .. })).count();
+    }
+    assert_eq!(received, 1, "the first one shows that the cancel has missed");
+    uring.resume(far);
+    let mut rest = Vec::new();
+    turn_until(&mut uring, "the bytes held back", |_, event| {
+        let Event::Received { chunk, .. } = event else { panic!("unexpected: {event:?}") };
+        rest.extend_from_slice(&chunk);
+        rest.len() == 9
+    });
+    assert_eq!(rest, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+
+    // Handed over: it goes, although only its second cancel ends the receive.
+    let far = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut near = std::net::TcpStream::connect(far.local_addr().unwrap()).unwrap();
+    let far = uring.adopt_socket(far.accept().unwrap().0.into()).unwrap();
+    uring.turn(Wait::No, &mut events).unwrap();
+    let before = uring.sockets.all().len();
+    uring.faults.cancels_lost = 1;
+    uring.hand_over(far, crate::base::GroupId(1), Vec::new());
+    near.write_all(&[1]).unwrap();
+    let started = std::time::Instant::now();
+    while uring.sockets.all().len() == before {
+        uring.turn(Wait::AtMost(std::time::Duration::from_millis(10)), &mut events).unwrap();
+        assert!(events.is_empty(), "{events:?}");
+        assert!(started.elapsed() < PATIENCE, "it does not go");
+    }
 }
 
 #[test]

@@ -8,13 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::support::{PATIENCE, turn_until};
 use crate::base::GroupId;
-use crate::io::{ConnId, Event, Io, Net, SendPart, Wait};
+use crate::io::{ConnId, Event, HANDOVER_BYTES_MAX, Io, Net, SendPart, Wait};
+use crate::uring::handover::{HANDOVERS_BYTES_MAX, HANDOVERS_MAX};
 use crate::uring::{Seat, Uring, UringOptions, Waker, seats};
 
 /// Connections of the larger test.
 const CONNECTIONS: usize = 40;
-/// Bytes that each client sends; the first one says how to go on.
-const BYTES: usize = 300_000;
+/// Bytes that each client sends.
+/// None may have more with it than may go along, however fast it sends.
+const BYTES: usize = 200_000;
+
+const _: () = assert!(BYTES <= HANDOVER_BYTES_MAX);
 
 /// The byte at a place of a client's stream.
 fn byte_at(client: usize, place: usize) -> u8 {
@@ -170,6 +174,75 @@ fn a_thread_that_sleeps_is_woken_and_one_that_is_not_there_yet_looks_when_it_com
     drop((early, late));
 }
 
+/// Both ends of a connection.
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
+}
+
+#[test]
+fn what_comes_with_a_connection_is_bounded_for_each_and_for_all_that_wait() {
+    let mut uring = ring();
+    let mut all = seats(2);
+    let absent = all.pop().unwrap();
+    uring.take_seat(all.pop().unwrap());
+    let mut events = Vec::new();
+    let is_closed = |mut near: TcpStream| {
+        near.set_read_timeout(Some(PATIENCE)).unwrap();
+        near.read(&mut [0; 8]).unwrap_or(0) == 0
+    };
+
+    // Too much had come when it was to be handed over.
+    let (near, far) = pair();
+    let conn = uring.adopt_socket(far.into()).unwrap();
+    uring.hand_over(conn, GroupId(1), vec![0; HANDOVER_BYTES_MAX + 1]);
+    uring.turn(Wait::No, &mut events).unwrap();
+    assert_eq!(uring.stats().conns_refused, 1);
+    assert!(is_closed(near));
+
+    // Too much comes while its receive ends.
+    let (mut near, far) = pair();
+    let conn = uring.adopt_socket(far.into()).unwrap();
+    uring.turn(Wait::No, &mut events).unwrap();
+    uring.faults.cancels_lost = 1;
+    uring.hand_over(conn, GroupId(1), vec![0; HANDOVER_BYTES_MAX - 1]);
+    near.write_all(&[1, 2]).unwrap();
+    let started = Instant::now();
+    while !uring.sockets.is_empty() {
+        uring.turn(Wait::AtMost(Duration::from_millis(10)), &mut events).unwrap();
+        assert!(started.elapsed() < PATIENCE);
+    }
+    assert!(events.is_empty(), "{events:?}");
+    assert_eq!(uring.stats().conns_refused, 2);
+    assert!(is_closed(near));
+
+    // Each may be handed over, but not all of them may wait.
+    let most = HANDOVERS_BYTES_MAX / HANDOVER_BYTES_MAX;
+    let mut kept = Vec::new();
+    for _ in 0..=most {
+        let (near, far) = pair();
+        uring.send_parcel(far.into(), GroupId(1), vec![7; HANDOVER_BYTES_MAX]);
+        kept.push(near);
+    }
+    assert_eq!(uring.stats().conns_refused, 3);
+    assert!(is_closed(kept.pop().unwrap()), "the one too many");
+
+    // They come out whole, and make room.
+    let mut other = ring();
+    other.take_seat(absent);
+    let mut count = 0;
+    turn_until(&mut other, "those that wait", |_, event| {
+        let Event::HandedOver { received, .. } = event else { panic!("unexpected: {event:?}") };
+        assert_eq!(received, [7; HANDOVER_BYTES_MAX]);
+        count += 1;
+        count == most
+    });
+    let (_near, far) = pair();
+    uring.send_parcel(far.into(), GroupId(1), vec![7; HANDOVER_BYTES_MAX]);
+    assert_eq!(uring.stats().conns_refused, 3);
+}
+
 #[test]
 fn a_connection_for_nobody_and_one_too_many_are_closed() {
     let mut uring = ring();
@@ -195,13 +268,8 @@ fn a_connection_for_nobody_and_one_too_many_are_closed() {
     stream.shutdown(Shutdown::Both).ok();
 
     // As many as the queue holds, and one more, without the other side looking.
-    let pair = || {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (near, listener.accept().unwrap().0)
-    };
     let mut kept = Vec::new();
-    for _ in 0..=super::super::handover::HANDOVERS_MAX {
+    for _ in 0..=HANDOVERS_MAX {
         let (near, far) = pair();
         uring.send_parcel(far.into(), GroupId(1), Vec::new());
         kept.push(near);
