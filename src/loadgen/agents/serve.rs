@@ -139,9 +139,6 @@ impl Agent {
             addresses: &part.addresses,
             cpus: self.cpus,
             connections: part.connections.clone(),
-            // Unique over all agents: none has more workers than connections.
-            worker_first: part.connections.start as u32,
-            worker_total: part.workload.connections as u32,
             history: None,
             stop: &stop,
         };
