@@ -19,6 +19,7 @@ use super::{
     START_TIMEOUT, VERSION, WireSnapshot,
 };
 use crate::base::LogId;
+use crate::loadgen::accept::Acceptor;
 use crate::loadgen::clock::{Nanos, cpu_time};
 use crate::loadgen::crew::{Crew, CrewPlan};
 use crate::loadgen::stats::{Phases, Snapshot};
@@ -49,33 +50,33 @@ pub fn serve(
         guests: AtomicUsize::new(0),
         note: Box::new(note),
     });
-    loop {
-        let (stream, peer) = match listener.accept() {
-            Ok(accepted) => accepted,
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
-            // The peer has gone again, or no descriptor is left: others may still come.
-            Err(error) => {
-                (agent.note)(&format!("a connection was not taken: {error}"));
-                continue;
-            }
-        };
-        if stop.load(Ordering::SeqCst) {
-            return Ok(());
-        }
+    let mut acceptor = Acceptor::new(listener, stop, |line: &str| (agent.note)(line));
+    while let Some((stream, peer)) = acceptor.next()? {
         if agent.guests.fetch_add(1, Ordering::SeqCst) >= GUESTS_MAX {
             agent.guests.fetch_sub(1, Ordering::SeqCst);
             (agent.note)(&format!("{peer} was sent away: {GUESTS_MAX} others are connected"));
             continue;
         }
-        let agent = Arc::clone(&agent);
-        let guest = std::thread::Builder::new().name("agent".to_owned());
-        guest.spawn(move || {
-            match agent.meet(&stream) {
-                Ok(()) => {}
-                Err(error) => (agent.note)(&format!("{peer}: {error}")),
+        let guest = Guest(Arc::clone(&agent));
+        let thread = std::thread::Builder::new().name("agent".to_owned());
+        let spawned = thread.spawn(move || {
+            if let Err(error) = guest.0.meet(&stream) {
+                (guest.0.note)(&format!("{peer}: {error}"));
             }
-            agent.guests.fetch_sub(1, Ordering::SeqCst);
-        })?;
+        });
+        if let Err(error) = spawned {
+            acceptor.failed(error)?;
+        }
+    }
+    Ok(())
+}
+
+/// Counts a guest until it has gone, also one for whom no thread could be made.
+struct Guest(Arc<Agent>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.guests.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::NullState;
 use crate::base::GroupId;
+use crate::loadgen::accept::Acceptor;
 use crate::wire::client::{decode_request, encode_response};
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::{FrameDecoder, FrameEncoder, FrameKind, HelloReply, WireError};
@@ -141,26 +142,28 @@ impl Inbox {
 
 /// Hands whoever connects to the thread with the fewest connections.
 fn accept(listener: &TcpListener, inboxes: &[Arc<Inbox>], stopping: &AtomicBool) {
+    let mut acceptor = Acceptor::new(listener, stopping, |line: &str| tracing::warn!("{line}"));
+    let held = |inbox: &Arc<Inbox>| inbox.held.load(Ordering::Relaxed);
     loop {
-        let accepted = listener.accept();
-        if stopping.load(Ordering::SeqCst) {
-            return;
-        }
-        let prepared = accepted.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        });
-        let held = |inbox: &Arc<Inbox>| inbox.held.load(Ordering::Relaxed);
-        match prepared {
-            Ok(_) if inboxes.iter().map(held).sum::<usize>() >= CONNECTIONS_MAX => {
-                tracing::warn!("{CONNECTIONS_MAX} connections are open; another one is refused");
+        let stream = match acceptor.next() {
+            Ok(Some((stream, _))) => stream,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "the null server can take no connections any more");
+                // Whoever waits for its end is to hear of it.
+                stopping.store(true, Ordering::SeqCst);
+                return inboxes.iter().for_each(|inbox| inbox.wake());
             }
-            Ok(stream) => {
+        };
+        if inboxes.iter().map(held).sum::<usize>() >= CONNECTIONS_MAX {
+            tracing::warn!("{CONNECTIONS_MAX} connections are open; another one is refused");
+            continue;
+        }
+        match stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)) {
+            Ok(()) => {
                 let inbox = inboxes.iter().min_by_key(|inbox| held(inbox));
                 inbox.expect("there is a thread").put(stream);
             }
-            // The peer has gone again, or no descriptor is left: others may still come and go.
             Err(error) => tracing::warn!(%error, "a connection was not taken"),
         }
     }
