@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use rustix::time::ClockId;
 
-use super::frame::{Bounds, GREETING, PART, read_message, write_message};
+use super::frame::{Bounds, GREETING, PART, read_message, read_within, write_within};
 use super::{
     AGENTS_MAX, Done, FrameError, HELLO_TIMEOUT, Message, Part, READY_TIMEOUT, Refusal,
-    START_TIMEOUT, VERSION, WireSnapshot,
+    SEND_TIMEOUT, START_TIMEOUT, VERSION, WireSnapshot,
 };
 use crate::base::LogId;
 use crate::loadgen::accept::Acceptor;
@@ -99,7 +99,6 @@ impl Drop for Busy<'_> {
 impl Agent {
     fn meet(&self, stream: &TcpStream) -> Result<(), FrameError> {
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(HELLO_TIMEOUT))?;
         let Message::Hello { version } = read(stream, GREETING, HELLO_TIMEOUT)? else {
             return Err(FrameError::Unexpected("a bench begins with a hello"));
         };
@@ -113,7 +112,7 @@ impl Agent {
         let busy = Busy(&self.busy);
         let build = env!("CARGO_PKG_VERSION").to_owned();
         let welcome = Message::Welcome { version: VERSION, build, cpus: self.cpus };
-        write_message(stream, &welcome, &[])?;
+        write_within(stream, &welcome, &[], SEND_TIMEOUT)?;
         let Message::Run(part) = read(stream, PART, READY_TIMEOUT)? else {
             return Err(FrameError::Unexpected("behind the hello comes a run"));
         };
@@ -128,7 +127,7 @@ impl Agent {
             Ok((done, blob)) => (Message::Done(Box::new(done)), blob),
             Err(text) => (Message::Failed { text }, Vec::new()),
         };
-        write_message(stream, &message, &blob)
+        write_within(stream, &message, &blob, SEND_TIMEOUT)
     }
 
     /// A part of a run: what is to be said in the end; or what the coordinator has done wrong.
@@ -147,7 +146,8 @@ impl Agent {
             Ok(crew) => crew,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        write_message(stream, &Message::Ready { workers: crew.threads.len() }, &[])?;
+        let ready = Message::Ready { workers: crew.threads.len() };
+        write_within(stream, &ready, &[], SEND_TIMEOUT)?;
         let Message::Start { delay_us } = read(stream, GREETING, START_TIMEOUT)? else {
             return Err(FrameError::Unexpected("behind the run comes its start"));
         };
@@ -187,12 +187,11 @@ impl Agent {
 type Outcome = Result<(Done, Vec<u8>), String>;
 
 fn read(stream: &TcpStream, bounds: Bounds, timeout: Duration) -> Result<Message, FrameError> {
-    stream.set_read_timeout(Some(timeout))?;
-    Ok(read_message(stream, bounds)?.0)
+    Ok(read_within(stream, bounds, timeout)?.0)
 }
 
 fn refuse(stream: &TcpStream, reason: Refusal, text: String) -> Result<(), FrameError> {
-    write_message(stream, &Message::Refused { reason, text }, &[])
+    write_within(stream, &Message::Refused { reason, text }, &[], SEND_TIMEOUT)
 }
 
 /// Hands every second of every worker on, and gathers what is left in the end.
@@ -253,7 +252,7 @@ fn hand_on(
 ) -> Result<(), FrameError> {
     let (snapshot, blob) = WireSnapshot::new(&interval.snapshot);
     let end_ns = interval.end.0 as i64 - phases.measure_begin.0 as i64;
-    write_message(stream, &Message::Interval { end_ns, snapshot }, &blob)
+    write_within(stream, &Message::Interval { end_ns, snapshot }, &blob, SEND_TIMEOUT)
 }
 
 impl Part {
