@@ -129,7 +129,7 @@ mod tests {
             "loggos bench --local 16",
             "loggos bench --local 3 --target a:1",
             "loggos bench --null --target a:1",
-            "loggos bench --null --floor",
+            "loggos bench --null --preallocate-bytes 1",
             "loggos bench --agents a:1",
             "loggos bench --agents a:1 --target b:1 --follow 1",
             "loggos bench --inflight 1,many",

@@ -53,7 +53,7 @@ pub struct BenchArgs {
     pub target: Vec<HostPort>,
     /// Measure the load generator itself: a null server, in a process of its own on this host,
     /// answers everything at once and stores nothing
-    #[arg(long, conflicts_with_all = ["target", "local", "floor", "data", "keep_data", "follow",
+    #[arg(long, conflicts_with_all = ["target", "local", "preallocate_bytes", "keep_data", "follow",
           "history"])]
     pub null: bool,
     /// Have these agents make the load, HOST:PORT with commas between (`loggos bench agent` on each
