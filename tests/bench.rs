@@ -3,7 +3,10 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Output, Stdio};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use common::{Cluster, loggos, run};
 use serde_json::Value;
@@ -31,11 +34,29 @@ struct Role {
 
 impl Role {
     fn start(role: &str) -> Role {
-        let mut child = loggos()
-            .args(["bench", role, "--listen", "127.0.0.1:0"])
+        let mut command = loggos();
+        command.args(["bench", role, "--listen", "127.0.0.1:0"]).stderr(Stdio::null());
+        Role::spawn(command)
+    }
+
+    /// One that can have few files open; what it says on standard error comes line by line.
+    fn starved(role: &str) -> (Role, Receiver<String>) {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 16; exec \"$0\" \"$@\""]).arg(loggos().get_program());
+        command.args(["bench", role, "--listen", "127.0.0.1:0"]).stderr(Stdio::piped());
+        let mut role = Role::spawn(command);
+        let stderr = BufReader::new(role.child.stderr.take().expect("it was asked for"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        (role, lines)
+    }
+
+    fn spawn(mut command: Command) -> Role {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .expect("the binary can be started");
         let mut line = String::new();
@@ -69,10 +90,29 @@ fn a_null_server_is_measured_and_named() {
     assert!(number(report, "/resources/loadgen_cpu_us_per_op") > 0.0);
     assert!(number(report, "/resources/server_cpu_us_per_append") > 0.0);
 
+    // With the host's floors beside it, where they are asked for.
+    let disk = common::scratch_dir();
+    let data = disk.path().to_str().expect("a plain path");
+    let args = ["bench", "--null", "--json", "--floor", "--data", data];
+    let report = &reports(&run(&[&args[..], &SHORT[..]].concat()))[0];
+    assert!(number(report, "/floor/commit_us") > 0.0 && report["cluster"]["nodes"] == 0);
+    assert!(report["cluster"]["preallocate_bytes"].is_null(), "{report}");
+
     let mixed = ["bench", "--null", "--append-percent", "50", "--sessions", "--logs", "3"];
     let text = stdout(&run(&[&mixed[..], &SHORT[..]].concat()));
     assert!(text.contains("a null server answers at once, stores nothing"), "{text}");
     assert!(!text.contains("floor") && text.contains("us of cpu an operation"), "{text}");
+}
+
+#[test]
+fn a_preallocated_log_is_in_the_report() {
+    let data = common::scratch_dir();
+    let data = data.path().to_str().expect("a plain path");
+    let args = ["bench", "--local", "1", "--data", data, "--preallocate-bytes", "1"];
+    let report = &reports(&run(&[&args[..], &["--json"], &SHORT[..]].concat()))[0];
+    assert_eq!(number(report, "/cluster/preallocate_bytes"), 1.0, "{report}");
+    let text = stdout(&run(&[&args[..], &SHORT[..]].concat()));
+    assert!(text.contains("1 B of log preallocated on each"), "{text}");
 }
 
 #[test]
@@ -130,6 +170,31 @@ fn a_ramp_finds_a_knee() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("the p99 is over the limit") && text.contains("no rate"), "{text}");
+}
+
+#[test]
+fn without_descriptors_nobody_spins_and_connections_are_taken_afterwards() {
+    for what in ["null", "agent"] {
+        let (role, lines) = Role::starved(what);
+        let next = |word: &str| {
+            let mut said = Vec::new();
+            while said.last().is_none_or(|line: &String| !line.contains(word)) {
+                said.push(lines.recv_timeout(Duration::from_secs(60)).expect(word));
+            }
+            said
+        };
+        let connect = || TcpStream::connect(&role.address).expect("the queue has room");
+        let crowd: Vec<TcpStream> = (0..32).map(|_| connect()).collect();
+        next("no connection can be taken for now");
+        drop(crowd);
+        // However many tries that took, they are told of in no line.
+        let said = next("connections are taken again");
+        assert!(!said.iter().any(|line| line.contains("no connection")), "{what}: {said:?}");
+        if what == "null" {
+            let args = ["bench", "--target", &role.address, "--connections", "1"];
+            assert!(stdout(&run(&[&args[..], &SHORT[..]].concat())).contains("a null server"));
+        }
+    }
 }
 
 #[test]

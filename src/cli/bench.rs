@@ -227,16 +227,22 @@ impl Bench<'_> {
         };
         let durability = if measured.is_null { DURABILITY_NULL } else { DURABILITY_FSYNC };
         let local = self.args.target.is_empty();
-        let floor = self.floor.as_ref().filter(|_| !measured.is_null);
+        let preallocate_bytes = self.target.cluster().map(|_| self.args.preallocate_bytes);
         let run = measured.run;
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: COMMIT.to_owned(),
             host: self.host.clone(),
-            cluster: ClusterReport { nodes, groups: measured.groups.into(), local, durability },
+            cluster: ClusterReport {
+                nodes,
+                groups: measured.groups.into(),
+                local,
+                durability,
+                preallocate_bytes,
+            },
             workload: WorkloadReport::from(workload),
             batching: measured.batching,
-            floor: floor.map(|floor| {
+            floor: self.floor.as_ref().map(|floor| {
                 FloorReport::new(
                     floor.durable_write.us_p50,
                     floor.round_trip.us_p50,
@@ -333,7 +339,7 @@ fn folder(args: &BenchArgs) -> Result<Option<PathBuf>, CliError> {
         require_real_disk(data).map_err(CliError::usage)?;
         return Ok(Some(data.clone()));
     }
-    if args.null {
+    if args.null && !args.floor {
         return Ok(None);
     }
     if !args.target.is_empty() {

@@ -158,11 +158,6 @@ pub fn run(
         RunError::History { path, source }
     };
     let logs = create_logs(options)?;
-    let groups: BTreeSet<GroupId> = logs.iter().map(|log| log.group()).collect();
-    if workload.connections < groups.len() {
-        let (connections, groups) = (workload.connections, groups.len());
-        return Err(RunError::Connections { connections, groups });
-    }
     let history = options.history.as_deref().map(history::Writer::create).transpose();
     let history = history.map_err(history_error)?;
 
@@ -172,8 +167,6 @@ pub fn run(
         addresses: &options.addresses,
         cpus: options.cpus,
         connections: 0..workload.connections,
-        worker_first: 0,
-        worker_total: workload.connections as u32,
         history: history.as_ref(),
         stop,
     })?;
@@ -190,8 +183,23 @@ pub fn run(
     Ok(RunResult { history_operations, follow, ..result })
 }
 
-/// Makes the logs of the load, or finds those of an earlier run.
+/// Makes the logs of the load, or finds those of an earlier run; each has a connection to its group.
 pub(super) fn create_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError> {
+    let logs = make_logs(options)?;
+    check_reach(&logs, options.workload.connections)?;
+    Ok(logs)
+}
+
+/// Whether as many connections reach all groups of `logs`.
+fn check_reach(logs: &[LogId], connections: usize) -> Result<(), RunError> {
+    let groups = logs.iter().map(|log| log.group()).collect::<BTreeSet<GroupId>>().len();
+    match connections < groups {
+        true => Err(RunError::Connections { connections, groups }),
+        false => Ok(()),
+    }
+}
+
+fn make_logs(options: &RunOptions) -> Result<Arc<[LogId]>, RunError> {
     let count = options.workload.logs;
     if count == 1 {
         return Ok(Arc::new([LogId(0)]));
@@ -269,5 +277,20 @@ impl Followers {
         let ends: Result<Vec<Position>, ClientError> = logs[..followed].iter().map(tail).collect();
         self.ends.send_replace(Some(ends?.into()));
         self.thread.join().map_err(|_| RunError::Panicked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_do_not_reach_every_group_are_refused() {
+        let logs = [(0, 1), (2, 1), (2, 2)];
+        let logs = logs.map(|(group, within)| LogId::of_group(GroupId(group), LogId(within)));
+        assert!(check_reach(&logs, 2).is_ok());
+        let refused = check_reach(&logs, 1);
+        let expected = matches!(refused, Err(RunError::Connections { connections: 1, groups: 2 }));
+        assert!(expected, "{refused:?}");
     }
 }

@@ -29,10 +29,6 @@ pub(super) struct CrewPlan<'a> {
     pub cpus: usize,
     /// The connections of the load that are this crew's.
     pub connections: Range<usize>,
-    /// The number of the first worker among those of all crews.
-    pub worker_first: u32,
-    /// More than the number of any worker.
-    pub worker_total: u32,
     /// Where every operation is recorded.
     pub history: Option<&'a history::Writer>,
     /// Ends the run early.
@@ -53,7 +49,13 @@ impl Crew {
     ///
     /// # Errors
     /// [`RunError`] when one is not; the others end then.
+    ///
+    /// # Panics
+    /// When it has no connection, or one that is not the load's.
     pub fn start(plan: CrewPlan<'_>) -> Result<Crew, RunError> {
+        let CrewPlan { workload, connections, .. } = &plan;
+        assert!(!connections.is_empty(), "a crew has something to do");
+        assert!(connections.end <= workload.connections, "the load has these connections");
         let count = worker::worker_count(plan.connections.len(), plan.cpus);
         let (ready_sender, ready) = sync_channel(count);
         let (interval_sender, intervals) = sync_channel(INTERVALS_QUEUED_MAX);
@@ -63,8 +65,11 @@ impl Crew {
             let share = worker::share(plan.connections.len(), index, count);
             let first = plan.connections.start;
             let plan = WorkerPlan {
-                worker: plan.worker_first + index as u32,
-                worker_count: plan.worker_total,
+                // The first of the connections and a number within the crew, which has no more workers
+                // than connections: unique over all crews, and below the connections of the load,
+                // by which a worker divides to find the log that it begins with.
+                worker: (plan.connections.start + index) as u32,
+                worker_count: plan.workload.connections as u32,
                 connections: first + share.start..first + share.end,
                 workload: plan.workload.clone(),
                 logs: Arc::clone(&plan.logs),

@@ -12,7 +12,7 @@ use hdrhistogram::serialization::interval_log::{
     IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
 };
 use hdrhistogram::serialization::{
-    DeserializeError, Deserializer, Serializer, V2DeflateSerializer,
+    DeserializeError, Deserializer, Serializer, V2DeflateSerializer, V2Serializer,
 };
 
 use super::report::LatencyReport;
@@ -21,6 +21,19 @@ use super::report::LatencyReport;
 pub const LATENCY_NS_MAX: u64 = 600 * 1_000_000_000;
 /// Significant digits: values are told apart to 0.1%.
 const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// The largest histogram in the interchange format that is read, in bytes: more than one of ours can
+/// take, with each of its 31 thousand counts as long as a number gets.
+pub const INTERCHANGE_BYTES_MAX: usize = 512 * 1024;
+/// The most latencies in a histogram from elsewhere: more than anybody measures in a second, and so
+/// few that the sums over all agents of a run cannot overflow.
+pub const INTERCHANGE_COUNT_MAX: u64 = 1 << 40;
+/// The first bytes of a histogram in the interchange format, V2 and not compressed.
+const V2_COOKIE: u32 = 0x1c84_9313;
+/// Bytes before the counts: cookie, length, offset, digits, lowest and highest value, ratio.
+const V2_HEAD_BYTES: usize = 40;
+/// Bytes of the longest number among the counts.
+const VARINT_BYTES_MAX: usize = 9;
 
 /// A histogram of latencies in nanoseconds.
 #[derive(Clone, Debug)]
@@ -68,25 +81,27 @@ impl Latencies {
         Some(taken)
     }
 
-    /// Adds it to the end of `out` in HdrHistogram's interchange format (V2, compressed).
+    /// Adds it to the end of `out` in HdrHistogram's interchange format (V2, not compressed: its
+    /// length can be believed before anything is unpacked).
     pub fn put_interchange(&self, out: &mut Vec<u8>) {
-        let written = V2DeflateSerializer::new().serialize(&self.histogram, out);
+        let written = V2Serializer::new().serialize(&self.histogram, out);
         written.expect("a histogram of ours can be written to memory");
     }
 
-    /// Reads what [`Latencies::put_interchange`] wrote.
+    /// Reads what [`Latencies::put_interchange`] wrote. Whatever `bytes` are, it takes no more memory
+    /// than one of ours.
     ///
     /// # Errors
-    /// When `bytes` are no histogram, or one of other bounds, which could not be merged.
+    /// When `bytes` are no histogram, more than [`INTERCHANGE_BYTES_MAX`], one of other bounds, which
+    /// could not be merged, or one of more than [`INTERCHANGE_COUNT_MAX`] latencies.
     pub fn from_interchange(bytes: &[u8]) -> Result<Latencies, InterchangeError> {
+        // The library believes the head: a stated length of 4 GiB is allocated, and a histogram of
+        // whatever bounds made, before the first count is looked at.
+        check_counts(check_head(bytes)?)?;
         let mut rest = bytes;
         let histogram: Histogram<u64> =
             Deserializer::new().deserialize(&mut rest).map_err(InterchangeError::Damaged)?;
-        let found = (histogram.low(), histogram.high(), histogram.sigfig());
-        match found == (1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS) {
-            true => Ok(Latencies { histogram }),
-            false => Err(InterchangeError::Bounds),
-        }
+        Ok(Latencies { histogram })
     }
 
     /// The latency in microseconds that `percent` of all do not exceed; 0 when empty.
@@ -114,9 +129,76 @@ pub enum InterchangeError {
     /// They are no histogram.
     #[error("not a histogram: {0}")]
     Damaged(DeserializeError),
+    /// They do not begin as one does.
+    #[error("not a histogram in the interchange format, V2")]
+    Foreign,
+    /// Over [`INTERCHANGE_BYTES_MAX`].
+    #[error("a histogram of {0} bytes is over the limit of {INTERCHANGE_BYTES_MAX}")]
+    TooLong(usize),
+    /// It says of itself that its counts have another length than they have.
+    #[error("a histogram that states {stated} bytes of counts and has {found}")]
+    Length {
+        /// What its head says.
+        stated: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// Over [`INTERCHANGE_COUNT_MAX`], or counts that are no numbers.
+    #[error("a histogram of more latencies than can be (over {INTERCHANGE_COUNT_MAX})")]
+    Counts,
     /// They are one of other bounds or digits.
     #[error("a histogram with other bounds")]
     Bounds,
+}
+
+/// The counts of a histogram in the interchange format, after a look at its head.
+fn check_head(bytes: &[u8]) -> Result<&[u8], InterchangeError> {
+    if bytes.len() > INTERCHANGE_BYTES_MAX {
+        return Err(InterchangeError::TooLong(bytes.len()));
+    }
+    let (head, counts) =
+        bytes.split_first_chunk::<V2_HEAD_BYTES>().ok_or(InterchangeError::Foreign)?;
+    let u32_at = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| head[at + i]));
+    let u64_at = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| head[at + i]));
+    if u32_at(0) != V2_COOKIE {
+        return Err(InterchangeError::Foreign);
+    }
+    let (stated, found) = (u32_at(4) as usize, counts.len());
+    if stated != found {
+        return Err(InterchangeError::Length { stated, found });
+    }
+    let bounds = (u64_at(16), u64_at(24), u32_at(12));
+    match bounds == (1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS.into()) {
+        true => Ok(counts),
+        false => Err(InterchangeError::Bounds),
+    }
+}
+
+/// Sums up `counts`: numbers of up to 9 bytes with 7 bits in each but the ninth. An even one is twice
+/// a count, an odd one tells how many counts are 0.
+fn check_counts(counts: &[u8]) -> Result<(), InterchangeError> {
+    let mut rest = counts;
+    let mut sum = 0u64;
+    while !rest.is_empty() {
+        let longest = rest.len().min(VARINT_BYTES_MAX);
+        let last = |(index, byte): (usize, &u8)| byte & 0x80 == 0 || index + 1 == VARINT_BYTES_MAX;
+        let end = rest[..longest].iter().enumerate().position(last);
+        let (number, behind) = rest.split_at(end.ok_or(InterchangeError::Counts)? + 1);
+        rest = behind;
+        let number = number.iter().enumerate().fold(0u64, |sum, (index, byte)| {
+            let bits = if index + 1 == VARINT_BYTES_MAX { *byte } else { byte & 0x7f };
+            sum | u64::from(bits) << (7 * index)
+        });
+        let value = number >> 1;
+        if number & 1 == 0 {
+            sum = sum.saturating_add(value);
+        }
+        // Of zeros, too, there cannot be so many.
+        if sum.max(value) > INTERCHANGE_COUNT_MAX {
+            return Err(InterchangeError::Counts);
+        }
+    }
+    Ok(())
 }
 
 fn us(nanos: u64) -> f64 {
@@ -218,20 +300,74 @@ mod tests {
         assert_eq!(again.histogram, latencies.histogram);
         assert_eq!(again.report(), latencies.report());
 
-        // Cut anywhere it is refused, or whole already (a checksum at the end is not looked at).
         for end in 0..bytes.len() {
-            match Latencies::from_interchange(&bytes[..end]) {
-                Ok(found) => assert_eq!(found.histogram, latencies.histogram, "cut at {end}"),
-                Err(error) => assert!(matches!(error, InterchangeError::Damaged(_)), "{error}"),
-            }
+            let refused = Latencies::from_interchange(&bytes[..end]);
+            assert!(refused.is_err(), "cut at {end}: {refused:?}");
         }
-        assert!(Latencies::from_interchange(&bytes[..bytes.len() / 2]).is_err());
         assert!(Latencies::from_interchange(b"no histogram at all").is_err());
         let other: Histogram<u64> = Histogram::new_with_bounds(1, 1000, 2).unwrap();
         let mut bytes = Vec::new();
-        V2DeflateSerializer::new().serialize(&other, &mut bytes).unwrap();
+        V2Serializer::new().serialize(&other, &mut bytes).unwrap();
         let refused = Latencies::from_interchange(&bytes);
         assert!(matches!(refused, Err(InterchangeError::Bounds)), "{refused:?}");
+        // Nothing is unpacked: what is small here could be large then.
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&latencies.histogram, &mut bytes).unwrap();
+        let refused = Latencies::from_interchange(&bytes);
+        assert!(matches!(refused, Err(InterchangeError::Foreign)), "{refused:?}");
+    }
+
+    /// A histogram of ours with these counts, as they stand behind its head.
+    fn with_counts(counts: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Latencies::new().put_interchange(&mut bytes);
+        bytes.truncate(V2_HEAD_BYTES);
+        bytes[4..8].copy_from_slice(&(counts.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(counts);
+        bytes
+    }
+
+    #[test]
+    fn a_stated_length_is_not_believed() {
+        let mut bytes = with_counts(&[2, 4]);
+        assert_eq!(Latencies::from_interchange(&bytes).unwrap().count(), 3);
+        bytes[4..8].copy_from_slice(&u32::MAX.to_be_bytes());
+        let refused = Latencies::from_interchange(&bytes);
+        let stated = u32::MAX as usize;
+        let is_length = |e: &InterchangeError| matches!(e, InterchangeError::Length { stated: s, .. } if *s == stated);
+        assert!(refused.as_ref().is_err_and(is_length), "{refused:?}");
+        let long = with_counts(&vec![0; INTERCHANGE_BYTES_MAX]);
+        let refused = Latencies::from_interchange(&long);
+        assert!(matches!(refused, Err(InterchangeError::TooLong(_))), "{refused:?}");
+        // Bounds for which the library would make far more counts than ours has.
+        let mut wide = with_counts(&[2]);
+        wide[12..16].copy_from_slice(&5u32.to_be_bytes());
+        wide[24..32].copy_from_slice(&u64::MAX.to_be_bytes());
+        let refused = Latencies::from_interchange(&wide);
+        assert!(matches!(refused, Err(InterchangeError::Bounds)), "{refused:?}");
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_refused_and_the_largest_can_be_summed_up() {
+        // The largest number, negated: so many zeros that the library's own sum overflows.
+        for counts in [&[0xff; 9][..], &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], &[2, 0x80]] {
+            let refused = Latencies::from_interchange(&with_counts(counts));
+            assert!(matches!(refused, Err(InterchangeError::Counts)), "{counts:?}: {refused:?}");
+        }
+        // More counts than there are: within the sum, and still refused.
+        let beyond = with_counts(&[0xff, 0xff, 0xff, 0x7f, 2]);
+        let refused = Latencies::from_interchange(&beyond);
+        assert!(matches!(refused, Err(InterchangeError::Damaged(_))), "{refused:?}");
+
+        let mut largest = Latencies::new();
+        largest.histogram.record_n(5_000, INTERCHANGE_COUNT_MAX).unwrap();
+        let mut bytes = Vec::new();
+        largest.put_interchange(&mut bytes);
+        let largest = Latencies::from_interchange(&bytes).unwrap();
+        let mut sum = Latencies::new();
+        (0..1000).for_each(|_| sum.merge(&largest));
+        assert_eq!(sum.count(), 1000 * INTERCHANGE_COUNT_MAX);
+        assert!((sum.report().p50 - 5.0).abs() < 0.01);
     }
 
     #[test]

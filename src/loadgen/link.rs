@@ -87,7 +87,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The state of worker `worker` of `worker_count`, over `logs`.
+    /// The state of worker `worker`, where all numbers of workers are below `worker_count`, over
+    /// `logs`.
+    ///
+    /// # Panics
+    /// When its number is not.
     pub fn new(
         worker: u32,
         worker_count: u32,
@@ -151,6 +155,8 @@ pub fn group_of(logs: &[LogId], index: usize) -> GroupId {
 
 /// The logs by group; workers go through them at different places.
 fn by_group(logs: &[LogId], worker: usize, worker_count: usize) -> Vec<(GroupId, Vec<u32>, usize)> {
+    // Else the place to begin at could be behind the last log.
+    assert!(worker < worker_count, "worker {worker} of {worker_count}");
     let mut groups = BTreeMap::<GroupId, Vec<u32>>::new();
     for (index, log) in logs.iter().enumerate() {
         groups.entry(log.group()).or_default().push(index as u32);
@@ -713,5 +719,27 @@ fn fill_values(run: &mut [u8], workload: &Workload, worker: u32, value: u64) {
     for (index, entry) in run.chunks_mut(stride).enumerate() {
         let record = &mut entry[RECORD_PREFIX_SIZE..][..workload.value_bytes()];
         ValueId { worker, number: value + index as u64 }.fill(record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_begin_at_different_logs_and_always_at_one_that_is_there() {
+        let log = |index: u16| LogId::of_group(GroupId(index % 2), LogId(1));
+        let logs: Vec<LogId> = (0..7).map(log).collect();
+        for worker_count in 1..20 {
+            let begins = (0..worker_count).map(|worker| by_group(&logs, worker, worker_count));
+            let mut starts = std::collections::BTreeSet::new();
+            for groups in begins {
+                let sizes: Vec<_> = groups.iter().map(|(_, logs, _)| logs.len()).collect();
+                assert_eq!(sizes, [4, 3]);
+                assert!(groups.iter().all(|(_, logs, next)| *next < logs.len()), "{groups:?}");
+                starts.insert(groups[0].2);
+            }
+            assert_eq!(starts.len(), worker_count.min(4), "of {worker_count}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! construction: latencies of an open loop count from the intended time, every operation ends as
 //! ok, failed or unknown, and nothing that was started in the measured phase is left out.
 
+mod accept;
 pub mod agents;
 pub mod bench;
 pub mod clock;

@@ -16,6 +16,9 @@ pub const STEPS_MAX: usize = 40;
 pub const RESOLUTION: f64 = 1.05;
 /// Where no limit is given: the p99 may be so many times the lowest one of any step.
 pub const P99_RATIO_MAX: f64 = 10.0;
+/// The part of the operations due that may never be sent: what a stall at the very end leaves behind.
+/// More, and the load has fallen behind by more than all that may be in flight.
+pub const UNSENT_PART_MAX: f64 = 0.001;
 /// From one rate to the next while none was too high.
 const GROWTH: f64 = 2.0;
 /// The search is given up when the first rate over this is too high.
@@ -30,6 +33,11 @@ pub struct Found {
     pub answered_per_s: f64,
     /// Operations of the measured phase acknowledged.
     pub ok: u64,
+    /// Operations due in the measured phase, whatever became of them.
+    pub due: u64,
+    /// Those of them that were never sent: they are in no latency, and answers to what was due
+    /// before the measured phase can make up for them in `answered_per_s`.
+    pub unsent: u64,
     /// 99th percentile in microseconds.
     pub p99_us: f64,
 }
@@ -40,6 +48,8 @@ pub struct Found {
 pub enum Limit {
     /// Under [`PACE_KEPT_MIN`] of it was acknowledged.
     Rate,
+    /// Over [`UNSENT_PART_MAX`] of it was never sent.
+    Unsent,
     /// The p99 was over the limit.
     P99,
 }
@@ -99,6 +109,8 @@ impl Ramp {
         }
         let limit = if found.ok == 0 || found.answered_per_s < PACE_KEPT_MIN * self.next {
             Some(Limit::Rate)
+        } else if found.unsent as f64 > UNSENT_PART_MAX * found.due as f64 {
+            Some(Limit::Unsent)
         } else {
             (found.p99_us > self.p99_us_max()).then_some(Limit::P99)
         };
@@ -140,7 +152,7 @@ mod tests {
     fn at(rate: f64, capacity: f64) -> Found {
         let answered_per_s = rate.min(capacity);
         let p99_us = if rate <= capacity { 1_000.0 } else { 500_000.0 };
-        Found { answered_per_s, ok: 100, p99_us }
+        Found { answered_per_s, ok: 100, due: 100, unsent: 0, p99_us }
     }
 
     fn search(ramp: &mut Ramp, capacity: f64) -> usize {
@@ -170,9 +182,9 @@ mod tests {
     #[test]
     fn a_long_p99_is_a_knee_too() {
         let mut ramp = Ramp::new(1_000.0, Some(2_000.0));
-        let kept = Found { answered_per_s: 1_000.0, ok: 10, p99_us: 1_999.0 };
+        let kept = Found { p99_us: 1_999.0, ..at(1_000.0, 1e9) };
         assert_eq!(ramp.found(&kept), None);
-        let slow = Found { answered_per_s: 2_000.0, ok: 10, p99_us: 2_001.0 };
+        let slow = Found { p99_us: 2_001.0, ..at(2_000.0, 1e9) };
         assert_eq!(ramp.found(&slow), Some(Limit::P99));
         assert_eq!(ramp.next_rate(), Some(2_000.0), "once more");
         assert_eq!(ramp.found(&slow), Some(Limit::P99));
@@ -183,6 +195,20 @@ mod tests {
         assert_eq!(ramp.p99_us_max(), 19_990.0);
         let slow = Found { p99_us: 20_000.0, ..slow };
         assert_eq!(ramp.found(&slow), Some(Limit::P99));
+    }
+
+    #[test]
+    fn what_was_never_sent_is_not_kept_up_with() {
+        let mut ramp = Ramp::new(1_000.0, None);
+        // Enough was answered, and in time: the answers are to what the warm-up had left.
+        let behind = Found { due: 3_000, ok: 2_970, unsent: 30, ..at(1_000.0, 1e9) };
+        assert_eq!(ramp.found(&behind), Some(Limit::Unsent));
+        assert_eq!(ramp.found(&behind), Some(Limit::Unsent));
+        assert_eq!((ramp.next_rate(), ramp.knee_per_s()), (Some(500.0), None));
+        // What a stall at the end leaves is within the bound.
+        let stalled = Found { due: 3_000, ok: 2_997, unsent: 3, ..at(500.0, 1e9) };
+        assert_eq!(ramp.found(&stalled), None);
+        assert_eq!(ramp.knee_per_s(), Some(500.0));
     }
 
     #[test]
@@ -201,7 +227,7 @@ mod tests {
         assert_eq!(search(&mut ramp, 1e300), STEPS_MAX);
         assert!(!ramp.is_bounded() && ramp.knee_per_s().is_some());
         let mut ramp = Ramp::new(1_000.0, None);
-        let nothing = Found { answered_per_s: 0.0, ok: 0, p99_us: 0.0 };
+        let nothing = Found { answered_per_s: 0.0, ok: 0, due: 100, unsent: 100, p99_us: 0.0 };
         let mut steps = 0;
         while ramp.next_rate().is_some() {
             assert_eq!(ramp.found(&nothing), Some(Limit::Rate));

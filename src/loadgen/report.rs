@@ -73,6 +73,9 @@ pub struct ClusterReport {
     pub local: bool,
     /// What an acknowledgement means: [`DURABILITY_FSYNC`] or [`DURABILITY_NULL`].
     pub durability: &'static str,
+    /// Bytes of log that each node was to have filled with zeros before the load, in whole segments;
+    /// null where the bench did not make the nodes, and so does not know.
+    pub preallocate_bytes: Option<u64>,
 }
 
 /// An acknowledged append is flushed to the disks of a majority.
@@ -409,14 +412,18 @@ impl Report {
         if cluster.durability == DURABILITY_NULL {
             return writeln!(out, "cluster   none: a null server answers at once, stores nothing");
         }
-        writeln!(
+        write!(
             out,
             "cluster   {} {}, {}, durability {}",
             cluster.nodes,
             if cluster.nodes == 1 { "node" } else { "nodes" },
             if cluster.local { "embedded on this host" } else { "elsewhere" },
             cluster.durability
-        )
+        )?;
+        match cluster.preallocate_bytes {
+            None | Some(0) => writeln!(out),
+            Some(ahead) => writeln!(out, ", {} of log preallocated on each", bytes(ahead as f64)),
+        }
     }
 
     fn write_workload(&self, out: &mut String) -> fmt::Result {
@@ -559,7 +566,9 @@ impl Report {
                 floor.commit_us,
                 bytes(floor.durable_bytes_per_s)
             )?;
-            if floor.commit_us > 0.0 && self.appends.ok > 0 {
+            // A null server writes nothing.
+            let is_null = self.cluster.durability == DURABILITY_NULL;
+            if floor.commit_us > 0.0 && self.appends.ok > 0 && !is_null {
                 let ratio = self.appends.latency_us.p50 / floor.commit_us;
                 writeln!(out, "          p50 is {ratio:.2} x the lone commit's floor")?;
             }
@@ -635,7 +644,13 @@ mod tests {
                 filesystem: Some("ext4".into()),
                 disk: Some("vda".into()),
             },
-            cluster: ClusterReport { nodes: 3, groups: 1, local: true, durability: "fsync" },
+            cluster: ClusterReport {
+                nodes: 3,
+                groups: 1,
+                local: true,
+                durability: "fsync",
+                preallocate_bytes: Some(0),
+            },
             workload: WorkloadReport::from(&workload),
             appends: OperationsReport { ok: 1_234_567, per_s: 123_456.7, ..Default::default() },
             reads: None,
@@ -659,7 +674,8 @@ mod tests {
     const GOLDEN: &str = concat!(
         r#"{"version":"0.1.0","commit":"abc","host":{"kernel":"6.18","cpus":2,"cpu_model":"cpu","#,
         r#""memory_bytes":8000000000,"filesystem":"ext4","disk":"vda"},"#,
-        r#""cluster":{"nodes":3,"groups":1,"local":true,"durability":"fsync"},"#,
+        r#""cluster":{"nodes":3,"groups":1,"local":true,"durability":"fsync","#,
+        r#""preallocate_bytes":0},"#,
         r#""workload":{"connections":4,"inflight":64,"records_per_append":1,"record_bytes":256,"#,
         r#""duration_s":10.0,"warmup_s":2.0,"loop":"closed","rate_per_s":null,"#,
         r#""append_percent":100,"level":null,"read_from":null,"sessions":false,"logs":1,"follow":0},"#,
@@ -746,6 +762,21 @@ mod tests {
         let text = report.to_text();
         assert!(text.contains("stores nothing") && !text.contains("durability fsync"), "{text}");
         assert!(text.contains("servers 1.50 us of cpu an append"), "{text}");
+        // The host's floors are told, and not compared with what was not written.
+        assert!(text.contains("lone commit 200.0 us") && !text.contains("p50 is"), "{text}");
+    }
+
+    #[test]
+    fn a_preallocated_log_is_told_where_it_is_known() {
+        let mut report = report();
+        assert!(!report.to_text().contains("preallocated"));
+        report.cluster.preallocate_bytes = Some(1_073_741_824);
+        let text = report.to_text();
+        assert!(text.contains("durability fsync, 1.1 GB of log preallocated on each\n"), "{text}");
+        report.cluster.preallocate_bytes = None;
+        assert!(report.to_text().contains("durability fsync\n"));
+        let json = serde_json::to_value(&report.cluster).unwrap();
+        assert!(json["preallocate_bytes"].is_null());
     }
 
     #[test]

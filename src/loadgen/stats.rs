@@ -70,13 +70,29 @@ pub struct Counts {
 impl Counts {
     /// Adds all of `other`'s.
     pub fn merge(&mut self, other: &Counts) {
-        self.ok += other.ok;
-        self.failed += other.failed;
-        self.unknown += other.unknown;
-        self.answered += other.answered;
-        self.answered_in_window += other.answered_in_window;
-        self.records_in_window += other.records_in_window;
-        self.bytes_in_window += other.bytes_in_window;
+        for (sum, more) in self.all_mut().into_iter().zip(other.all()) {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
+    /// Each of them.
+    pub fn all(&self) -> [u64; 7] {
+        let Counts { ok, failed, unknown, answered, .. } = *self;
+        let Counts { answered_in_window, records_in_window, bytes_in_window, .. } = *self;
+        [ok, failed, unknown, answered, answered_in_window, records_in_window, bytes_in_window]
+    }
+
+    /// Each of them, in the order of [`Counts::all`].
+    fn all_mut(&mut self) -> [&mut u64; 7] {
+        [
+            &mut self.ok,
+            &mut self.failed,
+            &mut self.unknown,
+            &mut self.answered,
+            &mut self.answered_in_window,
+            &mut self.records_in_window,
+            &mut self.bytes_in_window,
+        ]
     }
 }
 
@@ -167,6 +183,14 @@ impl Snapshot {
         self.reads.merge(other.reads);
         merge_latencies(&mut self.lag, other.lag);
     }
+
+    /// Latencies in all of its histograms.
+    pub fn latency_count(&self) -> u64 {
+        let Snapshot { appends, reads, lag } = self;
+        let parts = [&appends.measured, &appends.other, &reads.measured, &reads.other, lag];
+        let counts = parts.into_iter().flatten().map(|latencies| latencies.count());
+        counts.fold(0, u64::saturating_add)
+    }
 }
 
 impl TallySnapshot {
@@ -207,6 +231,22 @@ mod tests {
             now = end;
         }
         assert_eq!(ends, [10 * S + S / 2, 11 * S + S / 2, 12 * S + S / 2, 13 * S]);
+    }
+
+    #[test]
+    fn sums_keep_apart_what_is_counted_and_do_not_overflow() {
+        let part = Counts {
+            ok: 1,
+            failed: 2,
+            unknown: 3,
+            answered: 4,
+            answered_in_window: 5,
+            records_in_window: 6,
+            bytes_in_window: u64::MAX - 1,
+        };
+        let mut sum = part;
+        sum.merge(&part);
+        assert_eq!(sum.all(), [2, 4, 6, 8, 10, 12, u64::MAX]);
     }
 
     #[test]

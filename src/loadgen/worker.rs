@@ -60,9 +60,9 @@ const RING_ENTRIES: u32 = 4096;
 /// What a worker is started with.
 #[derive(Debug)]
 pub struct WorkerPlan {
-    /// Its number, from 0.
+    /// Its number, from 0: no other worker of the load has it.
     pub worker: u32,
-    /// How many there are.
+    /// More than any worker's number.
     pub worker_count: u32,
     /// Its connections among the workload's.
     pub connections: Range<usize>,

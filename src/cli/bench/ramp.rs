@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::super::error::CliError;
 use super::super::output::Output;
 use super::Bench;
-use crate::loadgen::ramp::{Found, Limit, Ramp};
+use crate::loadgen::ramp::{Found, Limit, Ramp, UNSENT_PART_MAX};
 use crate::loadgen::report::{
-    ClusterReport, HostReport, PACE_KEPT_MIN, Report, WorkloadReport, count,
+    ClusterReport, HostReport, OperationsReport, PACE_KEPT_MIN, Report, WorkloadReport, count,
 };
 use crate::loadgen::workload::{Pacing, RATE_PER_S_MAX, Workload};
 
@@ -36,6 +36,7 @@ struct RampReport {
 #[derive(Debug, Serialize)]
 struct Criteria {
     kept_min: f64,
+    unsent_part_max: f64,
     p99_us_max: f64,
 }
 
@@ -110,11 +111,14 @@ pub fn run(bench: &Bench<'_>, workload: &Workload) -> Result<(), CliError> {
 }
 
 fn operations(report: &Report) -> Found {
-    let reads = report.reads.as_ref();
-    let p99_us = report.appends.latency_us.p99;
+    let (appends, reads) = (&report.appends, report.reads.as_ref());
+    let p99_us = appends.latency_us.p99;
+    let due = |of: &OperationsReport| of.ok + of.failed + of.unknown;
     Found {
-        answered_per_s: report.appends.per_s + reads.map_or(0.0, |reads| reads.per_s),
-        ok: report.appends.ok + reads.map_or(0, |reads| reads.ok),
+        answered_per_s: appends.per_s + reads.map_or(0.0, |reads| reads.per_s),
+        ok: appends.ok + reads.map_or(0, |reads| reads.ok),
+        due: due(appends) + reads.map_or(0, due),
+        unsent: report.pace.map_or(0, |pace| pace.unsent),
         p99_us: reads.map_or(p99_us, |reads| p99_us.max(reads.latency_us.p99)),
     }
 }
@@ -123,7 +127,11 @@ fn whole(steps: Vec<Step>, ramp: &Ramp, knee: Option<Knee>) -> Result<RampReport
     let first =
         steps.first().ok_or_else(|| CliError::usage("--rate is over what can be offered"))?;
     let Report { version, commit, host, cluster, workload, .. } = first.report.clone();
-    let ramp = Criteria { kept_min: PACE_KEPT_MIN, p99_us_max: ramp.p99_us_max() };
+    let ramp = Criteria {
+        kept_min: PACE_KEPT_MIN,
+        unsent_part_max: UNSENT_PART_MAX,
+        p99_us_max: ramp.p99_us_max(),
+    };
     Ok(RampReport { version, commit, host, cluster, workload, ramp, knee, steps })
 }
 
@@ -163,6 +171,7 @@ impl Step {
             match self.limit {
                 None => "yes",
                 Some(Limit::Rate) => "no: too few were answered",
+                Some(Limit::Unsent) => "no: too many were never sent",
                 Some(Limit::P99) => "no: the p99 is over the limit",
             }
         )
@@ -171,8 +180,9 @@ impl Step {
 
 fn verdict_text(ramp: &Ramp, knee: Option<&Knee>) -> String {
     let criteria = format!(
-        "at least {:.0}% of the rate answered, p99 at most {:.1} ms",
+        "at least {:.0}% of the rate answered, at most {:.1}% never sent, p99 at most {:.1} ms",
         PACE_KEPT_MIN * 100.0,
+        UNSENT_PART_MAX * 100.0,
         ramp.p99_us_max() / 1e3
     );
     match knee {

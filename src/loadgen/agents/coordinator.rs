@@ -10,10 +10,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::frame::{Bounds, COUNTS, GREETING, read_message, write_message};
+use super::frame::{Bounds, COUNTS, GREETING, read_within, write_within};
 use super::{
-    AGENTS_MAX, AgentError, FrameError, HELLO_TIMEOUT, Message, Part, READY_TIMEOUT, SILENCE_MAX,
-    VERSION,
+    AGENTS_MAX, AgentError, COUNT_MAX, FrameError, HELLO_TIMEOUT, Message, Part, READY_TIMEOUT,
+    SEND_TIMEOUT, SILENCE_MAX, VERSION,
 };
 use crate::base::LogId;
 use crate::loadgen::bench::create_logs;
@@ -21,11 +21,15 @@ use crate::loadgen::bench::{INTERVALS_QUEUED_MAX, Observer, RunError, RunOptions
 use crate::loadgen::clock::{NANOS_PER_S, Nanos};
 use crate::loadgen::collect::{Collector, Total};
 use crate::loadgen::report::{AgentReport, cpu_us_per_operation};
-use crate::loadgen::stats::{Phases, Snapshot};
+use crate::loadgen::stats::{Counts, Phases, Snapshot};
 use crate::loadgen::worker::{WorkerInterval, WorkerResult, share};
 
 /// From "all are ready" to the first operation, beside a round trip.
 const LEAD: Duration = Duration::from_millis(100);
+
+/// Intervals of a run besides its whole seconds: the warm-up and the measured phase need not end with
+/// one.
+const ENDS: u64 = 2;
 
 /// An agent that takes part.
 struct Agent {
@@ -131,7 +135,8 @@ impl FrameError {
     }
 }
 
-/// Reads what `agent` says next; a refusal and a failure are errors.
+/// Reads what `agent` says next, which has to be whole within `timeout`; a refusal and a failure are
+/// errors.
 fn read(
     agent: &str,
     stream: &TcpStream,
@@ -139,8 +144,7 @@ fn read(
     timeout: Duration,
 ) -> Result<(Message, Vec<u8>), AgentError> {
     let owned = || agent.to_owned();
-    stream.set_read_timeout(Some(timeout)).map_err(|e| FrameError::from(e).of(agent))?;
-    match read_message(stream, bounds).map_err(|error| error.of(agent))? {
+    match read_within(stream, bounds, timeout).map_err(|error| error.of(agent))? {
         (Message::Refused { reason, text }, _) => {
             Err(AgentError::Refused { agent: owned(), reason, text })
         }
@@ -155,10 +159,9 @@ fn greet(address: &str) -> Result<Agent, AgentError> {
     let resolved = found.next().ok_or_else(|| lost(std::io::ErrorKind::NotFound.into()))?;
     let stream = TcpStream::connect_timeout(&resolved, HELLO_TIMEOUT).map_err(lost)?;
     stream.set_nodelay(true).map_err(lost)?;
-    stream.set_write_timeout(Some(HELLO_TIMEOUT)).map_err(lost)?;
     let asked = Instant::now();
     let hello = Message::Hello { version: VERSION };
-    write_message(&stream, &hello, &[]).map_err(|error| error.of(address))?;
+    write_within(&stream, &hello, &[], SEND_TIMEOUT).map_err(|error| error.of(address))?;
     match read(address, &stream, GREETING, HELLO_TIMEOUT)?.0 {
         Message::Welcome { version: VERSION, build, cpus } => Ok(Agent {
             address: address.to_owned(),
@@ -185,12 +188,14 @@ fn hand_out(options: &RunOptions, logs: &[LogId], agents: &mut [Agent]) -> Resul
             addresses: options.addresses.clone(),
             logs: logs.iter().map(|log| log.0).collect(),
         };
-        write_message(&agent.stream, &Message::Run(Box::new(part)), &[])
+        write_within(&agent.stream, &Message::Run(Box::new(part)), &[], SEND_TIMEOUT)
             .map_err(|error| error.of(&agent.address))?;
     }
     for agent in agents {
         match read(&agent.address, &agent.stream, GREETING, READY_TIMEOUT)?.0 {
-            Message::Ready { workers } => agent.workers = workers,
+            Message::Ready { workers } if (1..=agent.connections).contains(&workers) => {
+                agent.workers = workers;
+            }
             _ => return Err(FrameError::Unexpected("it is not ready").of(&agent.address)),
         }
     }
@@ -207,7 +212,8 @@ fn start(options: &RunOptions, agents: &[Agent]) -> Result<Phases, AgentError> {
         // The word is half a round trip on its way.
         let delay = lead.saturating_sub(now.elapsed() + agent.round_trip / 2);
         let message = Message::Start { delay_us: delay.as_micros() as u64 };
-        write_message(&agent.stream, &message, &[]).map_err(|error| error.of(&agent.address))?;
+        write_within(&agent.stream, &message, &[], SEND_TIMEOUT)
+            .map_err(|error| error.of(&agent.address))?;
     }
     Ok(Phases::of(&options.workload, start))
 }
@@ -232,6 +238,29 @@ impl Common {
     }
 }
 
+/// What one agent has counted so far, all kinds together.
+#[derive(Debug, Default)]
+struct Sums {
+    counts: Counts,
+    latencies: u64,
+}
+
+impl Sums {
+    /// Adds a snapshot.
+    ///
+    /// # Errors
+    /// When the sums are over [`COUNT_MAX`]: whatever is added up later need not ask.
+    fn add(&mut self, snapshot: &Snapshot) -> Result<(), FrameError> {
+        self.counts.merge(&snapshot.appends.counts);
+        self.counts.merge(&snapshot.reads.counts);
+        self.latencies = self.latencies.saturating_add(snapshot.latency_count());
+        match self.counts.all().into_iter().chain([self.latencies]).any(|sum| sum > COUNT_MAX) {
+            true => Err(FrameError::Unexpected("counts beyond what anybody can have done")),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Takes in what `agent` says until it is done.
 fn listen(
     agent: &Agent,
@@ -242,10 +271,16 @@ fn listen(
 ) -> Result<PartResult, AgentError> {
     let of_agent = |error: FrameError| error.of(&agent.address);
     let mut totals = (Total::default(), Total::default());
+    let mut bounds = Sums::default();
     let mut add = |snapshot: &Snapshot| {
+        bounds.add(snapshot).map_err(of_agent)?;
         totals.0.add(&snapshot.appends);
         totals.1.add(&snapshot.reads);
+        Ok::<_, AgentError>(())
     };
+    // A worker counts once a second, and at both ends of the measured phase.
+    let seconds = phases.measure_end.since(phases.start) / NANOS_PER_S + ENDS;
+    let mut left = agent.workers as u64 * seconds;
     let done = loop {
         let (message, blob) = read(&agent.address, &agent.stream, COUNTS, SILENCE_MAX)?;
         if stop.load(Ordering::Relaxed) {
@@ -253,22 +288,26 @@ fn listen(
             return Err(AgentError::Failed { agent: agent.address.clone(), text });
         }
         match message {
+            Message::Interval { .. } if left == 0 => {
+                return Err(of_agent(FrameError::Unexpected("more intervals than the run has")));
+            }
             Message::Interval { end_ns, snapshot } => {
+                left -= 1;
                 let snapshot = snapshot.into_snapshot(&blob).map_err(of_agent)?;
-                add(&snapshot);
+                add(&snapshot)?;
                 let end = interval_end(phases, end_ns)
                     .ok_or_else(|| of_agent(FrameError::Unexpected("a time out of the run")))?;
                 if intervals.send(WorkerInterval { end, snapshot }).is_err() {
                     tracing::debug!("the run has been given up");
                 }
             }
-            Message::Done(done) => break (done, blob),
+            Message::Done(done) if done.unsent <= COUNT_MAX => break (done, blob),
             _ => return Err(of_agent(FrameError::Unexpected("it is not counting"))),
         }
     };
     let (mut done, blob) = done;
     let snapshot = std::mem::take(&mut done.snapshot).into_snapshot(&blob).map_err(of_agent)?;
-    add(&snapshot);
+    add(&snapshot)?;
     let cpu = Duration::from_nanos(done.cpu_ns);
     let (appends, reads) = (totals.0.report(duration), totals.1.report(duration));
     let operations = (appends.per_s + reads.per_s) * duration.as_secs_f64();

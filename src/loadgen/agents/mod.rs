@@ -37,18 +37,24 @@ use super::stats::{Counts, Snapshot, TallySnapshot};
 use super::workload::Workload;
 
 /// The version of what is said here; both ends must speak the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The most agents of one run.
 pub const AGENTS_MAX: usize = 64;
-/// How long a hello may take, and a connection.
+/// How long a hello may take to be whole, and a connection to be made.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an agent may take to connect to the cluster; more than its workers take to give up.
+/// How long an agent may take to connect to the cluster and say so; more than its workers take to
+/// give up.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long an agent waits for the others to be ready, and the word to start.
 const START_TIMEOUT: Duration = Duration::from_secs(40);
-/// How long nothing may come from an agent in a run: it speaks every second, and awaits the last
-/// answers for some.
+/// How long an agent may take from one whole message to the next in a run: it speaks every second,
+/// and awaits the last answers for some.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How long the other end may take to take in a message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most of anything that is believed of an agent in a run: a week of 100 GB a second is less, and
+/// what [`AGENTS_MAX`] of them can add up to fits.
+const COUNT_MAX: u64 = 1 << 56;
 /// Histograms in a snapshot.
 const PARTS: usize = 5;
 

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use rustix::time::ClockId;
 
-use super::frame::{Bounds, GREETING, PART, read_message, write_message};
+use super::frame::{Bounds, GREETING, PART, read_message, read_within, write_within};
 use super::{
     AGENTS_MAX, Done, FrameError, HELLO_TIMEOUT, Message, Part, READY_TIMEOUT, Refusal,
-    START_TIMEOUT, VERSION, WireSnapshot,
+    SEND_TIMEOUT, START_TIMEOUT, VERSION, WireSnapshot,
 };
 use crate::base::LogId;
+use crate::loadgen::accept::Acceptor;
 use crate::loadgen::clock::{Nanos, cpu_time};
 use crate::loadgen::crew::{Crew, CrewPlan};
 use crate::loadgen::stats::{Phases, Snapshot};
@@ -49,33 +50,33 @@ pub fn serve(
         guests: AtomicUsize::new(0),
         note: Box::new(note),
     });
-    loop {
-        let (stream, peer) = match listener.accept() {
-            Ok(accepted) => accepted,
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
-            // The peer has gone again, or no descriptor is left: others may still come.
-            Err(error) => {
-                (agent.note)(&format!("a connection was not taken: {error}"));
-                continue;
-            }
-        };
-        if stop.load(Ordering::SeqCst) {
-            return Ok(());
-        }
+    let mut acceptor = Acceptor::new(listener, stop, |line: &str| (agent.note)(line));
+    while let Some((stream, peer)) = acceptor.next()? {
         if agent.guests.fetch_add(1, Ordering::SeqCst) >= GUESTS_MAX {
             agent.guests.fetch_sub(1, Ordering::SeqCst);
             (agent.note)(&format!("{peer} was sent away: {GUESTS_MAX} others are connected"));
             continue;
         }
-        let agent = Arc::clone(&agent);
-        let guest = std::thread::Builder::new().name("agent".to_owned());
-        guest.spawn(move || {
-            match agent.meet(&stream) {
-                Ok(()) => {}
-                Err(error) => (agent.note)(&format!("{peer}: {error}")),
+        let guest = Guest(Arc::clone(&agent));
+        let thread = std::thread::Builder::new().name("agent".to_owned());
+        let spawned = thread.spawn(move || {
+            if let Err(error) = guest.0.meet(&stream) {
+                (guest.0.note)(&format!("{peer}: {error}"));
             }
-            agent.guests.fetch_sub(1, Ordering::SeqCst);
-        })?;
+        });
+        if let Err(error) = spawned {
+            acceptor.failed(error)?;
+        }
+    }
+    Ok(())
+}
+
+/// Counts a guest until it has gone, also one for whom no thread could be made.
+struct Guest(Arc<Agent>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.guests.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -98,7 +99,6 @@ impl Drop for Busy<'_> {
 impl Agent {
     fn meet(&self, stream: &TcpStream) -> Result<(), FrameError> {
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(HELLO_TIMEOUT))?;
         let Message::Hello { version } = read(stream, GREETING, HELLO_TIMEOUT)? else {
             return Err(FrameError::Unexpected("a bench begins with a hello"));
         };
@@ -112,7 +112,7 @@ impl Agent {
         let busy = Busy(&self.busy);
         let build = env!("CARGO_PKG_VERSION").to_owned();
         let welcome = Message::Welcome { version: VERSION, build, cpus: self.cpus };
-        write_message(stream, &welcome, &[])?;
+        write_within(stream, &welcome, &[], SEND_TIMEOUT)?;
         let Message::Run(part) = read(stream, PART, READY_TIMEOUT)? else {
             return Err(FrameError::Unexpected("behind the hello comes a run"));
         };
@@ -127,7 +127,7 @@ impl Agent {
             Ok((done, blob)) => (Message::Done(Box::new(done)), blob),
             Err(text) => (Message::Failed { text }, Vec::new()),
         };
-        write_message(stream, &message, &blob)
+        write_within(stream, &message, &blob, SEND_TIMEOUT)
     }
 
     /// A part of a run: what is to be said in the end; or what the coordinator has done wrong.
@@ -139,9 +139,6 @@ impl Agent {
             addresses: &part.addresses,
             cpus: self.cpus,
             connections: part.connections.clone(),
-            // Unique over all agents: none has more workers than connections.
-            worker_first: part.connections.start as u32,
-            worker_total: part.workload.connections as u32,
             history: None,
             stop: &stop,
         };
@@ -149,7 +146,8 @@ impl Agent {
             Ok(crew) => crew,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        write_message(stream, &Message::Ready { workers: crew.threads.len() }, &[])?;
+        let ready = Message::Ready { workers: crew.threads.len() };
+        write_within(stream, &ready, &[], SEND_TIMEOUT)?;
         let Message::Start { delay_us } = read(stream, GREETING, START_TIMEOUT)? else {
             return Err(FrameError::Unexpected("behind the run comes its start"));
         };
@@ -189,12 +187,11 @@ impl Agent {
 type Outcome = Result<(Done, Vec<u8>), String>;
 
 fn read(stream: &TcpStream, bounds: Bounds, timeout: Duration) -> Result<Message, FrameError> {
-    stream.set_read_timeout(Some(timeout))?;
-    Ok(read_message(stream, bounds)?.0)
+    Ok(read_within(stream, bounds, timeout)?.0)
 }
 
 fn refuse(stream: &TcpStream, reason: Refusal, text: String) -> Result<(), FrameError> {
-    write_message(stream, &Message::Refused { reason, text }, &[])
+    write_within(stream, &Message::Refused { reason, text }, &[], SEND_TIMEOUT)
 }
 
 /// Hands every second of every worker on, and gathers what is left in the end.
@@ -255,7 +252,7 @@ fn hand_on(
 ) -> Result<(), FrameError> {
     let (snapshot, blob) = WireSnapshot::new(&interval.snapshot);
     let end_ns = interval.end.0 as i64 - phases.measure_begin.0 as i64;
-    write_message(stream, &Message::Interval { end_ns, snapshot }, &blob)
+    write_within(stream, &Message::Interval { end_ns, snapshot }, &blob, SEND_TIMEOUT)
 }
 
 impl Part {

@@ -316,23 +316,53 @@ fn whoever_is_no_agent_is_named() {
     }
 }
 
-#[test]
-fn an_interval_that_cannot_be_is_refused() {
+/// What a run says of an agent that is ready with `workers` and then says `messages`.
+fn said_of(workers: usize, messages: Vec<(Message, Vec<u8>)>) -> String {
     let server = null_server();
-    let (address, thread) = fake(|stream| {
+    let (address, thread) = fake(move |stream| {
         welcome(&stream, VERSION);
         read_message(&stream, PART).unwrap();
-        write_message(&stream, &Message::Ready { workers: 1 }, &[]).unwrap();
-        read_message(&stream, GREETING).unwrap();
-        let snapshot = WireSnapshot::default();
-        let late = Message::Interval { end_ns: i64::MAX, snapshot };
-        write_message(&stream, &late, &[]).unwrap();
-        // Until the coordinator has had enough.
+        write_message(&stream, &Message::Ready { workers }, &[]).unwrap();
+        drop(read_message(&stream, GREETING));
+        for (message, blob) in messages {
+            // The coordinator may have had enough already.
+            if write_message(&stream, &message, &blob).is_err() {
+                return;
+            }
+        }
         drop(read_message(&stream, COUNTS));
     });
     let error = run_on(&[&address], &server, workload()).unwrap_err();
     thread.join().unwrap();
     assert!(matches!(&error, RunError::Agents(AgentError::Foreign { .. })), "{error}");
+    error.to_string()
+}
+
+fn interval(end_ns: i64, snapshot: &Snapshot) -> (Message, Vec<u8>) {
+    let (snapshot, blob) = WireSnapshot::new(snapshot);
+    (Message::Interval { end_ns, snapshot }, blob)
+}
+
+#[test]
+fn what_an_agent_cannot_have_counted_is_refused() {
+    let said = said_of(1, vec![interval(i64::MAX, &Snapshot::default())]);
+    assert!(said.contains("a time out of the run"), "{said}");
+    // 1.3 seconds are at most three intervals of each worker.
+    let said = said_of(2, (0..7).map(|_| interval(0, &Snapshot::default())).collect());
+    assert!(said.contains("more intervals than the run has"), "{said}");
+    for workers in [0, 6, usize::MAX] {
+        let said = said_of(workers, Vec::new());
+        assert!(said.contains("it is not ready"), "{workers}: {said}");
+    }
+
+    let mut many = Snapshot::default();
+    many.appends.counts.bytes_in_window = COUNT_MAX;
+    many.reads.counts.bytes_in_window = 1;
+    let said = said_of(1, vec![interval(0, &many)]);
+    assert!(said.contains("counts beyond"), "{said}");
+    let done = Done { unsent: COUNT_MAX + 1, ..Done::default() };
+    let said = said_of(1, vec![(Message::Done(Box::new(done)), Vec::new())]);
+    assert!(said.contains("it is not counting"), "{said}");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! one read brought with one write.
 //!
 //! Used by the null server's process and by tests. A connection whose client does not take its
-//! answers is not read from, so that nothing queues without a bound.
+//! answers is not read from, and no more is answered of what one read brought than
+//! [`OUTPUT_BYTES_MAX`], so that nothing queues without a bound.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,12 +19,17 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::NullState;
 use crate::base::GroupId;
+use crate::loadgen::accept::Acceptor;
 use crate::wire::client::{decode_request, encode_response};
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::{FrameDecoder, FrameEncoder, FrameKind, HelloReply, WireError};
 
 /// Bytes of one read from a socket.
 const READ_BYTES: usize = 256 * 1024;
+/// Once so many bytes of answers wait to be sent on a connection, nothing more is answered before
+/// these have gone: a read of many requests for records would make gigabytes. Far above what a read
+/// of appends makes.
+const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Events taken from the kernel at a time.
 const EVENTS_MAX: usize = 256;
 /// Connections at a time: several agents' worth.
@@ -141,26 +147,28 @@ impl Inbox {
 
 /// Hands whoever connects to the thread with the fewest connections.
 fn accept(listener: &TcpListener, inboxes: &[Arc<Inbox>], stopping: &AtomicBool) {
+    let mut acceptor = Acceptor::new(listener, stopping, |line: &str| tracing::warn!("{line}"));
+    let held = |inbox: &Arc<Inbox>| inbox.held.load(Ordering::Relaxed);
     loop {
-        let accepted = listener.accept();
-        if stopping.load(Ordering::SeqCst) {
-            return;
-        }
-        let prepared = accepted.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        });
-        let held = |inbox: &Arc<Inbox>| inbox.held.load(Ordering::Relaxed);
-        match prepared {
-            Ok(_) if inboxes.iter().map(held).sum::<usize>() >= CONNECTIONS_MAX => {
-                tracing::warn!("{CONNECTIONS_MAX} connections are open; another one is refused");
+        let stream = match acceptor.next() {
+            Ok(Some((stream, _))) => stream,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "the null server can take no connections any more");
+                // Whoever waits for its end is to hear of it.
+                stopping.store(true, Ordering::SeqCst);
+                return inboxes.iter().for_each(|inbox| inbox.wake());
             }
-            Ok(stream) => {
+        };
+        if inboxes.iter().map(held).sum::<usize>() >= CONNECTIONS_MAX {
+            tracing::warn!("{CONNECTIONS_MAX} connections are open; another one is refused");
+            continue;
+        }
+        match stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)) {
+            Ok(()) => {
                 let inbox = inboxes.iter().min_by_key(|inbox| held(inbox));
                 inbox.expect("there is a thread").put(stream);
             }
-            // The peer has gone again, or no descriptor is left: others may still come and go.
             Err(error) => tracing::warn!(%error, "a connection was not taken"),
         }
     }
@@ -182,6 +190,8 @@ struct Guest {
     stream: TcpStream,
     encoder: FrameEncoder,
     decoder: FrameDecoder<Vec<u8>>,
+    /// Bytes of a read that were not looked at, since enough answers waited.
+    input: Vec<u8>,
     /// Answers that the socket has not taken, from `sent` on.
     output: Vec<u8>,
     sent: usize,
@@ -195,39 +205,59 @@ impl Guest {
             stream,
             encoder: FrameEncoder::new(),
             decoder: FrameDecoder::plain(),
+            input: Vec::new(),
             output: Vec::new(),
             sent: 0,
             blocked: false,
         }
     }
 
-    /// Reads once and answers; or sends what is left to send.
+    /// Whether something has to be sent, or answered, before more is read.
+    fn is_busy(&self) -> bool {
+        !self.output.is_empty() || !self.input.is_empty()
+    }
+
+    /// Sends what is left to send, and then goes on with the last read or reads once; answers.
     fn turn(
         &mut self,
         state: &NullState,
         buffer: &mut [u8],
         scratch: &mut Vec<u8>,
     ) -> Result<(), End> {
-        if self.output.is_empty() {
+        self.send()?;
+        if !self.output.is_empty() {
+            return Ok(());
+        }
+        if self.input.is_empty() {
             let count = match (&self.stream).read(buffer) {
                 Ok(0) => return Err(End::Closed),
                 Ok(count) => count,
                 Err(error) if is_transient(&error) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            self.answer(state, &buffer[..count], scratch)?;
+            let taken = self.answer(state, &buffer[..count], scratch)?;
+            self.input.extend_from_slice(&buffer[taken..count]);
+        } else {
+            let mut input = std::mem::take(&mut self.input);
+            let taken = self.answer(state, &input, scratch)?;
+            input.drain(..taken);
+            self.input = input;
         }
         self.send()
     }
 
+    /// Answers the requests in `bytes` until they end or enough answers wait: how many bytes that
+    /// were.
     fn answer(
         &mut self,
         state: &NullState,
         bytes: &[u8],
         scratch: &mut Vec<u8>,
-    ) -> Result<(), End> {
+    ) -> Result<usize, End> {
         let mut rest = bytes;
-        while let Some(frame) = self.decoder.next(&mut rest, &())? {
+        while self.output.len() < OUTPUT_BYTES_MAX
+            && let Some(frame) = self.decoder.next(&mut rest, &())?
+        {
             if frame.kind == FrameKind::Hello {
                 decode_hello(&frame)?;
                 let welcome = NullState::welcome(self.stream.local_addr()?.to_string());
@@ -239,7 +269,7 @@ impl Guest {
                 encode_response(&response, GroupId(0), &mut self.encoder, &mut self.output);
             }
         }
-        Ok(())
+        Ok(bytes.len() - rest.len())
     }
 
     fn send(&mut self) -> Result<(), End> {
@@ -323,7 +353,7 @@ impl Reactor {
         // An event of a connection that has ended in this round.
         let Some(guest) = self.guests.get_mut(&number) else { return };
         let turned = guest.turn(&self.state, &mut self.buffer, &mut self.scratch).and_then(|()| {
-            let blocked = !guest.output.is_empty();
+            let blocked = guest.is_busy();
             if blocked != guest.blocked {
                 let wanted = if blocked { EventFlags::OUT } else { EventFlags::IN };
                 let data = EventData::new_u64(number);
@@ -348,9 +378,13 @@ impl Reactor {
 mod tests {
     use std::time::Duration;
 
+    use super::super::READ_BYTES_MAX;
     use super::*;
+    use crate::base::{LogId, Position};
     use crate::client::ClientOptions;
     use crate::client::blocking::Client;
+    use crate::wire::client::{decode_response, encode_request};
+    use crate::wire::{ReadLevel, Request, RequestId};
 
     fn server(threads: usize) -> NullServer {
         NullServer::start(TcpListener::bind("127.0.0.1:0").unwrap(), threads).unwrap()
@@ -411,5 +445,79 @@ mod tests {
         }
         sender.join().unwrap().unwrap();
         assert!(tags.iter().enumerate().all(|(index, tag)| index as u32 == *tag));
+    }
+
+    /// So many requests for as much as one brings, as bytes.
+    fn read_requests(count: u64) -> Vec<u8> {
+        let (mut encoder, mut bytes) = (FrameEncoder::new(), Vec::new());
+        for request in (0..count).map(RequestId) {
+            let (log, from, level) = (LogId(0), Position(0), ReadLevel::Local);
+            let (records_max, bytes_max, wait_ms) = (u32::MAX, u32::MAX, 0);
+            let request =
+                Request::Read { request, log, from, records_max, bytes_max, level, wait_ms };
+            encode_request(&request, GroupId(0), &mut encoder, &mut bytes);
+        }
+        bytes
+    }
+
+    /// The requests that the answers on `stream` are to, until there are `count`.
+    fn answered(mut stream: &TcpStream, count: usize) -> Vec<u64> {
+        let (mut decoder, mut buffer) = (FrameDecoder::plain(), vec![0; READ_BYTES]);
+        let mut found = Vec::new();
+        while found.len() < count {
+            let count = stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "the server goes on");
+            let mut rest = &buffer[..count];
+            while let Some(frame) = decoder.next(&mut rest, &()).unwrap() {
+                found.push(decode_response(&frame).unwrap().id().0);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn answers_that_wait_are_bounded_whatever_one_read_asks_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = listener.accept().unwrap().0;
+        stream.set_nonblocking(true).unwrap();
+        let (state, mut buffer, mut scratch) = (NullState::default(), vec![0; READ_BYTES], vec![]);
+        state.tails[0].store(1 << 40, Ordering::Relaxed);
+        state.record_bytes.store(64 * 1024, Ordering::Relaxed);
+        let mut guest = Guest::new(stream);
+        // Some 60 MB of answers, to a few kilobytes.
+        const REQUESTS: u64 = 64;
+        client.write_all(&read_requests(REQUESTS)).unwrap();
+        let bound = OUTPUT_BYTES_MAX + READ_BYTES_MAX + 4096;
+        // Nobody reads, however often there is a turn.
+        while !guest.is_busy() {
+            guest.turn(&state, &mut buffer, &mut scratch).unwrap();
+        }
+        for _ in 0..100 {
+            guest.turn(&state, &mut buffer, &mut scratch).unwrap();
+            assert!(guest.output.len() <= bound, "{}", guest.output.len());
+        }
+        assert!(!guest.output.is_empty() && !guest.input.is_empty(), "the sockets hold less");
+        // Then somebody does, and gets everything, in its order.
+        guest.stream.set_nonblocking(false).unwrap();
+        let reader = std::thread::spawn(move || answered(&client, REQUESTS as usize));
+        while guest.is_busy() {
+            guest.turn(&state, &mut buffer, &mut scratch).unwrap();
+            assert!(guest.output.capacity() <= 2 * bound && guest.input.len() <= READ_BYTES);
+        }
+        assert_eq!(reader.join().unwrap(), (0..REQUESTS).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_server_answers_all_of_a_burst_that_it_does_not_answer_at_once() {
+        let server = server(1);
+        let client =
+            Client::connect([server.address().to_string()], ClientOptions::default()).unwrap();
+        for _ in 0..32 {
+            client.append(&[vec![1; 64 * 1024]]).unwrap();
+        }
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.write_all(&read_requests(64)).unwrap();
+        assert_eq!(answered(&stream, 64), (0..64).collect::<Vec<_>>());
     }
 }

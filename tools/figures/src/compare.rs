@@ -92,6 +92,7 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
             "p50 B/A",
             "p99 B/A",
             "cpu B/A",
+            "client cpu B/A",
         ],
     );
     let mut remarks = Vec::new();
@@ -151,6 +152,7 @@ fn row(name: String, a: &Group<'_>, b: &Group<'_>) -> Vec<String> {
         of(&|f| Some(f.p50_us)),
         of(&|f| Some(f.p99_us)),
         of(&|f| f.cpu_us),
+        of(&|f| f.client_cpu_us),
     ]
 }
 
@@ -171,6 +173,21 @@ fn remark(name: &str, a: &Group<'_>, b: &Group<'_>) -> Option<String> {
     }
     if load_a.duration_s != load_b.duration_s {
         differ.push(format!("{} s and {} s", short(load_a.duration_s), short(load_b.duration_s)));
+    }
+    let (ahead_a, ahead_b) = (run_a.cluster.preallocate_bytes, run_b.cluster.preallocate_bytes);
+    // Reports from before could not be of a log that was.
+    if ahead_a.unwrap_or(0) != ahead_b.unwrap_or(0) {
+        let bytes = |ahead: Option<u64>| count(ahead.unwrap_or(0) as f64);
+        differ.push(format!(
+            "bytes of log preallocated, {} and {}",
+            bytes(ahead_a),
+            bytes(ahead_b)
+        ));
+    }
+    if let (Some(groups_a), Some(groups_b)) = (run_a.cluster.groups, run_b.cluster.groups)
+        && groups_a != groups_b
+    {
+        differ.push(format!("groups, {groups_a} and {groups_b}"));
     }
     if run_a.host != run_b.host {
         differ.push("the machines".to_owned());
@@ -231,6 +248,17 @@ mod tests {
         let said = remark("x", &group(&a), &group(&b)).unwrap();
         assert!(said.contains("1,000 and 2,000") && said.contains("0 and 3"), "{said}");
         assert_eq!(remark("x", &group(&a), &group(&a)), None);
+
+        let (a, b) = (
+            run(LOGGOS, "x", 1, |_| ()),
+            run(LOGGOS, "x", 1, |bench| {
+                bench.cluster.preallocate_bytes = Some(1 << 30);
+                bench.cluster.groups = Some(2);
+            }),
+        );
+        let said = remark("x", &group(&a), &group(&b)).unwrap();
+        assert!(said.contains("preallocated, 0 and 1,073,741,824"), "{said}");
+        assert!(said.contains("groups, 1 and 2"), "{said}");
 
         let slower = |bench: &mut BenchReport| {
             bench.floor.as_mut().unwrap().commit_us *= 1.5;

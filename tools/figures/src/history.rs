@@ -27,7 +27,10 @@ struct Line<'a> {
     p99_us: f64,
     p999_us: f64,
     cpu_us_per_append: Option<f64>,
+    client_cpu_us_per_append: Option<f64>,
     p50_over_commit_floor: Option<f64>,
+    /// Filled with zeros ahead on each node: large writes are faster then.
+    preallocate_bytes: Option<u64>,
     lost: f64,
 }
 
@@ -63,7 +66,9 @@ fn line<'a>(meta: &'a Meta, dir: &Path, run: &'a Run) -> Line<'a> {
         p99_us: figures.p99_us,
         p999_us: figures.p999_us,
         cpu_us_per_append: figures.cpu_us.map(rounded),
+        client_cpu_us_per_append: figures.client_cpu_us.map(rounded),
         p50_over_commit_floor: figures.over_commit.map(rounded),
+        preallocate_bytes: run.bench.cluster.preallocate_bytes,
         lost: figures.lost,
     }
 }
@@ -92,13 +97,18 @@ mod tests {
         };
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("2026-01-31-box-matrix");
-        append(root.path(), &meta, &dir, &run(LOGGOS, "n3-b256-d1", 1, |_| ())).unwrap();
+        let ahead = run(LOGGOS, "n3-b256-d1", 1, |b| b.cluster.preallocate_bytes = Some(4096));
+        append(root.path(), &meta, &dir, &ahead).unwrap();
         append(root.path(), &meta, &dir, &run("etcd", "b256-d1", 1, |b| b.commit.clear())).unwrap();
         let text = std::fs::read_to_string(root.path().join("history.jsonl")).unwrap();
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0]["what"], "n3-b256-d1");
+        assert_eq!(lines[0]["preallocate_bytes"], 4096);
+        for cost in ["cpu_us_per_append", "client_cpu_us_per_append"] {
+            assert!(lines[0][cost].as_f64().is_some_and(|us| us > 0.0), "{cost}: {text}");
+        }
         assert_eq!(lines[0]["results"], "2026-01-31-box-matrix");
         assert_eq!((&lines[1]["system"], &lines[1]["commit"]), (&"etcd".into(), &"abc".into()));
     }

@@ -89,6 +89,10 @@ fn matrix(dir: &Path, meta: &Meta, runs: &[Run]) -> Result<String, Error> {
         ("size-throughput", by_size(&groups, &sizes, "payload, MB/s", &|g| Some(g.mb_per_s))),
         ("size-appends", by_size(&groups, &sizes, "appends/s", &|g| Some(g.per_s))),
         ("depth-cpu", by_depth(&groups, &sizes, "servers' CPU an append, us", &|g| g.cpu_us)),
+        (
+            "depth-client-cpu",
+            by_depth(&groups, &sizes, "load generator's CPU an append, us", &|g| g.client_cpu_us),
+        ),
         ("depth-floor", by_depth(&groups, &sizes, "p50 over a lone commit", &|g| g.over_commit)),
     ];
     for (name, chart) in general {
@@ -123,7 +127,8 @@ pub fn remarks(runs: &[Run]) -> String {
 
 const EXPLANATION: &str = "
 Of repeated runs every number is the median, and `runs` tells how many there are. **cpu**: CPU time
-of all servers for each append. **/commit**: p50 over the price of a lone commit (one durable 4 KiB
+of all servers for each append; **client**: that of the load generator, which shares the machine with
+them. **/commit**: p50 over the price of a lone commit (one durable 4 KiB
 write and the round trips), measured in the same run, just before the load; below 1 the machine was
 busier with something else then, and the floor is to be doubted. **of disk**: payload times replicas
 over the durable bandwidth of the disk that all of them share. **lost**: failed and unknown. Rates
@@ -158,6 +163,7 @@ fn sections(groups: &[Group<'_>], text: &mut String) {
             "p99 us",
             "p99.9 us",
             "cpu us",
+            "client us",
             "/commit",
             "of disk",
             "lost",
@@ -180,6 +186,7 @@ fn sections(groups: &[Group<'_>], text: &mut String) {
                 short(f.p99_us),
                 short(f.p999_us),
                 maybe(f.cpu_us),
+                maybe(f.client_cpu_us),
                 maybe(f.over_commit),
                 percent(f.of_bandwidth),
                 count(f.lost),
@@ -373,7 +380,11 @@ mod tests {
             assert!(text.contains(part), "{part} is missing from\n{text}");
         }
         assert!(text.lines().any(|l| l.starts_with("| 4 KiB") && l.contains("|    7 |")), "{text}");
-        assert!(results.dir.join("n3-latency.svg").exists());
+        for plot in ["n3-latency", "depth-cpu", "depth-client-cpu"] {
+            assert!(results.dir.join(format!("{plot}.svg")).exists(), "{plot}");
+            assert!(text.contains(&format!("({plot}.svg)")), "{plot} is missing from\n{text}");
+        }
+        assert!(text.lines().any(|l| l.contains("cpu us") && l.contains("client us")), "{text}");
         // No histograms were kept, so there is no such plot, and no dead link to it.
         assert!(!text.contains("n3-percentiles.svg"));
     }

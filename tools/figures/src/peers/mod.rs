@@ -342,7 +342,12 @@ fn report_of(
         version: about.version.clone(),
         commit: String::new(),
         host: like.host.clone(),
-        cluster: ClusterReport { nodes: NODES, durability: about.durability.clone() },
+        cluster: ClusterReport {
+            nodes: NODES,
+            durability: about.durability.clone(),
+            groups: None,
+            preallocate_bytes: None,
+        },
         workload: WorkloadReport {
             connections,
             inflight: load.depth / connections,
@@ -356,6 +361,8 @@ fn report_of(
         resources: ResourcesReport {
             server_cpu_s: Some(usage.servers_s),
             loadgen_cpu_s: Some(usage.own_s),
+            server_cpu_us_per_append: None,
+            loadgen_cpu_us_per_op: None,
         },
     }
 }
