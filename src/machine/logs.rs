@@ -221,6 +221,9 @@ impl Logs {
         if !(1..=LOGS_MAX).contains(&count) {
             return wrong("it tells of too many logs, or of none");
         }
+        if logs.last.0 > LogId::WITHIN_GROUP_MAX {
+            return wrong("its logs' numbers are over the limit");
+        }
         let mut before: Option<LogId> = None;
         for _ in 0..count {
             let log = LogId(from.u32()?);
@@ -230,7 +233,9 @@ impl Logs {
             }
             before = Some(log);
             let record_bytes_max = from.u32()?;
-            let (tail, fence) = (Position(from.u64()?), FenceToken(from.u64()?));
+            let tail = Position(from.counter("a log's tail")?);
+            // Chosen by clients, and never counted on from: any there is.
+            let fence = FenceToken(from.u64()?);
             let name_bytes = usize::from(from.u16()?).min(LOG_NAME_BYTES_MAX + 1);
             let name = std::str::from_utf8(from.bytes(name_bytes)?);
             let name = name.map_err(|_| DecodeError::Wrong("a log's name is no text"))?;

@@ -28,6 +28,11 @@ const CHECKSUM_SIZE: usize = 4;
 /// processor's cache then.
 const FOLD_BYTES: usize = 64 * KIB;
 
+/// The highest position, sequence, session number, number of records or log time that is read: no
+/// machine counts so far, and one that goes on from there could not be made to count too far, not in
+/// centuries of appends.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
 /// Why bytes are not the state of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -43,6 +48,10 @@ pub enum DecodeError {
     /// They are not as they were written.
     #[error("the state's checksum does not match")]
     Checksum,
+    /// A number that only counts up is higher than any machine counts: going on from there, it
+    /// would overflow.
+    #[error("the state makes no sense: {0} is over the limit of {COUNTER_MAX}")]
+    Counter(&'static str),
     /// No machine can have come to this.
     #[error("the state makes no sense: {0}")]
     Wrong(&'static str),
@@ -154,6 +163,14 @@ impl<'a> Reader<'a> {
 
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A number that only counts up.
+    pub fn counter(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        match self.u64()? {
+            value if value <= COUNTER_MAX => Ok(value),
+            _ => Err(DecodeError::Counter(what)),
+        }
     }
 
     /// Everything has been read.

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::saved::{DecodeError, Reader, Writer};
+use super::saved::{COUNTER_MAX, DecodeError, Reader, Writer};
 use super::state::{AppendRefusal, Placed};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{AppendTerms, FenceToken, LogId, Position, Sequence, SessionId, SessionTerms};
@@ -101,6 +101,17 @@ fn result_of(saved: &SavedResult) -> Result<AppendResult, DecodeError> {
         true => Ok(result),
         false => Err(DecodeError::Wrong("a remembered result says more than its kind may")),
     }
+}
+
+/// Whether a machine can have remembered this.
+fn check_result(saved: &SavedResult) -> Result<(), DecodeError> {
+    let result = result_of(saved)?;
+    let (_, _, large) = numbers_of(&result);
+    // A token is chosen by a client; the others count up.
+    if large > COUNTER_MAX && !matches!(result, Err(AppendRefusal::Fenced { .. })) {
+        return Err(DecodeError::Counter("a remembered position or sequence"));
+    }
+    Ok(())
 }
 
 /// What a session says to a command.
@@ -197,7 +208,7 @@ impl Sessions {
     /// Reads what [`Sessions::encode`] wrote.
     pub fn decode(from: &mut Reader<'_>) -> Result<Sessions, DecodeError> {
         let wrong = |what| Err(DecodeError::Wrong(what));
-        let last = SessionId(from.u64()?);
+        let last = SessionId(from.counter("its last session's number")?);
         let mut sessions = Sessions { last, ..Sessions::default() };
         let count = from.u32()? as usize;
         if count > SESSIONS_MAX {
@@ -211,7 +222,8 @@ impl Sessions {
             }
             before = id;
             let terms = SessionTerms { timeout_ms: from.u32()?, window: from.u32()? };
-            let (used_ms, last) = (from.u64()?, Sequence(from.u64()?));
+            let used_ms = from.counter("the time of a session's last command")?;
+            let last = Sequence(from.counter("a session's last sequence")?);
             let results = from.u32()?;
             sessions.windows += u64::from(terms.window);
             if terms.fault().is_some() || sessions.windows > RESULTS_MAX {
@@ -222,7 +234,7 @@ impl Sessions {
             }
             let results = from.bytes(results as usize * SAVED_RESULT_SIZE)?;
             let results: VecDeque<SavedResult> = results.as_chunks().0.iter().copied().collect();
-            results.iter().try_for_each(|result| result_of(result).map(drop))?;
+            results.iter().try_for_each(check_result)?;
             sessions.open.insert(id, Session { terms, used_ms, last, results });
         }
         Ok(sessions)

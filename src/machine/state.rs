@@ -158,7 +158,7 @@ impl Machine {
         if applied > Slot::MAX {
             return Err(DecodeError::Wrong("its slot is over the limit"));
         }
-        let (records, time_ms) = (from.u64()?, from.u64()?);
+        let (records, time_ms) = (from.counter("its records")?, from.counter("its log time")?);
         let logs = Logs::decode(&mut from)?;
         let sessions = Sessions::decode(&mut from)?;
         from.end()?;
