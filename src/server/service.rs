@@ -155,7 +155,7 @@ impl Server {
 
     /// How long the loop may sleep.
     pub fn wait(&self, now: Instant) -> Wait {
-        if self.stalled.iter().any(|conn| self.may_read(*conn)) {
+        if self.node.wants_turn() || self.stalled.iter().any(|conn| self.may_read(*conn)) {
             return Wait::No;
         }
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
@@ -176,7 +176,7 @@ impl Server {
     ) -> Result<Turn, NodeFailure> {
         io.turn(wait, events).map_err(NodeFailure::Ring)?;
         let woken_at = io.now();
-        let has_work = !events.is_empty();
+        let has_work = self.node.begin_turn() || !events.is_empty();
         for event in events.drain(..) {
             if matches!(event, Event::Woken) {
                 return Ok(Turn::Stop);
