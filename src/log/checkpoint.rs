@@ -45,6 +45,11 @@ const CHUNK_BYTES: usize = 256 * KIB;
 const CHUNK_PAUSE: Duration = Duration::from_millis(4);
 /// A checkpoint is overdue when the log has grown by so many times what makes one due.
 const OVERDUE_FACTOR: u64 = 2;
+/// Before a clean stop one is taken when the log has grown by so much, which takes longer to replay
+/// than a checkpoint to write.
+const STOP_GROWTH_BYTES_MIN: u64 = 8 * MIB as u64;
+/// And when the last one was not larger: so much is written in an eighth of a second.
+const STOP_CHECKPOINT_BYTES_MAX: u64 = 8 * MIB as u64;
 
 const CHECKPOINT_MAGIC: u32 = u32::from_le_bytes(*b"LgC1");
 const CHECKSUM_AT: usize = BLOCK_SIZE - 4;
@@ -349,14 +354,32 @@ impl Log {
         self.has_grown_for_checkpoint(OVERDUE_FACTOR)
     }
 
+    /// Whether one taken before a clean stop spares the next start some work, and is soon written.
+    pub fn checkpoint_worthwhile_at_stop(&self) -> bool {
+        self.options.checkpoint_bytes_min.is_some()
+            && self.checkpointer.bytes <= STOP_CHECKPOINT_BYTES_MAX
+            && self.has_grown_by(STOP_GROWTH_BYTES_MIN)
+    }
+
+    /// Whether a checkpoint is being written.
+    pub fn is_writing_checkpoint(&self) -> bool {
+        self.checkpointer.job.is_some()
+    }
+
     fn has_grown_for_checkpoint(&self, times: u64) -> bool {
-        let last = &self.checkpointer;
         let Some(least) = self.options.checkpoint_bytes_min else { return false };
-        let wanted = least.max(last.bytes.saturating_mul(self.options.checkpoint_factor));
+        let last_bytes = self.checkpointer.bytes;
+        let wanted = least.max(last_bytes.saturating_mul(self.options.checkpoint_factor));
+        self.has_grown_by(wanted.saturating_mul(times))
+    }
+
+    /// Whether a checkpoint may be taken, and the log has grown by so much since the last one.
+    fn has_grown_by(&self, bytes: u64) -> bool {
+        let last = &self.checkpointer;
         last.job.is_none()
             && self.failure.is_none()
             && self.index.applied() > last.slot
-            && self.log_bytes() - last.taken_at >= wanted.saturating_mul(times)
+            && self.log_bytes() - last.taken_at >= bytes
     }
 
     /// Takes the machine's state after the last applied slot; a checkpoint of it is written in the

@@ -621,15 +621,34 @@ impl Node {
     /// least: the writes and messages of the turn before are with the kernel, so that the disk and
     /// the peers go on meanwhile.
     pub fn begin_turn(&mut self) -> bool {
-        if !self.wants_turn() {
-            return false;
+        let due = self.wants_turn();
+        if due {
+            self.take_checkpoint();
         }
+        due
+    }
+
+    /// The node is asked to stop: takes a checkpoint if that is soon done and spares the next start
+    /// some work. Whether [`Node::is_writing_checkpoint`] is worth waiting for.
+    pub fn prepare_stop(&mut self) -> bool {
+        let worthwhile = self.log.checkpoint_worthwhile_at_stop();
+        if worthwhile {
+            self.take_checkpoint();
+        }
+        worthwhile
+    }
+
+    /// Whether a checkpoint is being written.
+    pub fn is_writing_checkpoint(&self) -> bool {
+        self.log.is_writing_checkpoint()
+    }
+
+    fn take_checkpoint(&mut self) {
         let slot = match planted(Mutant::CheckpointOfAnotherSlot) {
             true => self.machine.applied().next(),
             false => self.machine.applied(),
         };
         self.log.checkpoint(slot, self.machine.encode());
-        true
     }
 
     /// Whether it is time for a checkpoint, which the next turn takes: it is not to wait for

@@ -29,6 +29,8 @@ use crate::wire::{
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// The longest that a read may wait for new records.
 const READ_WAIT_MAX: Duration = Duration::from_secs(60);
+/// The longest that a stop waits for a checkpoint to be written.
+const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A node and its clients.
 pub struct Server {
@@ -53,13 +55,16 @@ pub struct Server {
     pub(super) logs_touched: Vec<LogId>,
     answers: Vec<Answer>,
     started: Instant,
+    /// Asked to stop, it goes on until a checkpoint is written, but no longer than this.
+    stop_at: Option<Instant>,
     resources: Resources,
 }
 
 /// Tells what the process has used (CPU, memory): handed in by whoever knows the process.
 pub type Resources = fn() -> ResourceStatus;
 
-/// Drives the server until [`Event::Woken`] asks it to stop.
+/// Drives the server until [`Event::Woken`] asks it to stop; it may serve on until a last checkpoint
+/// is written, unless it is asked again.
 ///
 /// # Errors
 /// When the log or the ring has failed. Nothing has been answered since; the process must end.
@@ -123,6 +128,7 @@ impl Server {
             logs_touched: Vec::new(),
             answers: Vec::new(),
             started: now,
+            stop_at: None,
             resources,
         }
     }
@@ -159,7 +165,8 @@ impl Server {
             return Wait::No;
         }
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
-        let deadline = self.node.next_deadline().into_iter().chain(waiters).min();
+        let deadline =
+            self.node.next_deadline().into_iter().chain(waiters).chain(self.stop_at).min();
         Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
     }
 
@@ -179,9 +186,15 @@ impl Server {
         let has_work = self.node.begin_turn() || !events.is_empty();
         for event in events.drain(..) {
             if matches!(event, Event::Woken) {
-                return Ok(Turn::Stop);
+                if self.stop_at.is_some() || !self.node.prepare_stop() {
+                    return Ok(Turn::Stop);
+                }
+                self.stop_at = Some(woken_at + STOP_WAIT_MAX);
             }
             self.on_event(io, event)?;
+        }
+        if self.stop_at.is_some_and(|at| at <= woken_at || !self.node.is_writing_checkpoint()) {
+            return Ok(Turn::Stop);
         }
         self.end_turn(io);
         let now = io.measure();
