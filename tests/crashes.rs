@@ -197,7 +197,7 @@ fn a_node_that_is_asked_to_stop_leaves_little_to_replay() {
     cluster.wait_for_leader();
     assert_eq!(read_all(&cluster.nodes[0].address).len(), 40);
     let log = cluster.nodes[0].log();
-    let recovered = log.lines().filter(|line| line.contains("recovered the log")).next_back();
+    let recovered = log.lines().rfind(|line| line.contains("recovered the log"));
     assert!(recovered.is_some_and(|line| !line.contains("checkpoint=0")), "{log}");
     // Nothing has come since: the next stop has nothing to do.
     cluster.nodes[0].terminate();
