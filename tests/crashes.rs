@@ -181,6 +181,31 @@ fn a_single_node_killed_under_load_comes_back_with_everything() {
 }
 
 #[test]
+fn a_node_that_is_asked_to_stop_leaves_little_to_replay() {
+    let mut cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    let client = cluster.client();
+    let record = vec![7; 500_000];
+    for _ in 0..20 {
+        client.append(&[&record, &record]).expect("it is appended");
+    }
+    cluster.nodes[0].terminate();
+    assert_eq!(cluster.nodes[0].wait().code(), Some(0));
+    let log = cluster.nodes[0].log();
+    assert!(log.contains("checkpoint number=1"), "{log}");
+    cluster.start_node(0);
+    cluster.wait_for_leader();
+    assert_eq!(read_all(&cluster.nodes[0].address).len(), 40);
+    let log = cluster.nodes[0].log();
+    let recovered = log.lines().rfind(|line| line.contains("recovered the log"));
+    assert!(recovered.is_some_and(|line| !line.contains("checkpoint=0")), "{log}");
+    // Nothing has come since: the next stop has nothing to do.
+    cluster.nodes[0].terminate();
+    assert_eq!(cluster.nodes[0].wait().code(), Some(0));
+    assert!(!cluster.nodes[0].log().contains("checkpoint number=2"));
+}
+
+#[test]
 fn a_follower_killed_and_long_away_catches_up() {
     let mut loaded = Loaded::start(3, 4);
     loaded.wait_for_progress(200);

@@ -5,6 +5,7 @@
 
 mod core;
 mod log;
+mod machine;
 mod values;
 
 use std::hint::black_box;
@@ -157,6 +158,7 @@ criterion_group!(
     batch,
     core::steps,
     log::append,
-    log::lookup
+    log::lookup,
+    machine::saved
 );
 criterion_main!(benches);

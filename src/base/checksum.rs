@@ -25,6 +25,24 @@ impl Checksum {
     }
 }
 
+/// A checksum of bytes that come piece by piece.
+#[derive(Clone, Debug, Default)]
+pub struct RunningChecksum {
+    hasher: crc32fast::Hasher,
+}
+
+impl RunningChecksum {
+    /// Adds the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    /// The checksum of all pieces in a row.
+    pub fn finish(self) -> Checksum {
+        Checksum(self.hasher.finalize())
+    }
+}
+
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
@@ -39,5 +57,10 @@ mod tests {
     fn matches_the_published_check_value() {
         assert_eq!(Checksum::of(b"123456789"), Checksum(0xcbf4_3926));
         assert_eq!(Checksum::of_parts(&[b"1234", b"", b"56789"]), Checksum(0xcbf4_3926));
+        let mut running = RunningChecksum::default();
+        for piece in [&b"12345"[..], b"", b"6789"] {
+            running.update(piece);
+        }
+        assert_eq!(running.finish(), Checksum(0xcbf4_3926));
     }
 }

@@ -18,7 +18,7 @@ pub mod rng;
 pub mod terms;
 pub mod time;
 
-pub use checksum::Checksum;
+pub use checksum::{Checksum, RunningChecksum};
 pub use hash::{IdMap, IdSet};
 pub use ids::{
     Ballot, ClusterId, DEFAULT_LOG_NAME, Epoch, FenceToken, GroupId, LogId, NodeId, Position,

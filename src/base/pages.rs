@@ -76,15 +76,14 @@ impl<T: Copy + Default> LogPages<T> {
     }
 
     /// Every log with its value, by log.
-    pub fn sorted(&self) -> Vec<(LogId, T)> {
-        let mut pages: Vec<_> = self.pages.iter().collect();
-        pages.sort_unstable_by_key(|(number, _)| **number);
-        let logs = pages.into_iter().flat_map(|(number, page)| {
+    pub fn sorted(&self) -> impl Iterator<Item = (LogId, &T)> {
+        let mut pages: Vec<_> = self.pages.iter().map(|(number, page)| (*number, page)).collect();
+        pages.sort_unstable_by_key(|(number, _)| *number);
+        pages.into_iter().flat_map(|(number, page)| {
             let is_live = move |at: &usize| page.live >> at & 1 == 1;
             let log = move |at: usize| LogId(number * PAGE_LOGS as u32 + at as u32);
-            (0..PAGE_LOGS).filter(is_live).map(move |at| (log(at), page.values[at]))
-        });
-        logs.collect()
+            (0..PAGE_LOGS).filter(is_live).map(move |at| (log(at), &page.values[at]))
+        })
     }
 }
 
@@ -100,10 +99,7 @@ mod tests {
             assert_eq!(*pages.get_or_insert(log, log.0), log.0);
             assert_eq!(*pages.get_or_insert(log, 99), log.0);
         }
-        assert_eq!(
-            pages.sorted().iter().map(|(_, v)| *v).collect::<Vec<_>>(),
-            [0, 1, 63, 64, 1_000_000]
-        );
+        assert_eq!(pages.sorted().map(|(_, v)| *v).collect::<Vec<_>>(), [0, 1, 63, 64, 1_000_000]);
         *pages.get_mut(LogId(63)).unwrap() = 7;
         assert_eq!((pages.get(LogId(63)), pages.get(LogId(2))), (Some(&7), None));
         assert_eq!(
@@ -111,6 +107,7 @@ mod tests {
             [Some(64), Some(1_000_000), None, None]
         );
         assert_eq!((pages.pages.len(), pages.get(LogId(64))), (1, None));
-        assert_eq!(pages.sorted(), [(LogId(0), 0), (LogId(1), 1), (LogId(63), 7)]);
+        let left: Vec<_> = pages.sorted().collect();
+        assert_eq!(left, [(LogId(0), &0), (LogId(1), &1), (LogId(63), &7)]);
     }
 }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{BlockBuf, Checksum, ClusterId, GroupId, Instant, NodeId, Slot};
+use crate::base::{BlockBuf, Checksum, ClusterId, GroupId, Instant, NodeId, RunningChecksum, Slot};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, WritePart};
 
 use super::covered::{self, CoveredSegment};
@@ -43,6 +43,13 @@ const COVERED_BYTES_MAX: usize = 256 * MIB;
 const CHUNK_BYTES: usize = 256 * KIB;
 /// The pause after a chunk: 64 MB/s in the background.
 const CHUNK_PAUSE: Duration = Duration::from_millis(4);
+/// A checkpoint is overdue when the log has grown by so many times what makes one due.
+const OVERDUE_FACTOR: u64 = 2;
+/// Before a clean stop one is taken when the log has grown by so much, which takes longer to replay
+/// than a checkpoint to write.
+const STOP_GROWTH_BYTES_MIN: u64 = 8 * MIB as u64;
+/// And when the last one was not larger: so much is written in an eighth of a second.
+const STOP_CHECKPOINT_BYTES_MAX: u64 = 8 * MIB as u64;
 
 const CHECKPOINT_MAGIC: u32 = u32::from_le_bytes(*b"LgC1");
 const CHECKSUM_AT: usize = BLOCK_SIZE - 4;
@@ -273,7 +280,10 @@ enum Stage {
     /// What it covers is not durable yet.
     Wait,
     Open,
+    /// The body, behind the place of the header.
     Write,
+    /// The header: it tells the checksum of the body, which is known when that has been written.
+    WriteHeader,
     Flush,
     Rename,
     SyncFolder,
@@ -283,9 +293,14 @@ struct Job {
     header: CheckpointHeader,
     /// State and covered entries.
     body: Vec<u8>,
+    /// Of the first so many bytes of the body: taken chunk by chunk, since all at once would hold
+    /// up what the group's thread has to do besides.
+    checksum: RunningChecksum,
+    summed: usize,
     stage: Stage,
     file: Option<FileId>,
-    written: u64,
+    /// Bytes of the body, whole blocks.
+    written: usize,
     /// Asked for in the chunk in flight.
     chunk: usize,
 }
@@ -331,13 +346,40 @@ impl Log {
     /// Whether it is time for [`Log::checkpoint`]: the log has grown enough since the last one, so
     /// that what checkpoints cost stays a small part of what the log costs.
     pub fn checkpoint_due(&self) -> bool {
-        let last = &self.checkpointer;
+        self.has_grown_for_checkpoint(1)
+    }
+
+    /// Whether it is not to be put off any longer: a start would have too much to replay.
+    pub fn checkpoint_overdue(&self) -> bool {
+        self.has_grown_for_checkpoint(OVERDUE_FACTOR)
+    }
+
+    /// Whether one taken before a clean stop spares the next start some work, and is soon written.
+    pub fn checkpoint_worthwhile_at_stop(&self) -> bool {
+        self.options.checkpoint_bytes_min.is_some()
+            && self.checkpointer.bytes <= STOP_CHECKPOINT_BYTES_MAX
+            && self.has_grown_by(STOP_GROWTH_BYTES_MIN)
+    }
+
+    /// Whether a checkpoint is being written.
+    pub fn is_writing_checkpoint(&self) -> bool {
+        self.checkpointer.job.is_some()
+    }
+
+    fn has_grown_for_checkpoint(&self, times: u64) -> bool {
         let Some(least) = self.options.checkpoint_bytes_min else { return false };
-        let wanted = least.max(last.bytes.saturating_mul(self.options.checkpoint_factor));
+        let last_bytes = self.checkpointer.bytes;
+        let wanted = least.max(last_bytes.saturating_mul(self.options.checkpoint_factor));
+        self.has_grown_by(wanted.saturating_mul(times))
+    }
+
+    /// Whether a checkpoint may be taken, and the log has grown by so much since the last one.
+    fn has_grown_by(&self, bytes: u64) -> bool {
+        let last = &self.checkpointer;
         last.job.is_none()
             && self.failure.is_none()
             && self.index.applied() > last.slot
-            && self.log_bytes() - last.taken_at >= wanted
+            && self.log_bytes() - last.taken_at >= bytes
     }
 
     /// Takes the machine's state after the last applied slot; a checkpoint of it is written in the
@@ -372,10 +414,19 @@ impl Log {
             previous: Checksum(0),
             state_bytes: state_bytes as u64,
             covered_bytes,
-            body: Checksum::of(&body),
+            // Known when the body has been written.
+            body: Checksum(0),
         };
-        let (stage, file) = (Stage::Wait, None);
-        last.job = Some(Job { header, body, stage, file, written: 0, chunk: 0 });
+        last.job = Some(Job {
+            header,
+            body,
+            checksum: RunningChecksum::default(),
+            summed: 0,
+            stage: Stage::Wait,
+            file: None,
+            written: 0,
+            chunk: 0,
+        });
     }
 
     /// Starts the next step, if it is time.
@@ -404,12 +455,19 @@ impl Log {
             Stage::Wait => unreachable!("it has just been left"),
             Stage::Open => disk.open_async(token, &temporary, FileOptions::CreateNew),
             Stage::Write => {
-                let left = job.header.file_bytes() - job.written;
-                job.chunk = CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES));
+                job.chunk = CHUNK_BYTES.min(block_align(job.body.len()) - job.written);
                 let mut buffer = self.options.pool.take(job.chunk);
                 job.fill(&mut buffer);
                 let parts = vec![WritePart::Buffer(Rc::new(buffer), job.chunk)];
-                disk.write(token, file, job.written, parts, Sync::Cached);
+                let offset = (BLOCK_SIZE + job.written) as u64;
+                disk.write(token, file, offset, parts, Sync::Cached);
+            }
+            Stage::WriteHeader => {
+                job.chunk = BLOCK_SIZE;
+                let mut buffer = self.options.pool.take(BLOCK_SIZE);
+                job.header.encode(&mut buffer);
+                let parts = vec![WritePart::Buffer(Rc::new(buffer), BLOCK_SIZE)];
+                disk.write(token, file, 0, parts, Sync::Cached);
             }
             Stage::Flush => disk.flush(token, file),
             Stage::Rename => disk.rename_async(token, &temporary, &job.name(&self.folder)),
@@ -429,7 +487,10 @@ impl Log {
         let doing = format!("writing {}", job.name(&self.folder));
         let done = match event.result {
             // Nothing counts on it: the step is made again when there may be room.
-            Err(error) if error.is_full() && matches!(job.stage, Stage::Open | Stage::Write) => {
+            Err(error)
+                if error.is_full()
+                    && matches!(job.stage, Stage::Open | Stage::Write | Stage::WriteHeader) =>
+            {
                 checkpointer.pause_until = Some(now + FULL_RETRY_INTERVAL);
                 return Ok(());
             }
@@ -445,12 +506,19 @@ impl Log {
                 if whole == 0 {
                     return Err(LogFailure::short(&doing, done, job.chunk as u32));
                 }
-                job.written += whole as u64;
-                match job.written == job.header.file_bytes() {
-                    true => job.stage = Stage::Flush,
-                    false => checkpointer.pause_until = Some(now + CHUNK_PAUSE),
+                job.written += whole;
+                if job.written == block_align(job.body.len()) {
+                    assert_eq!(job.summed, job.body.len(), "what is written is summed");
+                    job.header.body = std::mem::take(&mut job.checksum).finish();
+                    job.stage = Stage::WriteHeader;
+                } else {
+                    checkpointer.pause_until = Some(now + CHUNK_PAUSE);
                 }
             }
+            Stage::WriteHeader if (done as usize) < BLOCK_SIZE => {
+                return Err(LogFailure::short(&doing, done, BLOCK_SIZE as u32));
+            }
+            Stage::WriteHeader => job.stage = Stage::Flush,
             Stage::Flush => job.stage = Stage::Rename,
             Stage::Rename => job.stage = Stage::SyncFolder,
             Stage::SyncFolder => {
@@ -472,20 +540,15 @@ impl Job {
         join(folder, CHECKPOINT_NAMES[(self.header.number % 2) as usize])
     }
 
-    /// Fills `buffer` with the file's bytes from `written` on, as far as the chunk goes.
-    fn fill(&self, buffer: &mut BlockBuf) {
-        let out = &mut buffer[..self.chunk];
-        out.fill(0);
-        let (out, from) = match self.written {
-            0 => {
-                self.header.encode(out);
-                (&mut out[BLOCK_SIZE..], 0)
-            }
-            written => (out, written as usize - BLOCK_SIZE),
-        };
-        let rest = self.body.get(from..).unwrap_or_default();
-        let count = rest.len().min(out.len());
-        out[..count].copy_from_slice(&rest[..count]);
+    /// Fills `buffer` with the body from `written` on, as far as the chunk goes.
+    fn fill(&mut self, buffer: &mut BlockBuf) {
+        let end = self.body.len().min(self.written + self.chunk);
+        let (bytes, zeros) = buffer[..self.chunk].split_at_mut(end - self.written);
+        bytes.copy_from_slice(&self.body[self.written..end]);
+        zeros.fill(0);
+        // After a short write some of it has been summed before.
+        self.checksum.update(&self.body[self.summed..end]);
+        self.summed = end;
     }
 }
 

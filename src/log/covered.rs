@@ -47,6 +47,8 @@ pub(super) fn encode(index: &Index, out: &mut Vec<u8>) {
     for segment in in_memory() {
         let applied = |entry: &&IndexEntry| entry.state == EntryState::Applied;
         let rows = segment.entries.iter().filter(applied).count();
+        // Most slots have records in one log.
+        out.reserve(16 + rows * (ROW_HEAD_SIZE + SPAN_SIZE));
         out.extend_from_slice(&segment.number.to_le_bytes());
         out.extend_from_slice(&segment.count.to_le_bytes());
         out.extend_from_slice(&(rows as u32).to_le_bytes());

@@ -124,7 +124,8 @@ impl Summary {
     }
 
     fn settle(&mut self) {
-        self.settled = std::mem::take(&mut self.growing).sorted().into();
+        let growing = std::mem::take(&mut self.growing);
+        self.settled = growing.sorted().map(|(log, reach)| (log, *reach)).collect();
     }
 
     /// Once it is settled.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::saved::{DecodeError, Reader, put_u16, put_u32, put_u64};
+use super::saved::{DecodeError, Reader, Writer};
 use super::state::{AppendRefusal, Placed};
 use crate::base::limits::{LOG_NAME_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::base::mutants::{Mutant, planted};
@@ -17,6 +17,8 @@ use crate::base::{
 
 /// The most logs of a group.
 pub const LOGS_MAX: usize = 64 * 1024;
+/// What a log takes in a saved state, without its name, in bytes.
+const SAVED_LOG_SIZE: usize = 26;
 
 /// A log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,19 +187,23 @@ impl Logs {
     }
 
     /// Appends the logs to `out`, by number; between slots only.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Writer) {
         assert!(self.spans.is_empty(), "no slot is being applied");
-        put_u32(out, self.last.0);
-        put_u32(out, self.terms.len() as u32);
-        // Both are made of the same logs; only the tails come sorted.
-        for (log, tail) in self.tails.sorted() {
-            let terms = self.terms.get(&log).expect("every log has terms");
-            put_u32(out, log.0);
-            put_u32(out, terms.record_bytes_max);
-            put_u64(out, tail.tail.0);
-            put_u64(out, tail.fence.0);
-            put_u16(out, terms.name.len() as u16);
-            out.extend_from_slice(terms.name.as_bytes());
+        let mut terms: Vec<_> = self.terms.iter().map(|(log, terms)| (*log, terms)).collect();
+        terms.sort_unstable_by_key(|(log, _)| *log);
+        let names: usize = terms.iter().map(|(_, terms)| terms.name.len()).sum();
+        out.reserve(8 + terms.len() * SAVED_LOG_SIZE + names);
+        out.put_u32(self.last.0);
+        out.put_u32(terms.len() as u32);
+        // Side by side: looking each log up in the other map would cost more than all the rest.
+        for ((log, terms), (same, tail)) in terms.into_iter().zip(self.tails.sorted()) {
+            assert_eq!(log, same, "every log has terms and a tail");
+            out.put_u32(log.0);
+            out.put_u32(terms.record_bytes_max);
+            out.put_u64(tail.tail.0);
+            out.put_u64(tail.fence.0);
+            out.put_u16(terms.name.len() as u16);
+            out.put_last(terms.name.as_bytes());
         }
     }
 
@@ -215,6 +221,9 @@ impl Logs {
         if !(1..=LOGS_MAX).contains(&count) {
             return wrong("it tells of too many logs, or of none");
         }
+        if logs.last.0 > LogId::WITHIN_GROUP_MAX {
+            return wrong("its logs' numbers are over the limit");
+        }
         let mut before: Option<LogId> = None;
         for _ in 0..count {
             let log = LogId(from.u32()?);
@@ -224,7 +233,9 @@ impl Logs {
             }
             before = Some(log);
             let record_bytes_max = from.u32()?;
-            let (tail, fence) = (Position(from.u64()?), FenceToken(from.u64()?));
+            let tail = Position(from.counter("a log's tail")?);
+            // Chosen by clients, and never counted on from: any there is.
+            let fence = FenceToken(from.u64()?);
             let name_bytes = usize::from(from.u16()?).min(LOG_NAME_BYTES_MAX + 1);
             let name = std::str::from_utf8(from.bytes(name_bytes)?);
             let name = name.map_err(|_| DecodeError::Wrong("a log's name is no text"))?;

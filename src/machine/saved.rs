@@ -17,12 +17,21 @@
 //! Guarantee: bytes that anybody made are refused or become a state that a machine can have; no
 //! memory is taken for what is not there.
 
-use crate::base::Checksum;
+use crate::base::limits::KIB;
+use crate::base::{Checksum, RunningChecksum};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"LgM1");
 const VERSION: u16 = 1;
 const HEAD_SIZE: usize = 8;
 const CHECKSUM_SIZE: usize = 4;
+/// The checksum takes in what was written when it has come to so many bytes: they are still in the
+/// processor's cache then.
+const FOLD_BYTES: usize = 64 * KIB;
+
+/// The highest position, sequence, session number, number of records or log time that is read: no
+/// machine counts so far, and one that goes on from there could not be made to count too far, not in
+/// centuries of appends.
+pub const COUNTER_MAX: u64 = 1 << 62;
 
 /// Why bytes are not the state of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,37 +48,70 @@ pub enum DecodeError {
     /// They are not as they were written.
     #[error("the state's checksum does not match")]
     Checksum,
+    /// A number that only counts up is higher than any machine counts: going on from there, it
+    /// would overflow.
+    #[error("the state makes no sense: {0} is over the limit of {COUNTER_MAX}")]
+    Counter(&'static str),
     /// No machine can have come to this.
     #[error("the state makes no sense: {0}")]
     Wrong(&'static str),
 }
 
-pub(super) fn put_u16(out: &mut Vec<u8>, value: u16) {
-    out.extend_from_slice(&value.to_le_bytes());
+/// A state that is being written.
+pub(super) struct Writer {
+    out: Vec<u8>,
+    checksum: RunningChecksum,
+    /// The checksum has taken in so many bytes.
+    folded: usize,
 }
 
-pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
+impl Writer {
+    /// Writes the first bytes of a state.
+    pub fn begin() -> Writer {
+        let mut writer =
+            Writer { out: Vec::new(), checksum: RunningChecksum::default(), folded: 0 };
+        writer.put_u32(MAGIC);
+        writer.put_u16(VERSION);
+        writer.put_u16(0);
+        writer
+    }
 
-pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
+    /// Makes room for so many bytes more, and for what ends a state.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.out.reserve_exact(bytes + CHECKSUM_SIZE);
+    }
 
-/// The first bytes of a state.
-pub(super) fn begin() -> Vec<u8> {
-    let mut out = Vec::new();
-    put_u32(&mut out, MAGIC);
-    put_u16(&mut out, VERSION);
-    put_u16(&mut out, 0);
-    out
-}
+    pub fn put_u16(&mut self, value: u16) {
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
 
-/// Completes a state.
-pub(super) fn end(mut out: Vec<u8>) -> Vec<u8> {
-    let checksum = Checksum::of(&out);
-    put_u32(&mut out, checksum.0);
-    out
+    pub fn put_u32(&mut self, value: u32) {
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub fn put_u64(&mut self, value: u64) {
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Writes bytes of any number, with which a log or a session ends.
+    pub fn put_last(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+        if self.out.len() - self.folded >= FOLD_BYTES {
+            self.fold();
+        }
+    }
+
+    fn fold(&mut self) {
+        self.checksum.update(&self.out[self.folded..]);
+        self.folded = self.out.len();
+    }
+
+    /// Completes a state.
+    pub fn end(mut self) -> Vec<u8> {
+        self.fold();
+        self.out.extend_from_slice(&self.checksum.finish().0.to_le_bytes());
+        self.out
+    }
 }
 
 /// What is left to be read of a state.
@@ -121,6 +163,14 @@ impl<'a> Reader<'a> {
 
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A number that only counts up.
+    pub fn counter(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        match self.u64()? {
+            value if value <= COUNTER_MAX => Ok(value),
+            _ => Err(DecodeError::Counter(what)),
+        }
     }
 
     /// Everything has been read.

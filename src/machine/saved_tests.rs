@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 
-use super::{BatchBuilder, Command, CommandKind, DecodeError, Machine, Outcome};
+use super::saved::COUNTER_MAX;
+use super::{BatchBuilder, Command, CommandKind, DecodeError, Machine, Outcome, Placed};
 use crate::base::records::push_record;
 use crate::base::rng::Rng;
 use crate::base::{
@@ -168,6 +169,77 @@ fn what_is_no_state_is_told_apart() {
     let checksum = Checksum::of(&newer);
     newer.extend_from_slice(&checksum.0.to_le_bytes());
     assert_eq!(Machine::decode(&newer), Err(DecodeError::Version(2)));
+}
+
+/// A state with a log, a session and a result of it, and the number at `at` bytes before its end, or
+/// behind its start, set to `number`.
+fn with_number(at: isize, number: u64) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(BlockPool::new(0));
+    let mut machine = Machine::new();
+    let terms = AppendTerms::default();
+    let run = SessionTerms { timeout_ms: 60_000, window: 4 }.encode();
+    let (kind, log) = (CommandKind::OpenSession, LogId(0));
+    builder.push(&Command { kind, log, terms, records: 0, run: &run });
+    let terms = AppendTerms { session: SessionId(1), sequence: Sequence(1), ..terms };
+    let mut run = Vec::new();
+    push_record(&mut run, b"a record");
+    builder.push(&Command { terms, ..Command::append(LogId(0), 1, &run) });
+    let batch = builder.seal(5);
+    machine.apply(machine.applied().next(), batch.value(), &mut Vec::new()).unwrap();
+    let mut bytes = machine.encode();
+    let end = bytes.len() - 4;
+    let at = if at < 0 { end.wrapping_add_signed(at) } else { at as usize };
+    bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+    let checksum = Checksum::of(&bytes[..end]);
+    bytes[end..].copy_from_slice(&checksum.0.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn numbers_that_would_overflow_later_are_refused() {
+    // From the start: head, slot, records, time, then the logs: last, count, log 0 with its name.
+    // From the end: the result's number, the session's head, the sessions' last number and count.
+    let counters = [
+        (16, "its records"),
+        (24, "its log time"),
+        (48, "a log's tail"),
+        (-8, "a remembered position or sequence"),
+        (-28, "a session's last sequence"),
+        (-36, "the time of a session's last command"),
+        (-64, "its last session's number"),
+    ];
+    for (at, what) in counters {
+        let decoded = |number| Machine::decode(&with_number(at, number));
+        assert!(decoded(COUNTER_MAX).is_ok(), "{what}");
+        for number in [COUNTER_MAX + 1, u64::MAX] {
+            assert_eq!(decoded(number), Err(DecodeError::Counter(what)));
+        }
+    }
+    // A fence's token is the clients' to choose, and never counted on from.
+    assert!(Machine::decode(&with_number(56, u64::MAX)).is_ok());
+}
+
+#[test]
+fn a_session_remembers_a_position_behind_the_limit() {
+    let mut machine = Machine::decode(&with_number(48, COUNTER_MAX)).unwrap();
+    let mut builder = BatchBuilder::new(BlockPool::new(0));
+    let mut run = Vec::new();
+    push_record(&mut run, b"a record");
+    let nth = |sequence| AppendTerms {
+        session: SessionId(1),
+        sequence: Sequence(sequence),
+        unanswered: 3,
+        ..AppendTerms::default()
+    };
+    for sequence in [2, 3, 3] {
+        let terms = nth(sequence);
+        builder.push(&Command { terms, ..Command::append(LogId(0), 1, &run) });
+    }
+    let batch = builder.seal(5);
+    let mut outcomes = Vec::new();
+    machine.apply(machine.applied().next(), batch.value(), &mut outcomes).unwrap();
+    let placed = |after| Placed { first: Position(COUNTER_MAX + after), records: 1 };
+    assert_eq!(outcomes, [0, 1, 1].map(|after| Outcome::Appended(placed(after))));
 }
 
 /// What it costs at its largest but for results: told in the documentation of `encode`.

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::saved::{DecodeError, Reader, put_u32, put_u64};
+use super::saved::{COUNTER_MAX, DecodeError, Reader, Writer};
 use super::state::{AppendRefusal, Placed};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{AppendTerms, FenceToken, LogId, Position, Sequence, SessionId, SessionTerms};
@@ -30,8 +30,8 @@ struct Session {
     /// The last command that took its turn.
     last: Sequence,
     /// The results of the commands up to `last` that the client has not yet said to have, in
-    /// order.
-    results: VecDeque<AppendResult>,
+    /// order. Kept as they are saved, so that saving them is copying.
+    results: VecDeque<SavedResult>,
 }
 
 impl Session {
@@ -49,9 +49,16 @@ impl Session {
     fn result(&self, sequence: Sequence) -> Option<AppendResult> {
         let age = usize::try_from(self.last.0.checked_sub(sequence.0)?).ok()?;
         let at = self.results.len().checked_sub(age + 1)?;
-        Some(self.results[at])
+        Some(result_of(&self.results[at]).expect("kept as it was written, or read and checked"))
     }
 }
+
+/// A remembered result: u32 kind, u32, u64.
+type SavedResult = [u8; SAVED_RESULT_SIZE];
+
+const SAVED_RESULT_SIZE: usize = 16;
+/// What a session takes in a saved state, without its results, in bytes.
+const SAVED_SESSION_SIZE: usize = 36;
 
 /// A result as numbers: kind, a small and a large one.
 fn numbers_of(result: &AppendResult) -> (u32, u32, u64) {
@@ -68,15 +75,15 @@ fn numbers_of(result: &AppendResult) -> (u32, u32, u64) {
     }
 }
 
-fn encode_result(result: &AppendResult, out: &mut Vec<u8>) {
+fn saved(result: &AppendResult) -> SavedResult {
     let (kind, small, large) = numbers_of(result);
-    put_u32(out, kind);
-    put_u32(out, small);
-    put_u64(out, large);
+    let number = u128::from(kind) | u128::from(small) << 32 | u128::from(large) << 64;
+    number.to_le_bytes()
 }
 
-fn decode_result(from: &mut Reader<'_>) -> Result<AppendResult, DecodeError> {
-    let (kind, small, large) = (from.u32()?, from.u32()?, from.u64()?);
+fn result_of(saved: &SavedResult) -> Result<AppendResult, DecodeError> {
+    let number = u128::from_le_bytes(*saved);
+    let (kind, small, large) = (number as u32, (number >> 32) as u32, (number >> 64) as u64);
     let result = match kind {
         0 => Ok(Placed { first: Position(large), records: small }),
         1 => Err(AppendRefusal::NoSuchLog(LogId(small))),
@@ -94,6 +101,17 @@ fn decode_result(from: &mut Reader<'_>) -> Result<AppendResult, DecodeError> {
         true => Ok(result),
         false => Err(DecodeError::Wrong("a remembered result says more than its kind may")),
     }
+}
+
+/// Whether a machine can have remembered this.
+fn check_result(saved: &SavedResult) -> Result<(), DecodeError> {
+    let result = result_of(saved)?;
+    let (_, _, large) = numbers_of(&result);
+    // A token is chosen by a client; the others count up.
+    if large > COUNTER_MAX && !matches!(result, Err(AppendRefusal::Fenced { .. })) {
+        return Err(DecodeError::Counter("a remembered position or sequence"));
+    }
+    Ok(())
 }
 
 /// What a session says to a command.
@@ -163,29 +181,35 @@ impl Sessions {
     }
 
     /// Appends the sessions to `out`, by number.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let mut open: Vec<_> = self.open.iter().collect();
+    pub fn encode(&self, out: &mut Writer) {
+        // By value: sorting must not look at each session, wherever it is in memory.
+        let mut open: Vec<_> = self.open.iter().map(|(id, session)| (*id, session)).collect();
         if !open.is_empty() && planted(Mutant::SessionsLeftOutOfCheckpoint) {
             open.clear();
         }
-        open.sort_unstable_by_key(|(id, _)| **id);
-        put_u64(out, self.last.0);
-        put_u32(out, open.len() as u32);
+        open.sort_unstable_by_key(|(id, _)| *id);
+        let results: usize = open.iter().map(|(_, session)| session.results.len()).sum();
+        out.reserve(12 + open.len() * SAVED_SESSION_SIZE + results * SAVED_RESULT_SIZE);
+        out.put_u64(self.last.0);
+        out.put_u32(open.len() as u32);
         for (id, session) in open {
-            put_u64(out, id.0);
-            put_u32(out, session.terms.timeout_ms);
-            put_u32(out, session.terms.window);
-            put_u64(out, session.used_ms);
-            put_u64(out, session.last.0);
-            put_u32(out, session.results.len() as u32);
-            session.results.iter().for_each(|result| encode_result(result, out));
+            out.put_u64(id.0);
+            out.put_u32(session.terms.timeout_ms);
+            out.put_u32(session.terms.window);
+            out.put_u64(session.used_ms);
+            out.put_u64(session.last.0);
+            out.put_u32(session.results.len() as u32);
+            let (first, rest) = session.results.as_slices();
+            out.put_last(first.as_flattened());
+            out.put_last(rest.as_flattened());
         }
     }
 
     /// Reads what [`Sessions::encode`] wrote.
     pub fn decode(from: &mut Reader<'_>) -> Result<Sessions, DecodeError> {
         let wrong = |what| Err(DecodeError::Wrong(what));
-        let mut sessions = Sessions { last: SessionId(from.u64()?), ..Sessions::default() };
+        let last = SessionId(from.counter("its last session's number")?);
+        let mut sessions = Sessions { last, ..Sessions::default() };
         let count = from.u32()? as usize;
         if count > SESSIONS_MAX {
             return wrong("it tells of too many sessions");
@@ -198,7 +222,8 @@ impl Sessions {
             }
             before = id;
             let terms = SessionTerms { timeout_ms: from.u32()?, window: from.u32()? };
-            let (used_ms, last) = (from.u64()?, Sequence(from.u64()?));
+            let used_ms = from.counter("the time of a session's last command")?;
+            let last = Sequence(from.counter("a session's last sequence")?);
             let results = from.u32()?;
             sessions.windows += u64::from(terms.window);
             if terms.fault().is_some() || sessions.windows > RESULTS_MAX {
@@ -207,8 +232,9 @@ impl Sessions {
             if results > terms.window || u64::from(results) > last.0 {
                 return wrong("a session remembers more than it may");
             }
-            let results = (0..results).map(|_| decode_result(from));
-            let results = results.collect::<Result<VecDeque<_>, _>>()?;
+            let results = from.bytes(results as usize * SAVED_RESULT_SIZE)?;
+            let results: VecDeque<SavedResult> = results.as_chunks().0.iter().copied().collect();
+            results.iter().try_for_each(check_result)?;
             sessions.open.insert(id, Session { terms, used_ms, last, results });
         }
         Ok(sessions)
@@ -251,7 +277,7 @@ impl Sessions {
         }
         assert_eq!(terms.sequence, session.last.next(), "commands take their turn in order");
         session.last = terms.sequence;
-        session.results.push_back(result);
+        session.results.push_back(saved(&result));
     }
 }
 

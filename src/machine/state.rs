@@ -6,7 +6,7 @@
 
 use super::batch::{BatchError, BatchView, Command, CommandKind};
 use super::logs::Logs;
-use super::saved::{self, DecodeError, Reader, put_u64};
+use super::saved::{DecodeError, Reader, Writer};
 use super::sessions::{Sessions, Turn};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{
@@ -139,13 +139,13 @@ impl Machine {
             true => self.applied.next(),
             false => self.applied,
         };
-        let mut out = saved::begin();
-        put_u64(&mut out, applied.0);
-        put_u64(&mut out, self.records);
-        put_u64(&mut out, self.time_ms);
+        let mut out = Writer::begin();
+        out.put_u64(applied.0);
+        out.put_u64(self.records);
+        out.put_u64(self.time_ms);
         self.logs.encode(&mut out);
         self.sessions.encode(&mut out);
-        saved::end(out)
+        out.end()
     }
 
     /// A machine that goes on where the encoded one stood.
@@ -158,7 +158,7 @@ impl Machine {
         if applied > Slot::MAX {
             return Err(DecodeError::Wrong("its slot is over the limit"));
         }
-        let (records, time_ms) = (from.u64()?, from.u64()?);
+        let (records, time_ms) = (from.counter("its records")?, from.counter("its log time")?);
         let logs = Logs::decode(&mut from)?;
         let sessions = Sessions::decode(&mut from)?;
         from.end()?;

@@ -9,6 +9,7 @@ mod appends;
 mod audit;
 mod barriers;
 mod cache;
+mod checkpoints;
 mod identity;
 mod outbox;
 mod peers;

@@ -1,7 +1,8 @@
 //! The node: one replica of one group, driven turn by turn.
 //!
 //! `server/` hands it every event that is not a client's and every client's append or read; it
-//! answers through [`Node::take_answers`]. One turn: events come in and step the core; at the end
+//! answers through [`Node::take_answers`]. One turn: a checkpoint is taken if it is time
+//! ([`Node::begin_turn`]); events come in and step the core; at the end
 //! of the turn ([`Node::end_turn`]) the open batch is sealed if the log is free, and everything
 //! that the turn produced is submitted together.
 
@@ -14,6 +15,7 @@ use super::appends::Appends;
 use super::audit::Audit;
 use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
+use super::checkpoints;
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
 use super::stages::{Stage, Stages};
@@ -610,21 +612,55 @@ impl Node {
         self.serving.pump(io, &mut self.log, &self.cache, &mut self.peers);
         // Peers first: their way to the disk is the longer one.
         self.peers.flush(io);
-        self.take_checkpoint();
         self.log.submit(now, io);
     }
 
-    /// Hands the log the machine's state when a checkpoint is due. It is encoded at once: what that
-    /// takes is told at [`Machine::encode`]; the rest is written a little at a time.
-    fn take_checkpoint(&mut self) {
-        if !self.log.checkpoint_due() {
-            return;
+    /// To be called first in a turn, before its events: hands the log the machine's state when it
+    /// is time for a checkpoint. Returns whether it was. The state is encoded at once: what that
+    /// takes is told at [`Machine::encode`]; the rest is written a little at a time. Here it holds up
+    /// least: the writes and messages of the turn before are with the kernel, so that the disk and
+    /// the peers go on meanwhile.
+    pub fn begin_turn(&mut self) -> bool {
+        let due = self.wants_turn();
+        if due {
+            self.take_checkpoint();
         }
+        due
+    }
+
+    /// The node is asked to stop: takes a checkpoint if that is soon done and spares the next start
+    /// some work. Whether [`Node::is_writing_checkpoint`] is worth waiting for.
+    pub fn prepare_stop(&mut self) -> bool {
+        let worthwhile = self.log.checkpoint_worthwhile_at_stop();
+        if worthwhile {
+            self.take_checkpoint();
+        }
+        worthwhile
+    }
+
+    /// Whether a checkpoint is being written.
+    pub fn is_writing_checkpoint(&self) -> bool {
+        self.log.is_writing_checkpoint()
+    }
+
+    fn take_checkpoint(&mut self) {
         let slot = match planted(Mutant::CheckpointOfAnotherSlot) {
             true => self.machine.applied().next(),
             false => self.machine.applied(),
         };
         self.log.checkpoint(slot, self.machine.encode());
+    }
+
+    /// Whether it is time for a checkpoint, which the next turn takes: it is not to wait for
+    /// anything to happen.
+    pub fn wants_turn(&self) -> bool {
+        self.log.checkpoint_due() && (self.log.checkpoint_overdue() || self.has_own_window())
+    }
+
+    fn has_own_window(&self) -> bool {
+        let members = &self.core.config().members;
+        let place = members.binary_search(&self.core.id()).expect("it is a member");
+        checkpoints::is_own_window(self.machine.time_ms(), place, members.len())
     }
 
     fn may_propose(&self) -> bool {

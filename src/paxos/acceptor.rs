@@ -227,6 +227,7 @@ impl<V: Value> Core<V> {
         self.failures = 0;
         self.deferred = false;
         self.pre_vote_retries = 0;
+        self.note_reign(peer);
         if self.leader != Some(id) || !matches!(self.state, State::Following) {
             self.end_transfer(Some(id), fx);
             self.follow(Some(id), fx);

@@ -21,6 +21,7 @@ use super::persists::{Pending, Persists};
 use super::quorum::{Quorum, Votes};
 use super::reads::Reads;
 use super::recovery::Recovering;
+use super::transfer::Reign;
 use super::window::{Entry, Window};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::rng::Rng;
@@ -56,6 +57,9 @@ pub(super) struct Peer {
     pub(super) answered_at: Instant,
     /// How much it is wanted as the leader, as it told last.
     pub(super) priority: u8,
+    /// How often in a row, as far as seen from here, it has lost a leadership soon or not taken one
+    /// over.
+    pub(super) setbacks: u32,
 }
 
 /// One replica's Multi-Paxos state machine. See the module `paxos` for what it guarantees.
@@ -83,6 +87,8 @@ pub struct Core<V: Value> {
     /// The highest ballot of a leader that told a watermark, and the greatest it told: every slot
     /// up to there is chosen, with the value proposed at that ballot if any was.
     pub(super) told: (Ballot, Slot),
+    /// Who was heard to lead last; nobody while this replica leads.
+    pub(super) reign: Option<Reign>,
     /// When to campaign (again), while not recovering or leading.
     pub(super) election_at: Instant,
     /// From a leader's last word to the election; drawn anew at each change.
@@ -158,6 +164,7 @@ impl<V: Value> Core<V> {
             state: State::Following,
             leader: None,
             leader_heard_at: now,
+            reign: None,
             told: (Ballot::NONE, Slot::NONE),
             election_at: now,
             election_delay: config.election_timeout,

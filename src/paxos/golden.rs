@@ -121,6 +121,7 @@ mod tests {
         reads,
         leases,
         transfer,
+        preferred_leader,
     }
 
     #[test]

@@ -64,8 +64,8 @@ pub(super) struct Leading {
     pub(super) lease: Lease,
     /// The handing over that is under way.
     pub(super) transfer: Option<Transfer>,
-    /// When it may hand over to a replica of higher priority.
-    pub(super) priority_at: Instant,
+    /// Since when it waits before it hands over to a replica of higher priority.
+    pub(super) patient_from: Instant,
 }
 
 impl Leading {
@@ -94,7 +94,7 @@ impl Timeless for Leading {
             confirmed: _,
             lease: _,
             transfer,
-            priority_at: _,
+            patient_from: _,
         } = self;
         (ballot, last, inflight_bytes, retained_bytes).hash(hasher);
         transfer.is_some().hash(hasher);
@@ -190,8 +190,9 @@ impl<V: Value> Core<V> {
             confirmed: vec![0; self.peers.len()],
             lease: Lease::new(self.peers.len()),
             transfer: None,
-            priority_at: self.priority_patience(),
+            patient_from: self.now,
         });
+        self.end_reign();
         self.restart_reads();
         // When all disks are full, each leader has its time.
         self.roomless_since = self.roomless_since.map(|_| self.now);

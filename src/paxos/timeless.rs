@@ -36,6 +36,7 @@ impl<V: Value + Hash> Core<V> {
             state,
             leader: _,
             leader_heard_at: _,
+            reign: _,
             told,
             election_at: _,
             election_delay: _,
@@ -62,7 +63,14 @@ impl<V: Value + Hash> Core<V> {
         persists.hash_timeless(hasher);
         state.hash_timeless(hasher);
         for (index, peer) in peers.iter().enumerate() {
-            let Peer { chosen, connected: _, last_contact: _, answered_at: _, priority: _ } = peer;
+            let Peer {
+                chosen,
+                connected: _,
+                last_contact: _,
+                answered_at: _,
+                priority: _,
+                setbacks: _,
+            } = peer;
             (*chosen).max(self.chosen).hash(hasher);
             // Below the own watermark it only matters whether a leader's stream joins on to it, or
             // will when this replica comes to lead.

@@ -18,9 +18,16 @@
 //! does not cover. Should the target campaign after that, those who granted them wait as for any
 //! other candidate.
 //!
+//! A priority must not make a member lead that cannot keep it: one that fails again and again, or takes
+//! no leadership over. Each replica counts such setbacks of each peer, as far as it sees them: as the
+//! leader that handed over in vain, and as the one that leads after the peer. With each in a row it
+//! waits twice as long before it hands over to that peer again, until the peer has led for long. The
+//! count is in memory and decides about time alone.
+//!
 //! Source: Ongaro's thesis (2014), section 3.10.
 
 use std::hash::{Hash, Hasher};
+use std::time::Duration;
 
 use super::Value;
 use super::core::{Core, State};
@@ -38,8 +45,16 @@ const NEARING_TIMEOUTS_MAX: u32 = 5;
 const NEAR_SLOTS_MAX: u64 = 32;
 
 /// A leadership stays for so many election timeouts before it is handed over for a priority, and
-/// as long after a try that failed.
+/// as long after a try that failed; twice as long for each setback of the one who is to get it.
 const PRIORITY_PATIENCE_TIMEOUTS: u32 = 10;
+
+/// More setbacks in a row are not counted: the patience grows to 640 election timeouts, with the
+/// default of 400 ms four minutes.
+const SETBACKS_MAX: u32 = 6;
+
+/// A peer that has led for so many election timeouts, as long as the longest patience, has no
+/// setbacks any more, and gets none for losing the leadership after that.
+const SETTLED_TIMEOUTS: u32 = PRIORITY_PATIENCE_TIMEOUTS << SETBACKS_MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
@@ -55,6 +70,14 @@ pub(super) struct Transfer {
     stage: Stage,
     /// The leader goes on as it was after this.
     until: Instant,
+}
+
+/// The peer that was heard to lead last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reign {
+    peer: usize,
+    /// When it was heard first, without another leader in between.
+    since: Instant,
 }
 
 impl Timeless for Transfer {
@@ -145,10 +168,9 @@ impl<V: Value> Core<V> {
 
     /// Ends a handing over that is under way: `by` leads now, or is about to.
     pub(super) fn end_transfer(&mut self, by: Option<NodeId>, fx: &mut Effects<V>) {
-        let priority_at = self.priority_patience();
         let State::Leading(leading) = &mut self.state else { return };
         if let Some(transfer) = leading.transfer.take() {
-            leading.priority_at = priority_at;
+            leading.patient_from = self.now;
             let to = self.config.members[transfer.to];
             fx.push(Effect::TransferEnded { to, taken_over: by == Some(to) });
         }
@@ -157,26 +179,71 @@ impl<V: Value> Core<V> {
     pub(super) fn transfer_tick(&mut self, fx: &mut Effects<V>) {
         let State::Leading(leading) = &self.state else { return };
         match leading.transfer {
-            Some(transfer) if self.now >= transfer.until => self.end_transfer(None, fx),
-            None if self.now >= leading.priority_at => {
-                if let Some(peer) = self.wanted_more() {
+            Some(transfer) if self.now >= transfer.until => {
+                // Appends have waited for it in vain, unless it never came near.
+                if transfer.stage != Stage::Nearing {
+                    self.add_setback(transfer.to);
+                }
+                self.end_transfer(None, fx);
+            }
+            Some(_) => {}
+            None => {
+                if let Some(peer) = self.wanted_more(leading.patient_from) {
                     self.start_transfer(peer);
                 }
             }
-            _ => {}
         }
     }
 
-    /// From when on a leadership may be handed over for a priority.
-    pub(super) fn priority_patience(&self) -> Instant {
-        self.now + self.config.election_timeout * PRIORITY_PATIENCE_TIMEOUTS
+    /// The peer of the highest priority above the own that could take over, among those with whom
+    /// a leader that began to wait then has been patient enough.
+    fn wanted_more(&self, since: Instant) -> Option<usize> {
+        let waited = self.now.since(since);
+        let able = self.peer_indices().filter(|peer| {
+            self.peers[*peer].priority > self.config.priority
+                && waited >= self.patience(*peer)
+                && self.is_near(*peer)
+        });
+        able.max_by_key(|peer| self.peers[*peer].priority)
     }
 
-    /// The peer of the highest priority above the own that could take over.
-    fn wanted_more(&self) -> Option<usize> {
-        let able = self.peer_indices().filter(|peer| self.is_near(*peer));
-        let wanted = able.max_by_key(|peer| self.peers[*peer].priority)?;
-        (self.peers[wanted].priority > self.config.priority).then_some(wanted)
+    /// How long a leadership stays before it is handed over to the peer for its priority.
+    fn patience(&self, peer: usize) -> Duration {
+        self.config.election_timeout * (PRIORITY_PATIENCE_TIMEOUTS << self.peers[peer].setbacks)
+    }
+
+    fn add_setback(&mut self, peer: usize) {
+        let setbacks = &mut self.peers[peer].setbacks;
+        *setbacks = (*setbacks + 1).min(SETBACKS_MAX);
+    }
+
+    // ---- what is seen of others' leaderships ----
+
+    /// The peer is heard to lead.
+    pub(super) fn note_reign(&mut self, peer: usize) {
+        if self.reign.is_none_or(|reign| reign.peer != peer) {
+            self.forgive_settled();
+            self.reign = Some(Reign { peer, since: self.now });
+        }
+    }
+
+    /// This replica leads now, and who led before it does not any more.
+    pub(super) fn end_reign(&mut self) {
+        let settled = self.forgive_settled();
+        if let Some(reign) = self.reign.take().filter(|_| !settled) {
+            self.add_setback(reign.peer);
+        }
+    }
+
+    /// A peer that has led for long counts as one that never failed. Whether the last leader has.
+    fn forgive_settled(&mut self) -> bool {
+        let Some(reign) = self.reign else { return false };
+        let settled =
+            self.now.since(reign.since) >= self.config.election_timeout * SETTLED_TIMEOUTS;
+        if settled {
+            self.peers[reign.peer].setbacks = 0;
+        }
+        settled
     }
 
     // ---- the target ----
@@ -200,10 +267,191 @@ impl<V: Value> Core<V> {
             return;
         }
         self.on_watermark(peer, ballot, chosen, fx);
+        // It gives the leadership away, and has not lost it.
+        self.forgive_settled();
+        self.reign = None;
         self.end_grant();
         self.follow(None, fx);
         let ballot = self.campaign_ballot();
         self.start_prepare(ballot, release, fx);
         self.tell_role(fx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Ballot;
+    use crate::paxos::testkit::Text;
+    use crate::paxos::{Config, Input, Outgoing, Recovered, Write};
+
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    /// Replica 1 is the one that is tried.
+    const PREFERRED: NodeId = NodeId(2);
+    const OTHER: NodeId = NodeId(3);
+
+    /// Replica 1 of three whose disk is fast; the test speaks for the others.
+    struct Bed {
+        core: Core<Text>,
+        now: Instant,
+    }
+
+    impl Bed {
+        fn new() -> Bed {
+            let mut config = Config::new(NodeId(1), vec![NodeId(1), PREFERRED, OTHER]);
+            (config.lease, config.election_timeout) = (Duration::ZERO, TIMEOUT);
+            let core = Core::new(config, Recovered::default(), Instant(0), 1).unwrap();
+            let mut bed = Bed { core, now: Instant(0) };
+            bed.step(Input::PeerConnected(PREFERRED));
+            bed.step(Input::PeerConnected(OTHER));
+            bed
+        }
+
+        /// What it sends, and who took over.
+        fn step(&mut self, input: Input<Text>) -> (Vec<Outgoing<Text>>, Option<(NodeId, bool)>) {
+            let (mut inputs, mut sent, mut ended) = (vec![input, Input::EndOfTurn], vec![], None);
+            while !inputs.is_empty() {
+                let mut effects = Vec::new();
+                self.core.step(self.now, inputs.remove(0), &mut effects);
+                for effect in effects {
+                    match effect {
+                        Effect::Persist { id, then, write: Write::Promise(_) } => {
+                            sent.extend(then);
+                            inputs.push(Input::Persisted(id));
+                        }
+                        Effect::Send(message) => sent.push(message),
+                        Effect::TransferEnded { to, taken_over } => ended = Some((to, taken_over)),
+                        _ => {}
+                    }
+                }
+            }
+            (sent, ended)
+        }
+
+        fn says(&mut self, from: NodeId, message: Message<Text>) {
+            self.step(Input::Message { from, message });
+        }
+
+        /// The next timer, whose messages replica 3 answers, and the preferred one if it `lives`.
+        fn tick(&mut self, lives: bool) -> (Vec<Outgoing<Text>>, Option<(NodeId, bool)>) {
+            self.now = self.now.max(self.core.next_deadline().unwrap());
+            let (sent, ended) = self.step(Input::Tick);
+            let mut waiting = sent.clone();
+            while !waiting.is_empty() {
+                let Outgoing { to, message } = waiting.remove(0);
+                let chosen = Slot::NONE;
+                let answer = match message {
+                    _ if to == PREFERRED && !lives => continue,
+                    Message::PreVote { ballot, .. } => {
+                        let promised = Ballot::NONE;
+                        Message::PreVoteReply { ballot, granted: true, promised, chosen }
+                    }
+                    Message::Prepare { ballot, .. } => {
+                        Message::Promise { ballot, chosen, accepted: Vec::new() }
+                    }
+                    Message::Heartbeat { ballot, sequence, .. } if sequence > 0 => {
+                        let priority = u8::from(to == PREFERRED);
+                        let granted = false;
+                        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority }
+                    }
+                    _ => continue,
+                };
+                waiting.extend(self.step(Input::Message { from: to, message: answer }).0);
+            }
+            (sent, ended)
+        }
+
+        fn elect(&mut self) {
+            while !matches!(self.core.state, State::Leading(_)) {
+                self.tick(false);
+            }
+        }
+
+        /// For how many election timeouts it waits until it tells the preferred one to take over.
+        fn patience(&mut self) -> u64 {
+            let start = self.now;
+            loop {
+                self.tick(true);
+                let State::Leading(leading) = &self.core.state else { panic!("it leads") };
+                if leading.has_handed_over() {
+                    return (self.now.since(start).as_millis() / TIMEOUT.as_millis()) as u64;
+                }
+            }
+        }
+
+        /// The preferred one leads, for so many election timeouts.
+        fn is_led(&mut self, timeouts: u32) {
+            let ballot = self.core.promised().next_for(PREFERRED);
+            let until = self.now + TIMEOUT * timeouts;
+            while self.now < until {
+                let chosen = Slot::NONE;
+                let heartbeat = Message::Heartbeat { ballot, chosen, sequence: 0, lease_ms: 0 };
+                self.says(PREFERRED, heartbeat);
+                self.now = self.now + TIMEOUT / 2;
+            }
+        }
+    }
+
+    #[test]
+    fn patience_doubles_with_each_leadership_that_is_lost_soon() {
+        let mut bed = Bed::new();
+        bed.elect();
+        for wanted in [10, 20, 40, 80, 160, 320, 640, 640] {
+            assert_eq!(bed.patience(), wanted);
+            bed.is_led(SETTLED_TIMEOUTS - 10);
+            bed.elect();
+        }
+        bed.patience();
+        bed.is_led(SETTLED_TIMEOUTS);
+        bed.elect();
+        assert_eq!(bed.patience(), 10, "after a long leadership of the preferred one");
+    }
+
+    #[test]
+    fn patience_doubles_with_each_try_that_holds_appends_up_in_vain() {
+        let mut bed = Bed::new();
+        bed.elect();
+        for wanted in [10, 20, 40, 80, 160, 320, 640, 640] {
+            assert_eq!(bed.patience(), wanted);
+            while bed.tick(true).1 != Some((PREFERRED, false)) {}
+        }
+    }
+
+    #[test]
+    fn a_leadership_that_is_given_away_is_not_lost() {
+        let mut bed = Bed::new();
+        bed.is_led(3);
+        let ballot = bed.core.promised();
+        let release = Release { ballot, sequence: 1 };
+        bed.says(PREFERRED, Message::TakeOver { release, chosen: Slot::NONE });
+        bed.elect();
+        assert_eq!(bed.patience(), 10);
+        bed.is_led(3);
+        bed.elect();
+        assert_eq!(bed.patience(), 20, "but this one was");
+    }
+
+    #[test]
+    fn another_leader_in_between_neither_adds_a_setback_nor_hides_a_long_leadership() {
+        let mut bed = Bed::new();
+        let heartbeat = |ballot| {
+            let chosen = Slot::NONE;
+            Message::Heartbeat { ballot, chosen, sequence: 0, lease_ms: 0 }
+        };
+        for (led, wanted) in [(3, 10), (3, 10), (SETTLED_TIMEOUTS, 10)] {
+            bed.is_led(led);
+            let ballot = bed.core.promised().next_for(OTHER);
+            bed.says(OTHER, heartbeat(ballot));
+            bed.elect();
+            assert_eq!(bed.patience(), wanted);
+        }
+        bed.is_led(3);
+        bed.elect();
+        assert_eq!(bed.patience(), 20);
+        bed.is_led(SETTLED_TIMEOUTS);
+        let ballot = bed.core.promised().next_for(OTHER);
+        bed.says(OTHER, heartbeat(ballot));
+        bed.elect();
+        assert_eq!(bed.patience(), 10);
     }
 }

@@ -29,6 +29,8 @@ use crate::wire::{
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// The longest that a read may wait for new records.
 const READ_WAIT_MAX: Duration = Duration::from_secs(60);
+/// The longest that a stop waits for a checkpoint to be written.
+const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A node and its clients.
 pub struct Server {
@@ -54,13 +56,16 @@ pub struct Server {
     pub(super) logs_touched: Vec<LogId>,
     answers: Vec<Answer>,
     started: Instant,
+    /// Asked to stop, it goes on until a checkpoint is written, but no longer than this.
+    stop_at: Option<Instant>,
     resources: Resources,
 }
 
 /// Tells what the process has used (CPU, memory): handed in by whoever knows the process.
 pub type Resources = fn() -> ResourceStatus;
 
-/// Drives the server until [`Event::Woken`] asks it to stop.
+/// Drives the server until [`Event::Woken`] asks it to stop; it may serve on until a last checkpoint
+/// is written, unless it is asked again.
 ///
 /// # Errors
 /// When the log or the ring has failed. Nothing has been answered since; the process must end.
@@ -129,6 +134,7 @@ impl Server {
             logs_touched: Vec::new(),
             answers: Vec::new(),
             started: now,
+            stop_at: None,
             resources,
         }
     }
@@ -163,11 +169,11 @@ impl Server {
 
     /// How long the loop may sleep.
     pub fn wait(&self, now: Instant) -> Wait {
-        if self.stalled.iter().any(|conn| self.may_read(*conn)) {
+        if self.node.wants_turn() || self.stalled.iter().any(|conn| self.may_read(*conn)) {
             return Wait::No;
         }
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
-        let others = waiters.into_iter().chain(self.admission.next_deadline());
+        let others = waiters.into_iter().chain(self.admission.next_deadline()).chain(self.stop_at);
         let deadline = self.node.next_deadline().into_iter().chain(others).min();
         Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
     }
@@ -185,12 +191,18 @@ impl Server {
     ) -> Result<Turn, NodeFailure> {
         io.turn(wait, events).map_err(NodeFailure::Ring)?;
         let woken_at = io.now();
-        let has_work = !events.is_empty();
+        let has_work = self.node.begin_turn() || !events.is_empty();
         for event in events.drain(..) {
             if matches!(event, Event::Woken) {
-                return Ok(Turn::Stop);
+                if self.stop_at.is_some() || !self.node.prepare_stop() {
+                    return Ok(Turn::Stop);
+                }
+                self.stop_at = Some(woken_at + STOP_WAIT_MAX);
             }
             self.on_event(io, event)?;
+        }
+        if self.stop_at.is_some_and(|at| at <= woken_at || !self.node.is_writing_checkpoint()) {
+            return Ok(Turn::Stop);
         }
         self.end_turn(io);
         let now = io.measure();

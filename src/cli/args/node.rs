@@ -105,7 +105,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PPM", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub clock_drift_ppm: u32,
-    /// How much this node is wanted as the leader: a leader of lower priority hands over to a connected node of higher priority that is up to date, when it has led for ten election timeouts
+    /// How much this node is wanted as the leader: a leader of lower priority hands over to a connected node of higher priority that is up to date, when it has led for ten election timeouts (longer each time after that node has lost the leadership again soon)
     /// [default: 0; with several groups 1 for those whose number modulo the members is this node's place among them, so that the leaders spread over the nodes]
     #[arg(long, value_name = "N")]
     pub priority: Option<u8>,

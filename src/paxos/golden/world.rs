@@ -2,9 +2,10 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster N [window=S] [ahead=S] [fetch=S] [lease=MS]` | starts N replicas with empty disks |
+//! | `cluster N [window=S] [ahead=S] [fetch=S] [lease=MS] [prefer=M]` | starts N replicas with empty disks; M has a higher priority |
 //! | `timer N` | replica N's clock goes on to its next deadline, and the timer fires |
 //! | `wait N… MS` | the clocks go on by so many milliseconds; due timers fire |
+//! | `run MS` | all clocks go on by so many milliseconds, 50 at a time; due timers fire, and all settles |
 //! | `propose N V…` | proposes the values, one after the other |
 //! | `transfer N M` | replica N is told to hand the leadership over to M |
 //! | `read N K [lease]` | the Kth read arrives, at level `read-index` or `lease` |
@@ -36,6 +37,9 @@ use crate::paxos::{
     Config, Core, Effect, Input, Message, Outgoing, PersistId, ReadId, Recovered, Role, Write,
 };
 
+/// A step of `run`.
+const RUN_STEP_MS: usize = 50;
+
 /// Rounds of delivering and completing after which a `settle` is taken for endless.
 const SETTLE_ROUNDS_MAX: usize = 50;
 
@@ -65,6 +69,8 @@ struct Flying {
 #[derive(Default)]
 pub(super) struct World {
     config: Option<Config>,
+    /// The replica of higher priority.
+    preferred: Option<usize>,
     nodes: Vec<Node>,
     wire: VecDeque<Flying>,
     cut: BTreeSet<(usize, usize)>,
@@ -106,6 +112,18 @@ impl World {
                 let time = Duration::from_millis(number(time) as u64);
                 for name in nodes {
                     self.wait(node(name), time, out);
+                }
+            }
+            "run" => {
+                for _ in 0..number(words[1]) / RUN_STEP_MS {
+                    let step = Duration::from_millis(RUN_STEP_MS as u64);
+                    for node in 0..self.nodes.len() {
+                        match self.nodes[node].core {
+                            Some(_) => self.wait(node, step, out),
+                            None => self.nodes[node].clock = self.nodes[node].clock + step,
+                        }
+                    }
+                    self.settle(out);
                 }
             }
             "propose" => {
@@ -199,12 +217,13 @@ impl World {
                 ("ahead", slots) => config.accept_ahead_slots_max = number(slots) as u64,
                 ("lease", ms) => config.lease = Duration::from_millis(number(ms) as u64),
                 ("fetch", slots) => config.fetch_slots_max = number(slots) as u64,
+                ("prefer", name) => self.preferred = Some(node(name)),
                 (other, _) => panic!("there is no setting {other}"),
             }
         }
         for index in 0..config.members.len() {
             self.nodes.push(Node {
-                core: Some(new_core(&config, index, Recovered::default(), Instant(0))),
+                core: Some(self.new_core(&config, index, Recovered::default(), Instant(0))),
                 clock: Instant(0),
                 vote: Ballot::NONE,
                 log: Vec::new(),
@@ -397,8 +416,21 @@ impl World {
         let recovered = self.nodes[node].recover();
         out.push(format!("{} starts: {}", node + 1, show::recovered(&recovered)));
         let config = self.config.as_ref().expect("there is a cluster");
-        let state = &mut self.nodes[node];
-        state.core = Some(new_core(config, node, recovered, state.clock));
+        let core = self.new_core(config, node, recovered, self.nodes[node].clock);
+        self.nodes[node].core = Some(core);
+    }
+
+    fn new_core(
+        &self,
+        config: &Config,
+        node: usize,
+        recovered: Recovered<Text>,
+        now: Instant,
+    ) -> Core<Text> {
+        let mut config = config.clone();
+        config.id = id(node);
+        config.priority = u8::from(self.preferred == Some(node));
+        Core::new(config, recovered, now, 7).expect("the script's parameters fit together")
     }
 
     fn status(&self, out: &mut Output) {
@@ -453,10 +485,4 @@ impl Flying {
 
 fn id(node: usize) -> NodeId {
     NodeId(node as u16 + 1)
-}
-
-fn new_core(config: &Config, node: usize, recovered: Recovered<Text>, now: Instant) -> Core<Text> {
-    let mut config = config.clone();
-    config.id = id(node);
-    Core::new(config, recovered, now, 7).expect("the script's parameters fit together")
 }
