@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
@@ -19,12 +20,12 @@ use super::options::{LogSync, ServeOptions};
 use crate::base::limits::MIB;
 use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Clock, Net};
-use crate::log::{DataDir, Identity as DiskIdentity, LogError};
+use crate::log::{DataDir, Identity as DiskIdentity, LogError, SCRUB_BYTES_PER_S};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{Server, run as run_server};
 use crate::uring::host::require_real_disk;
 use crate::uring::{
-    DirLock, DirectStorage, Seat, Uring, UringOptions, Waker, lock_data_dir, seats,
+    DirLock, DirectStorage, FILES_MAX, Seat, Uring, UringOptions, Waker, lock_data_dir, seats,
 };
 use crate::wire::status::ResourceStatus;
 
@@ -33,6 +34,9 @@ const POOL_IDLE_BYTES_MAX: usize = 32 * MIB;
 
 /// The least that each group keeps of its recent slots, in bytes.
 const CACHE_BYTES_MIN: usize = 4 * MIB;
+
+/// Files of a process that are not a connection's or a log's: rings, events, standard streams.
+const FILES_BESIDES: u64 = 64;
 
 /// How long an address in use is tried before it is refused.
 const LISTEN_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -57,6 +61,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let listen = listen_address(options, &identity, &addresses)?;
 
     let group_count = identity.group_count;
+    permit_files(group_count);
     let shared = Arc::new(Shared { options: options.clone(), lock, identity, addresses, listen });
     let (progress, reports) = mpsc::channel();
     let mut threads = Vec::new();
@@ -144,6 +149,32 @@ fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
         })
         .map_err(cannot)?;
     Ok(())
+}
+
+/// Files and connections that a node of so many groups may have open together.
+fn files_needed(group_count: u16) -> u64 {
+    let of_group = UringOptions::default().connections_max + FILES_MAX;
+    u64::from(group_count) * of_group as u64 + FILES_BESIDES
+}
+
+/// Permits this process as many open files as the host allows it, and says so where that may be too
+/// few. With too few, connections and the log's background work wait.
+fn permit_files(group_count: u16) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            warn!(%error, "the limit of open files cannot be raised");
+        }
+    }
+    let needed = files_needed(group_count);
+    if let Some(permitted) = getrlimit(Resource::Nofile).current.filter(|limit| *limit < needed) {
+        warn!(
+            permitted,
+            needed,
+            "fewer files may be open than the node may need: raise the hard limit (ulimit -Hn)"
+        );
+    }
 }
 
 /// The thread of a group, which tells how it goes.
@@ -240,6 +271,7 @@ fn node_options(
     node.paxos.priority = options.priority.unwrap_or(own_priority);
     node.log.segment_bytes = disk.segment_bytes;
     node.log.verify_at_start = options.verify_at_start;
+    node.log.scrub_bytes_per_s = SCRUB_BYTES_PER_S / u64::from(disk.group_count);
     node.log.log_sync = match options.log_sync {
         LogSync::Dsync => crate::log::LogSync::Dsync,
         LogSync::WriteThenFsync => crate::log::LogSync::WriteThenFsync,
@@ -323,5 +355,17 @@ fn resources() -> ResourceStatus {
         cpu_us: cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1_000,
         rss_bytes_max: peak_kib.unwrap_or(0) * 1024,
         ..ResourceStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_needed_for_every_group() {
+        let one = files_needed(1);
+        assert!(one > 1000 + FILES_MAX as u64);
+        assert_eq!(files_needed(8), 8 * (one - FILES_BESIDES) + FILES_BESIDES);
     }
 }

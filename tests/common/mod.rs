@@ -200,10 +200,7 @@ impl Cluster {
 
     /// As [`Cluster::start_node`], with these flags for `serve` besides.
     pub fn start_node_with(&mut self, index: usize, flags: &[&str]) {
-        let node = &mut self.nodes[index];
-        assert!(node.child.is_none(), "node {} runs already", node.id);
-        let stderr = File::options().create(true).append(true).open(&node.stderr);
-        let mut command = match &node.netns {
+        let command = match &self.nodes[index].netns {
             None => loggos(),
             // Becomes the command: the child's number is the node's.
             Some(netns) => {
@@ -212,6 +209,22 @@ impl Cluster {
                 ip
             }
         };
+        self.launch(index, command, flags);
+    }
+
+    /// As [`Cluster::start_node`], where the process may open so many files, and could raise that to
+    /// `hard`.
+    pub fn start_node_with_files(&mut self, index: usize, soft: u32, hard: u32) {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -Sn {soft}; ulimit -Hn {hard}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_loggos")]);
+        self.launch(index, shell, &[]);
+    }
+
+    fn launch(&mut self, index: usize, mut command: Command, flags: &[&str]) {
+        let node = &mut self.nodes[index];
+        assert!(node.child.is_none(), "node {} runs already", node.id);
+        let stderr = File::options().create(true).append(true).open(&node.stderr);
         let child = command
             .args(["serve", "--data"])
             .arg(&node.data)
