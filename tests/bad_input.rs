@@ -273,3 +273,77 @@ fn a_segment_cut_at_any_byte_is_told_of_and_the_node_does_not_start() {
         assert_refused(&run(&["serve", "--data", text(&data)]), 6, &["segment-"]);
     }
 }
+
+#[test]
+fn damage_that_a_running_node_finds_keeps_it_away_until_it_is_mended() {
+    let mut cluster = Cluster::start(1);
+    cluster.wait_for_leader();
+    let client = cluster.client();
+    let group = cluster.nodes[0].data.join("group-0000");
+    let (segment, marker) = (group.join("segment-0000000000000001.log"), group.join("damaged"));
+    let segment = fs::File::options().read(true).write(true).open(&segment);
+    let segment = segment.expect("the first segment stands");
+    // The start's replay reads values; idle marks have none.
+    client.append(&[b"first"]).expect("the node commits");
+    let mark = wait_for("an idle mark is written", || {
+        let mut blocks = vec![0; 16 * 4096];
+        segment.read_exact_at(&mut blocks, 0).expect("it can be read");
+        let is_mark = |block: &[u8]| block.starts_with(b"LgE1") && block[6] == 2;
+        blocks.chunks(4096).position(is_mark)
+    });
+    // A full segment, and some more.
+    for number in 0..20u8 {
+        client.append(&[vec![number; RECORD_BYTES_MAX]]).expect("the node commits");
+    }
+    wait_for("the full segment gets its index", || {
+        let end = segment.metadata().expect("it stands").len() - 128;
+        let mut magic = [0; 4];
+        segment.read_exact_at(&mut magic, end).expect("it can be read");
+        (&magic == b"LgF1").then_some(())
+    });
+    cluster.kill_node(0);
+    let mut byte = [0];
+    let offset = mark as u64 * 4096 + 20;
+    segment.read_exact_at(&mut byte, offset).expect("it can be read");
+    segment.write_all_at(&[byte[0] ^ 0x10], offset).expect("it can be written");
+    // It serves, since the start reads the segment's index only, and ends when it comes to it.
+    let served = |log: String| log.matches(" serving ").count();
+    cluster.start_node(0);
+    let node = &mut cluster.nodes[0];
+    assert_eq!(node.wait().code(), Some(6), "{}", node.log());
+    assert_eq!(served(node.log()), 2, "{}", node.log());
+    assert!(node.log().contains("segment-") && marker.exists(), "{}", node.log());
+    // A supervisor starts it again: it does not serve, however often.
+    for _ in 0..2 {
+        cluster.start_node(0);
+        let node = &mut cluster.nodes[0];
+        assert_eq!(node.wait().code(), Some(6), "{}", node.log());
+        assert_eq!(served(node.log()), 2, "{}", node.log());
+        assert!(node.log().contains("damage was found while the log ran") && marker.exists());
+    }
+    // The operator has brought the bytes back.
+    segment.write_all_at(&byte, offset).expect("it can be written");
+    cluster.start_node(0);
+    cluster.wait_for_leader();
+    assert!(!marker.exists());
+    client.append(&[b"more"]).expect("the node commits");
+}
+
+#[test]
+fn a_node_permits_itself_the_files_that_the_host_permits_and_says_when_they_are_few() {
+    let mut cluster = Cluster::formatted(1);
+    cluster.start_node_under(0, "ulimit -Sn 200 && ulimit -Hn 700", &[]);
+    cluster.wait_for_leader();
+    let node = &cluster.nodes[0];
+    let limits = fs::read_to_string(format!("/proc/{}/limits", node.process_id()));
+    let limits = limits.expect("the node runs");
+    let files = limits.lines().find(|line| line.starts_with("Max open files"));
+    let words: Vec<&str> = files.expect("it is among them").split_whitespace().collect();
+    assert_eq!(words[3..5], ["700", "700"], "{limits}");
+    assert_eq!(node.log().matches("raise the hard limit").count(), 1, "{}", node.log());
+    cluster.kill_node(0);
+    let told = cluster.nodes[0].log().len();
+    cluster.start_node_under(0, "ulimit -Sn 200 && ulimit -Hn 20000", &[]);
+    cluster.wait_for_leader();
+    assert!(!cluster.nodes[0].log()[told..].contains("raise the hard limit"));
+}

@@ -190,6 +190,8 @@ mutants! {
     FooterWithoutChain = 3 "footer-without-chain",
     /// What a start has not read is never verified.
     ScrubSkipsEntries = 3 "scrub-skips-entries",
+    /// A start under the marker of damage goes on as if none stood there.
+    DamageMarkerIgnored = 3 "damage-marker-ignored",
     /// The room that a segment keeps for the placements of its entries is forgotten at a restart.
     RoomForgottenAtRestart = 3 "room-forgotten-at-restart",
 }

@@ -20,7 +20,7 @@ use super::options::{LogSync, ServeOptions};
 use crate::base::limits::MIB;
 use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Clock, Net};
-use crate::log::{DataDir, Identity as DiskIdentity, LogError};
+use crate::log::{DataDir, Identity as DiskIdentity, LogError, SCRUB_BYTES_PER_S};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
 use crate::uring::host::require_real_disk;
@@ -34,6 +34,9 @@ const POOL_IDLE_BYTES_MAX: usize = 32 * MIB;
 
 /// The least that each group keeps of its recent slots, in bytes.
 const CACHE_BYTES_MIN: usize = 4 * MIB;
+
+/// Files of a process that are not a connection's or a log's: rings, events, standard streams.
+const FILES_BESIDES: u64 = 64;
 
 /// How long an address in use is tried before it is refused.
 const LISTEN_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -77,7 +80,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
 /// that cannot open its next segment stops the node.
 fn permit_connections(groups: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = ((CONNECTIONS_MAX + FILES_MAX) * groups) as u64;
+    let wanted = ((CONNECTIONS_MAX + FILES_MAX) * groups) as u64 + FILES_BESIDES;
     let mut files = limit.current.unwrap_or(u64::MAX);
     if files < wanted {
         let raised = wanted.min(limit.maximum.unwrap_or(u64::MAX));
@@ -86,10 +89,15 @@ fn permit_connections(groups: usize) -> usize {
             Err(error) => warn!(%error, "the limit of open files stays as it is"),
         }
     }
-    let connections_max = connections_within(files, groups);
+    let connections_max = connections_within(files.saturating_sub(FILES_BESIDES), groups);
     if connections_max < CONNECTIONS_MAX {
         let Room { clients_max, .. } = Room::within(connections_max);
-        warn!(files, clients_max, "the limit of open files leaves each group few clients");
+        warn!(
+            files,
+            wanted,
+            clients_max,
+            "few files may be open, so each group takes few clients: raise the hard limit (ulimit -Hn)"
+        );
     }
     connections_max
 }
@@ -181,7 +189,6 @@ fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
         .map_err(cannot)?;
     Ok(())
 }
-
 /// The thread of a group, which tells how it goes.
 fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sender<Progress>) {
     let serve = AssertUnwindSafe(|| serve_group(shared, group, seat, progress));
@@ -299,6 +306,7 @@ fn node_options(
     node.paxos.priority = options.priority.unwrap_or(own_priority);
     node.log.segment_bytes = disk.segment_bytes;
     node.log.verify_at_start = options.verify_at_start;
+    node.log.scrub_bytes_per_s = SCRUB_BYTES_PER_S / u64::from(disk.group_count);
     node.log.log_sync = match options.log_sync {
         LogSync::Dsync => crate::log::LogSync::Dsync,
         LogSync::WriteThenFsync => crate::log::LogSync::WriteThenFsync,

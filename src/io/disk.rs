@@ -71,6 +71,12 @@ impl DiskError {
     pub fn is_full(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
+
+    /// Whether no file could be opened because the process or the host has too many open: nothing
+    /// was done.
+    pub fn is_out_of_files(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    }
 }
 
 impl fmt::Display for DiskError {

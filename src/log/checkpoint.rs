@@ -27,7 +27,8 @@ use super::covered::{self, CoveredSegment};
 use super::format::{
     FORMAT_VERSION, get_slot, get_u16, get_u32, get_u64, join, put_u16, put_u32, put_u64,
 };
-use super::{FULL_RETRY_INTERVAL, Log, LogFailure, LogOptions, Op};
+use super::shortage::Shortage;
+use super::{Log, LogFailure, LogOptions, Op};
 
 /// The two files' names within the group's folder, by the parity of the checkpoint's number.
 pub(super) const CHECKPOINT_NAMES: [&str; 2] = ["checkpoint-0", "checkpoint-1"];
@@ -319,6 +320,7 @@ pub(super) struct Checkpointer {
     job: Option<Job>,
     in_flight: bool,
     pause_until: Option<Instant>,
+    shortage: Shortage,
     pub written: u64,
 }
 
@@ -486,12 +488,14 @@ impl Log {
         let job = checkpointer.job.as_mut().expect("a step belongs to a job");
         let doing = format!("writing {}", job.name(&self.folder));
         let done = match event.result {
-            // Nothing counts on it: the step is made again when there may be room.
+            // Nothing counts on it, and nothing was done: the step is made again when there may be
+            // room. (A flush that fails is another matter, unless its folder was not even opened.)
             Err(error)
-                if error.is_full()
-                    && matches!(job.stage, Stage::Open | Stage::Write | Stage::WriteHeader) =>
+                if error.is_out_of_files()
+                    || (error.is_full()
+                        && !matches!(job.stage, Stage::Flush | Stage::SyncFolder)) =>
             {
-                checkpointer.pause_until = Some(now + FULL_RETRY_INTERVAL);
+                checkpointer.pause_until = Some(checkpointer.shortage.met(now, &doing, &error));
                 return Ok(());
             }
             Err(error) => return Err(LogFailure::failed(&doing, &error)),
@@ -527,6 +531,7 @@ impl Log {
                 checkpointer.number = job.header.number;
                 checkpointer.bytes = job.header.file_bytes();
                 checkpointer.written += 1;
+                checkpointer.shortage.over(&doing);
                 let CheckpointHeader { number, slot, .. } = job.header;
                 info!(number, %slot, bytes = checkpointer.bytes, "checkpoint");
             }

@@ -8,6 +8,7 @@ use super::footer::stated_size;
 use super::format::{
     ENTRY_MAGIC, SEGMENT_MAGIC, get_u16, get_u32, get_u64, is_zero, segment_number,
 };
+use super::marker::MARKER_NAME;
 use super::vote::VOTE_NAME;
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE};
 
@@ -22,6 +23,8 @@ pub enum FileKind {
     Segment(u64),
     /// A checkpoint that is whole.
     Checkpoint,
+    /// The marker of damage that was found while the log ran.
+    DamageMarker,
     /// Anything else.
     Other,
 }
@@ -33,6 +36,7 @@ pub fn file_kind(name: &str) -> FileKind {
         Some(number) => FileKind::Segment(number),
         None if base == VOTE_NAME => FileKind::Vote,
         None if CHECKPOINT_NAMES.contains(&base) => FileKind::Checkpoint,
+        None if base == MARKER_NAME => FileKind::DamageMarker,
         None if name == "identity.toml" => FileKind::Identity,
         None => FileKind::Other,
     }

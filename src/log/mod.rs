@@ -11,7 +11,8 @@
 //! - After any failed or short write nothing is ever reported durable again ([`LogFailure`]).
 //!
 //! Files of a group's folder: `vote` ([`vote`](self)), `checkpoint-0` and `checkpoint-1` (the state
-//! of the machine, so that a start need not apply every slot), and `segment-<16 hex digits>.log`, of fixed
+//! of the machine, so that a start need not apply every slot), `damaged` (after the scrub has found
+//! damage), and `segment-<16 hex digits>.log`, of fixed
 //! size: one header block, entries (header, value, zeros up to the block), zeros, and at the end
 //! the index footer, once everything in the segment has been applied. `src/README.md` has the
 //! formats.
@@ -25,12 +26,14 @@ mod identity;
 mod index;
 pub mod inspect;
 pub mod layout;
+mod marker;
 mod placements;
 mod prepare;
 mod reads;
 mod recovery;
 mod replay;
 mod scrub;
+mod shortage;
 #[cfg(test)]
 mod tests;
 mod vote;
@@ -98,8 +101,14 @@ pub const READS_MAX: usize = 256;
 pub const FOOTERS_CACHED_MAX: usize = 8;
 /// Files of indexed segments kept open for reading.
 pub const FILES_CACHED_MAX: usize = 64;
-/// After disk full (creating a segment), the next attempt comes after this time.
-pub const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// What runs in the background and meets a full disk, or a process or host that may open no more
+/// files, tries again after this time; so does a read that cannot open a segment.
+pub const SHORTAGE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// A read that cannot open a segment since too many files are open fails after so many attempts.
+pub const OPEN_ATTEMPTS_MAX: u32 = 6;
+/// What the scrubs of all logs of a process read together, in bytes per second, so that commits are
+/// not disturbed. See [`LogOptions::scrub_bytes_per_s`].
+pub const SCRUB_BYTES_PER_S: u64 = 32 * MIB as u64;
 
 /// A checkpoint is due when the log has grown by so much, when nothing else is said.
 pub const CHECKPOINT_BYTES_MIN: u64 = 256 * MIB as u64;
@@ -148,6 +157,8 @@ pub struct LogOptions {
     pub checkpoint_factor: u64,
     /// The start reads and verifies every entry, in place of a scrub afterwards.
     pub verify_at_start: bool,
+    /// What the scrub reads in the mean, at most: this log's share of [`SCRUB_BYTES_PER_S`].
+    pub scrub_bytes_per_s: u64,
     /// Where buffers come from.
     pub pool: BlockPool,
 }
@@ -169,6 +180,7 @@ impl LogOptions {
             checkpoint_bytes_min: Some(CHECKPOINT_BYTES_MIN),
             checkpoint_factor: CHECKPOINT_FACTOR,
             verify_at_start: false,
+            scrub_bytes_per_s: SCRUB_BYTES_PER_S,
             pool,
         }
     }
@@ -190,6 +202,7 @@ impl LogOptions {
             ),
             (self.entry_bytes_max >= BLOCK_SIZE, "entry_bytes_max must be at least one block"),
             (self.spare_segments >= 1, "at least one spare segment is needed"),
+            (self.scrub_bytes_per_s >= 1, "scrub_bytes_per_s must not be 0"),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(LogError::Options(rule)),
@@ -259,7 +272,8 @@ pub enum LogEvent {
         result: Result<ReadEntry, ReadError>,
     },
     /// An entry that the start did not read is damaged: fatal, as if the start had found it. The
-    /// log reports nothing any more.
+    /// log reports nothing any more. A marker in its folder has the next start verify everything
+    /// (or it has been said, as an error in the process's log, that none could be made).
     Damaged(Damage),
 }
 
@@ -282,6 +296,8 @@ pub struct LogRecovered {
     pub vote_repaired: bool,
     /// The slot of the checkpoint that was taken; 0: none was.
     pub checkpoint: Slot,
+    /// Whether damage had been found while the log ran: then this start has verified everything.
+    pub marked: bool,
 }
 
 /// Where a position of a log stands.
@@ -404,6 +420,8 @@ pub struct Log {
     replay_through: Slot,
     /// Bytes of the entries that were replayed.
     replayed_bytes: u64,
+    /// The marker of damage stands: to be taken away when the replay has found nothing either.
+    marked: bool,
     failure: Option<LogFailure>,
     stats: LogStats,
 }
@@ -435,7 +453,8 @@ impl Log {
     /// Opens the log of a formatted folder: makes what is in the files durable, verifies what is not
     /// vouched for by an index footer, cuts a torn tail, reads the vote, and hands the newest
     /// checkpoint to `restore`. [`Log::replay`] follows. What was not verified is verified while the
-    /// log runs ([`LogEvent::Damaged`]).
+    /// log runs ([`LogEvent::Damaged`]); where that has found damage before, everything is verified
+    /// here.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] when something that had been durable is damaged; nothing has been
@@ -450,7 +469,8 @@ impl Log {
     }
 
     /// Hands the batch of every chosen slot, from the one after the checkpoint (or 1) to the chosen
-    /// watermark, to `visitor`, which returns its placement. To be called once, between [`Log::open`] and the first append.
+    /// watermark, to `visitor`, which returns its placement. To be called once, between [`Log::open`]
+    /// and the first append. Then a marker of damage, if one stood, is taken away: all is well.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] when something is damaged, or the placement is not the one that the
@@ -523,6 +543,7 @@ impl Log {
         self.start_footers(disk);
         self.write_checkpoint(now, disk);
         self.scrub(now, disk);
+        self.open_again(now, disk);
     }
 
     /// Whether the completion is one for this log's [`Log::on_disk_event`].
@@ -554,7 +575,7 @@ impl Log {
             Op::Checkpoint => self.on_checkpoint(now, disk, event),
             Op::Scrub => self.on_scrub(now, disk, event, out),
             Op::OpenFile(_) | Op::LoadFooter(_) | Op::ReadEntry(_) => {
-                self.on_read(disk, op, event, out);
+                self.on_read(now, disk, op, event, out);
                 Ok(())
             }
         };
@@ -613,7 +634,8 @@ impl Log {
         }
         let mark = self.mark_deadline();
         let background = [self.checkpointer.deadline(), self.scrubber.deadline()];
-        [self.preparer.deadline(), mark].into_iter().chain(background).flatten().min()
+        let others = [self.preparer.deadline(), self.reads.deadline(), mark];
+        others.into_iter().chain(background).flatten().min()
     }
 
     /// Counters and gauges.

@@ -25,7 +25,8 @@ use crate::base::{BlockBuf, Instant};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Sync, WritePart};
 
 use super::format::{join, segment_name, segment_temporary};
-use super::{FULL_RETRY_INTERVAL, Log, LogFailure, Op};
+use super::shortage::Shortage;
+use super::{Log, LogFailure, Op};
 
 /// Bytes filled at once while there is time.
 const FILL_BYTES: usize = 64 * KIB;
@@ -69,7 +70,9 @@ pub(super) struct Preparer {
     zeros: Option<Rc<BlockBuf>>,
     /// Not before this time, unless it is urgent.
     pause_until: Option<Instant>,
+    /// The last attempt has met a full disk, or could open no file.
     full: bool,
+    shortage: Shortage,
     full_count: u64,
     unfilled_bytes: u64,
 }
@@ -85,6 +88,7 @@ impl Preparer {
             zeros: None,
             pause_until: None,
             full: false,
+            shortage: Shortage::default(),
             full_count: 0,
             unfilled_bytes: 0,
         }
@@ -220,19 +224,24 @@ impl Log {
             (Stage::Allocate, Err(error)) if error.source.kind() == io::ErrorKind::Unsupported => {
                 Ok(0)
             }
+            // Nothing was done: not even the folder to be flushed was opened.
+            (_, Err(error)) if error.is_out_of_files() => Err(error),
             // A failed flush is never tried again: what it lost is not known (IO.md).
             (Stage::Flush | Stage::SyncFolder, Err(error)) => {
                 return Err(LogFailure::failed(&doing, &error));
             }
-            (_, Err(error)) if error.is_full() => Err(()),
+            (_, Err(error)) if error.is_full() => Err(error),
             (_, Err(error)) => return Err(LogFailure::failed(&doing, &error)),
             (_, Ok(done)) => Ok(done),
         };
-        let Ok(done) = result else {
-            preparer.full = true;
-            preparer.full_count += 1;
-            preparer.pause_until = Some(now + FULL_RETRY_INTERVAL);
-            return Ok(());
+        let done = match result {
+            Ok(done) => done,
+            Err(error) => {
+                preparer.full = true;
+                preparer.full_count += 1;
+                preparer.pause_until = Some(preparer.shortage.met(now, &doing, &error));
+                return Ok(());
+            }
         };
         match job.stage {
             Stage::Open => {
@@ -270,6 +279,7 @@ impl Log {
         let file = job.file.expect("opened in the first step");
         self.preparer.prepared_through = job.number;
         self.preparer.full = false;
+        self.preparer.shortage.over(&"preparing segments");
         match self.index.segment_mut(job.number) {
             Some(segment) => segment.file = Some(file),
             None => self.preparer.spares.push_back((job.number, file)),

@@ -6,14 +6,15 @@ use std::rc::Rc;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::block_align;
-use crate::base::{Batch, BlockBuf, LogId, Position, Slot};
-use crate::io::{Disk, DiskEvent, FileId, FileOptions};
+use crate::base::{Batch, BlockBuf, Instant, LogId, Position, Slot};
+use crate::io::{Disk, DiskError, DiskEvent, FileId, FileOptions};
 
 use super::format::{EntryHeader, EntryKind, join, segment_name};
 use super::index::{Footer, FooterCache, Index, LoadedFooter, Located, Lookup};
+use super::shortage::Shortage;
 use super::{
-    Damage, FILES_CACHED_MAX, Log, LogEvent, Op, READS_MAX, ReadEntry, ReadError, ReadTicket,
-    footer,
+    Damage, FILES_CACHED_MAX, Log, LogEvent, OPEN_ATTEMPTS_MAX, Op, READS_MAX, ReadEntry,
+    ReadError, ReadTicket, footer,
 };
 
 /// Lookups of one read at the same segment at most: its file is opened, its footer and then its
@@ -59,6 +60,13 @@ pub(super) struct Reads {
     loads: HashMap<u64, Vec<ReadTicket>>,
     /// Indexed segments whose file is open, the most recently used last.
     files: Vec<u64>,
+    /// Segments that could not be opened since too many files are open; their reads wait in `loads`.
+    unopened: Vec<u64>,
+    /// How often each of them was tried.
+    attempts: HashMap<u64, u32>,
+    /// When they are tried again.
+    retry_at: Option<Instant>,
+    shortage: Shortage,
 }
 
 impl Reads {
@@ -93,15 +101,26 @@ impl Reads {
     /// Notes that the file of an indexed segment is open; closes the one not used for longest.
     fn opened<D: Disk>(&mut self, index: &mut Index, disk: &mut D, segment: u64) {
         self.files.push(segment);
-        if self.files.len() <= FILES_CACHED_MAX {
-            return;
+        if self.files.len() > FILES_CACHED_MAX {
+            // A file with an operation in flight stays; there are at most READS_MAX such.
+            self.close_unused(index, disk);
         }
-        // A file with an operation in flight stays; there are at most READS_MAX such.
-        if let Some(at) = self.files.iter().position(|number| !self.in_use(*number)) {
+    }
+
+    /// Closes the file that has not been used for longest, if there is one that is not in use.
+    fn close_unused<D: Disk>(&mut self, index: &mut Index, disk: &mut D) -> bool {
+        let unused = self.files.iter().position(|number| !self.in_use(*number));
+        if let Some(at) = unused {
             let number = self.files.remove(at);
             let file = index.segment_mut(number).and_then(|segment| segment.file.take());
             disk.close(file.expect("a file in the list is open"));
         }
+        unused.is_some()
+    }
+
+    /// When segments that could not be opened are tried again.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| !self.unopened.is_empty())
     }
 
     fn touch(&mut self, segment: u64) {
@@ -193,11 +212,18 @@ impl Log {
 
     pub(super) fn on_read<D: Disk>(
         &mut self,
+        now: Instant,
         disk: &mut D,
         op: Op,
         event: DiskEvent,
         out: &mut Vec<LogEvent>,
     ) {
+        if let (Op::OpenFile(number), Err(error)) = (op, &event.result)
+            && error.is_out_of_files()
+            && self.put_off(now, disk, number, error)
+        {
+            return;
+        }
         let (number, loaded) = match op {
             Op::ReadEntry(ticket) => {
                 let result = self.finish_entry(ticket, event);
@@ -222,12 +248,49 @@ impl Log {
         }
     }
 
+    /// Too many files are open: the one unused for longest gives way, and the segment is opened then,
+    /// or after a while. `false`: it has been tried often enough.
+    fn put_off<D: Disk>(
+        &mut self,
+        now: Instant,
+        disk: &mut D,
+        number: u64,
+        error: &DiskError,
+    ) -> bool {
+        let reads = &mut self.reads;
+        let attempts = reads.attempts.entry(number).or_default();
+        *attempts += 1;
+        if *attempts >= OPEN_ATTEMPTS_MAX {
+            return false;
+        }
+        let later = reads.shortage.met(now, &"reading old records", error);
+        let gave_way = reads.close_unused(&mut self.index, disk);
+        reads.retry_at = Some(if gave_way { now } else { later });
+        reads.unopened.push(number);
+        true
+    }
+
+    /// Opens again what could not be opened, if it is time.
+    pub(super) fn open_again<D: Disk>(&mut self, now: Instant, disk: &mut D) {
+        if self.reads.deadline().is_none_or(|retry_at| retry_at > now) {
+            return;
+        }
+        for number in std::mem::take(&mut self.reads.unopened) {
+            let name = join(&self.folder, &segment_name(number));
+            disk.open_async(self.tokens.issue(Op::OpenFile(number)), &name, FileOptions::Read);
+        }
+    }
+
     fn finish_open<D: Disk>(
         &mut self,
         disk: &mut D,
         number: u64,
         event: DiskEvent,
     ) -> Result<(), ReadError> {
+        self.reads.attempts.remove(&number);
+        if event.result.is_ok() {
+            self.reads.shortage.over(&"reading old records");
+        }
         let id = event.result.map_err(|error| ReadError::Io(error.to_string()))?;
         let segment = self.index.segment_mut(number).expect("the index names what stands");
         assert_eq!(segment.footer, Footer::Written, "the file of a segment in memory is open");

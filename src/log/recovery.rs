@@ -32,6 +32,7 @@ use super::format::{
     segment_number, segment_temporary,
 };
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_slots};
+use super::marker;
 use super::placements;
 use super::prepare::Preparer;
 use super::reads::{Reads, open_entry};
@@ -145,13 +146,18 @@ struct Recovery<'a, S: Storage> {
 pub(super) fn open<S: Storage>(
     storage: &mut S,
     folder: &str,
-    options: LogOptions,
+    mut options: LogOptions,
     restore: Option<&mut Restore<'_>>,
 ) -> Result<(Log, LogRecovered), LogError> {
     options.validate()?;
     let names = storage.list(folder).map_err(LogError::io(format!("listing {folder}")))?;
     if !names.iter().any(|name| name == VOTE_NAME) {
         return Err(LogError::Unformatted(folder.to_owned()));
+    }
+    let marked = marker::find(storage, folder, &names, &options);
+    if let Some(damage) = &marked {
+        warn!(folder, %damage, "damage was found while the log ran: this start verifies everything");
+        options.verify_at_start = true;
     }
     let mut recovery = Recovery {
         storage,
@@ -195,6 +201,7 @@ pub(super) fn open<S: Storage>(
         footers_damaged: recovery.footers_damaged,
         vote_repaired,
         checkpoint: taken.as_ref().map_or(Slot::NONE, |taken| taken.header.slot),
+        marked: marked.is_some(),
         ..LogRecovered::default()
     };
     let unattested = recovery.is_unattested();
@@ -220,6 +227,7 @@ pub(super) fn open<S: Storage>(
         reads: Reads::default(),
         checkpointer: Checkpointer::new(newest.as_ref()),
         scrubber: Scrubber::new(unread),
+        marked: marked.is_some(),
         replay_through: recovered.chosen,
         replayed_bytes: 0,
         failure: None,

@@ -3,12 +3,15 @@
 
 use std::rc::Rc;
 
+use tracing::info;
+
 use crate::base::Slot;
 use crate::base::limits::{ENTRY_HEADER_SIZE, block_align};
 use crate::io::{FileOptions, Storage};
 
 use super::format::{join, segment_name};
 use super::index::{LoadedFooter, Located, Lookup};
+use super::marker;
 use super::placements::{describe, fits};
 use super::reads::open_entry;
 use super::walk::{FoundFooter, SegmentReader, read_footer};
@@ -31,7 +34,13 @@ pub(super) fn replay<S: Storage>(
         }
     };
     window.close(storage);
-    result
+    result?;
+    if log.marked {
+        marker::remove(storage, &log.folder)?;
+        log.marked = false;
+        info!(folder = log.folder, "everything is whole: the marker of damage is taken away");
+    }
+    Ok(())
 }
 
 /// The segment being read: slots mostly come in the order of the log.

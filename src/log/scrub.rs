@@ -3,15 +3,18 @@
 //!
 //! So damage of what had been durable is found as surely as by a start that reads everything, only
 //! later: it is reported by [`LogEvent::Damaged`], and the process ends as that start would have.
-//! Until then a damaged entry is never served: every read verifies what it reads.
+//! Until then a damaged entry is never served: every read verifies what it reads. So that it is not
+//! forgotten when the process is started again, a marker is left first (`marker.rs`).
 //!
-//! It is throttled, so that commits are not disturbed: one small read in flight, and a pause after
-//! each.
+//! The newest segments come first: they are what readers and peers most likely ask for.
+//!
+//! It is throttled, so that commits are not disturbed: one small read in flight, and after each a
+//! pause as long as its bytes take at this log's share of what all logs of the process may read.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, KIB, block_align};
 use crate::base::mutants::{Mutant, planted};
@@ -20,13 +23,14 @@ use crate::io::{Disk, DiskEvent, FileId, FileOptions};
 
 use super::format::{EntryHeader, EntryKind, Place, join, segment_name};
 use super::index::IndexEntry;
+use super::shortage::Shortage;
 use super::walk::{Chain, Start, judge_start};
-use super::{Damage, Log, LogEvent, LogFailure, Op, footer};
+use super::{Damage, Log, LogEvent, LogFailure, Op, footer, marker};
 
 /// Bytes read at once, but at least a whole entry.
 const CHUNK_BYTES: usize = 128 * KIB;
-/// The pause after a read: 32 MB/s, so that 10 GB take about five minutes.
-const CHUNK_PAUSE: Duration = Duration::from_millis(4);
+
+const NANOS_PER_S: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -55,15 +59,17 @@ struct Job {
 /// What has not been read, and how far it has come.
 #[derive(Default)]
 pub(super) struct Scrubber {
+    /// By number; the last one comes next.
     waiting: VecDeque<u64>,
     job: Option<Job>,
     in_flight: bool,
     pause_until: Option<Instant>,
+    shortage: Shortage,
     pub verified: u64,
 }
 
 impl Scrubber {
-    /// `unread`: the segments that the start has not read.
+    /// `unread`: the segments that the start has not read, by number.
     pub fn new(unread: VecDeque<u64>) -> Scrubber {
         Scrubber { waiting: unread, ..Scrubber::default() }
     }
@@ -97,7 +103,7 @@ impl Log {
         }
         scrubber.pause_until = None;
         if scrubber.job.is_none() {
-            let Some(number) = scrubber.waiting.pop_front() else { return };
+            let Some(number) = scrubber.waiting.pop_back() else { return };
             let before = number.checked_sub(1).and_then(|before| self.index.segment(before));
             let segment = self.index.segment(number).expect("the index names what stands");
             let chain = Chain {
@@ -142,16 +148,29 @@ impl Log {
         self.scrubber.in_flight = false;
         let mut job = self.scrubber.job.take().expect("a read belongs to a segment");
         let doing = format!("verifying {}", segment_name(job.number));
-        // A read that fails is fatal, as it is for a start.
-        let done = event.result.map_err(|error| LogFailure::failed(&doing, &error))?;
+        let done = match event.result {
+            Ok(done) => done,
+            Err(error) if error.is_out_of_files() => {
+                self.scrubber.pause_until = Some(self.scrubber.shortage.met(now, &doing, &error));
+                self.scrubber.job = Some(job);
+                return Ok(());
+            }
+            // A read that fails is fatal, as it is for a start.
+            Err(error) => {
+                let failure = LogFailure::failed(&doing, &error);
+                self.leave_marker(disk, job.file, &failure.what);
+                return Err(failure);
+            }
+        };
         if job.stage == Stage::Open {
+            self.scrubber.shortage.over(&doing);
             (job.file, job.stage) = (Some(FileId(done)), Stage::Footer);
             self.scrubber.job = Some(job);
             return Ok(());
         }
-        if job.stage == Stage::Entries {
-            self.scrubber.pause_until = Some(now + CHUNK_PAUSE);
-        }
+        let pause =
+            Duration::from_nanos(job.asked as u64 * NANOS_PER_S / self.options.scrub_bytes_per_s);
+        self.scrubber.pause_until = Some(now + pause);
         let buffer = event.buffer.expect("a read gives its buffer back");
         let bytes = &buffer[..(done as usize).min(job.asked)];
         let found = match job.stage {
@@ -173,11 +192,29 @@ impl Log {
                 }
             }
             Found::Damaged(damage) => {
+                self.leave_marker(disk, job.file, &damage.to_string());
                 self.failure = Some(LogFailure { what: format!("damaged: {damage}") });
                 out.push(LogEvent::Damaged(damage));
             }
         }
         Ok(())
+    }
+
+    /// Has the next start verify everything. It blocks, and so nothing more is done over the damage.
+    fn leave_marker<D: Disk>(&self, disk: &mut D, verified: Option<FileId>, what: &str) {
+        if let Some(file) = verified {
+            // The process may have no other file left to open.
+            disk.close(file);
+        }
+        if let Err(error) = marker::write(disk, &self.folder, &self.options, what) {
+            let folder = &self.folder;
+            error!(
+                folder,
+                %error,
+                "no marker of the damage could be left: start again with --verify-at-start, or the \
+                 node goes on over it until it is found once more"
+            );
+        }
     }
 
     fn scrub_footer(&self, job: &mut Job, bytes: &[u8]) {

@@ -9,8 +9,9 @@
 //! survive what it cannot see); it is counted. Any other damage it must find.
 //!
 //! Properties: a node whose disk shows that something is missing, at its end, does not open it; and
-//! of what a start does not read, the scrub does not say that all is well when it is not. (That the
-//! scrub ends in time is required of the healed quorum: see `phases`.)
+//! of what a start does not read, the scrub does not say that all is well when it is not; and once it
+//! has found damage, no later start opens over any. (That the scrub ends in time is required of the
+//! healed quorum: see `phases`.)
 
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ pub const STRIKES: &[Hit] = &[
     Hit::DiskReadFails,
     Hit::DiskNameFails,
     Hit::DiskNameFails,
+    Hit::DiskNameFull,
+    Hit::DiskNoFile,
+    Hit::DiskNoFile,
     Hit::DiskWriteLost,
     Hit::DiskWriteLost,
     Hit::DiskWriteLost,
@@ -87,13 +91,14 @@ const REGIONS: [Region; 18] = [
 ];
 
 /// What the counters of a disk call trouble: after it a node may stop or refuse to start.
-const TROUBLE: [&str; 6] = [
+const TROUBLE: [&str; 7] = [
     counts::READ_ERROR,
     counts::WRITE_ERROR,
     counts::FLUSH_ERROR,
     counts::NAME_ERROR,
     counts::SHORT_WRITE,
     counts::FULL,
+    counts::NO_FILE,
 ];
 
 /// How much trouble a disk has made so far.
@@ -158,12 +163,16 @@ impl World {
             Hit::DiskFlushFails => Some((OpKind::Flush, OpFault::Error)),
             Hit::DiskReadFails => Some((OpKind::Read, OpFault::Error)),
             Hit::DiskNameFails => Some((OpKind::Name, OpFault::Error)),
+            Hit::DiskNameFull => Some((OpKind::Name, OpFault::Full)),
+            Hit::DiskNoFile => Some((OpKind::Name, OpFault::NoFile)),
             _ => None,
         };
         let node = self.damageable_near(node).filter(|_| is_damage(hit)).unwrap_or(node);
         let process = &mut self.processes[node];
         if let Some((kind, fault)) = fault {
-            process.disk_mut().inject(kind, skip, fault);
+            // What is tried again may fail again.
+            let times = if fault == OpFault::NoFile { 1 + rng.below(4) } else { 1 };
+            (0..times).for_each(|_| process.disk_mut().inject(kind, skip, fault));
             return Ok(true);
         }
         match hit {

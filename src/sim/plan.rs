@@ -59,7 +59,7 @@ impl Stream {
     }
 }
 
-/// A set of fault classes.
+/// A set of fault classes: they come first among all that is counted, which are more than bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultSet(u128);
 
@@ -69,10 +69,11 @@ impl FaultSet {
 
     /// Every fault class.
     pub fn all() -> FaultSet {
-        Hit::ALL
-            .iter()
-            .filter(|hit| hit.kind() == HitKind::Fault)
-            .fold(FaultSet::NONE, |set, h| set.with(*h))
+        FaultSet::classes().fold(FaultSet::NONE, FaultSet::with)
+    }
+
+    fn classes() -> impl Iterator<Item = Hit> {
+        Hit::ALL.iter().copied().filter(|hit| hit.kind() == HitKind::Fault)
     }
 
     /// The set with this class in it.
@@ -102,7 +103,7 @@ impl FaultSet {
 
     /// The classes of the set.
     pub fn iter(self) -> impl Iterator<Item = Hit> {
-        Hit::ALL.iter().copied().filter(move |hit| self.has(*hit))
+        FaultSet::classes().filter(move |hit| self.has(*hit))
     }
 }
 

@@ -15,7 +15,10 @@ use crate::base::rng::Rng;
 use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Event, Net, Wait};
 use crate::log::inspect::inspect;
-use crate::log::{Damage, DataDir, FormatRequest, Identity as DiskIdentity, LogSync, Member};
+use crate::log::layout::{FileKind, file_kind};
+use crate::log::{
+    Damage, DataDir, FormatRequest, Identity as DiskIdentity, LogSync, Member, SCRUB_BYTES_PER_S,
+};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::paxos::Role;
 use crate::server::{Server, Turn};
@@ -91,6 +94,8 @@ pub struct Process {
     pub trouble_before: u64,
     /// What was damaged in each group's segments when it started: the scrub must not pass over it.
     pub damage_at_start: Vec<Option<String>>,
+    /// In which groups a marker of damage stood when it started.
+    pub marked_at_start: Vec<bool>,
     events: Vec<Event<Chunk>>,
 }
 
@@ -124,6 +129,7 @@ impl Process {
             has_lied: false,
             trouble_before: 0,
             damage_at_start: vec![None; plan.groups],
+            marked_at_start: vec![false; plan.groups],
             events: Vec::new(),
         }
     }
@@ -141,6 +147,7 @@ impl Process {
             true => damage_in_segments(&disk, plan.groups),
             false => vec![None; plan.groups],
         };
+        self.marked_at_start = markers(&disk, plan.groups);
         let mut io = SimIo::new(disk, port, self.clock.read(now));
         match open(&mut io, plan, self.lives) {
             Ok(nodes) => {
@@ -240,6 +247,16 @@ impl Process {
     }
 }
 
+/// In which groups' folders a marker of damage stands.
+pub fn markers(disk: &SimDisk, groups: usize) -> Vec<bool> {
+    let of_group = |group: usize| {
+        let folder = DataDir::group_folder(GroupId(group as u16));
+        let of_group = |name: &String| name.starts_with(&folder);
+        disk.file_names().iter().any(|n| of_group(n) && file_kind(n) == FileKind::DamageMarker)
+    };
+    (0..groups).map(of_group).collect()
+}
+
 /// The first damage that an inspection finds in the segments of each group, if any.
 fn damage_in_segments(disk: &SimDisk, groups: usize) -> Vec<Option<String>> {
     let mut scratch = SimDisk::new(0, DiskOptions::default());
@@ -333,6 +350,7 @@ fn options(
     options.log.checkpoint_bytes_min = log.checkpoint_bytes_min;
     options.log.checkpoint_factor = log.checkpoint_factor;
     options.log.verify_at_start = log.verify_at_start;
+    options.log.scrub_bytes_per_s = SCRUB_BYTES_PER_S / plan.groups as u64;
     if log.write_then_fsync {
         options.log.log_sync = LogSync::WriteThenFsync;
     }

@@ -17,7 +17,7 @@ use super::nemesis::{Nemesis, Undo};
 use super::net::{Delivery, NetHappening, Network};
 use super::phases::Phase;
 use super::plan::{Plan, Stream};
-use super::process::{Absence, CLUSTER, Process, Served};
+use super::process::{Absence, CLUSTER, Process, Served, markers};
 use super::time::{Schedule, Time};
 use super::trace::{HostId, Trace, digest};
 use crate::base::rng::Rng;
@@ -230,6 +230,8 @@ impl World {
         self.net.light(&mut self.queue, host);
         let shown = process.disk().rot_passes_for_torn_tail().err().filter(|_| !process.has_lied);
         let result = process.start(&self.plan, now, &mut self.rng);
+        let marked = process.marked_at_start.iter().filter(|marked| **marked).count();
+        self.hits.add(Hit::StartMarked, marked as u64);
         self.trace.note(now, host, "start", [process.lives, u64::from(result.is_ok()), 0]);
         match result {
             Err(why) => {
@@ -237,6 +239,8 @@ impl World {
                 self.refused(node, &why)
             }
             Ok(()) => {
+                self.opened_under_marker(node)?;
+                let process = &mut self.processes[node];
                 let life = process.lives;
                 let live = process.live.as_mut().expect("it has just started");
                 let recovered = |served: &Served| served.server.node().recovered().clone();
@@ -275,6 +279,24 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// A node that has found damage while it ran opens again only when nothing is damaged.
+    fn opened_under_marker(&mut self, node: usize) -> Result<(), Violation> {
+        let process = &self.processes[node];
+        let left = markers(process.disk(), self.plan.groups);
+        for (group, left) in left.into_iter().enumerate() {
+            if !process.marked_at_start[group] {
+                continue;
+            }
+            if let Some(damage) = &process.damage_at_start[group] {
+                let id = process.id;
+                let text = format!("node {id} had found damage, and opens over it: {damage}");
+                return Err(Violation::new("marker", text));
+            }
+            self.hits.add(Hit::MarkerCleared, u64::from(!left));
+        }
+        Ok(())
     }
 
     /// A node that refuses what it finds is right only if that has been damaged.
@@ -348,6 +370,15 @@ impl World {
             process.absence = Absence::Refused(failure.to_string());
             self.hits.hit(Hit::ScrubFoundDamage);
             self.hits.hit(Hit::DamageFound);
+            let marked = markers(process.disk(), self.plan.groups).contains(&true);
+            self.hits.add(Hit::MarkerLeft, u64::from(marked));
+            if !marked && trouble(process.disk()) == process.trouble_before {
+                let text = format!("node {} leaves no marker of {failure}", process.id);
+                return Err(Violation::new("marker", text));
+            }
+            // As a supervisor would.
+            let delay = self.rng.between(Duration::ZERO, RESTART_MAX);
+            self.queue.after(delay, Happening::Start(node));
             return Ok(());
         }
         if process.damaged || trouble(process.disk()) > process.trouble_before {

@@ -267,7 +267,7 @@ impl Disk for Uring {
     }
 
     fn open_async(&mut self, token: Token, name: &str, options: FileOptions) {
-        match c_name(name) {
+        match c_name(name).and_then(|path| self.storage.check_places().map(|()| path)) {
             Ok(path) => {
                 let name = name.to_owned();
                 self.start_disk(token, None, Op::Open { token, name, path, options });

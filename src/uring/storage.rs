@@ -102,11 +102,18 @@ impl DirectStorage {
         open.inflight = open.inflight.checked_sub(1).expect("the operation was counted");
     }
 
+    /// Whether another file may be opened. Asked before it is: one that was made, and then closed
+    /// again because there is no place for it, would be in the way of the next attempt to make it.
+    pub(super) fn check_places(&self) -> io::Result<()> {
+        match self.files.len() < FILES_MAX {
+            true => Ok(()),
+            false => Err(Errno::MFILE.into()),
+        }
+    }
+
     /// Registers a file that is open.
     pub(super) fn adopt(&mut self, fd: OwnedFd, name: &str) -> io::Result<FileId> {
-        if self.files.len() >= FILES_MAX {
-            return Err(Errno::MFILE.into());
-        }
+        self.check_places()?;
         let id = self.next_id;
         self.next_id = id.checked_add(1).expect("file numbers do not run out");
         self.files.push(OpenFile { id, fd, name: name.to_owned(), inflight: 0 });
@@ -182,6 +189,7 @@ impl Storage for DirectStorage {
     fn open(&mut self, name: &str, options: FileOptions) -> io::Result<FileId> {
         let root = self.root()?;
         let name = check_name(name)?;
+        self.check_places()?;
         let flags = open_flags(options);
         let fd = retry(|| rustix::fs::openat(root, name, flags, file_mode()));
         self.adopt(fd.map_err(explain_open)?, name)

@@ -229,6 +229,41 @@ fn a_full_disk_leaves_the_log_without_room_until_room_is_made() {
 }
 
 #[test]
+fn what_runs_in_the_background_waits_for_files_and_room_and_goes_on() {
+    for (fault, count) in [(OpFault::NoFile, counts::NO_FILE), (OpFault::Full, counts::FULL)] {
+        let (mut struck, mut checkpoints) = (0, 0);
+        for skip in 0..24 {
+            let mut bed = Bed::new(u64::from(skip), options());
+            // One after the other meets it, and each again.
+            for _ in 0..3 {
+                bed.disk.inject(OpKind::Name, skip, fault);
+            }
+            bed.play(SCRIPT, u32::MAX);
+            bed.idle(Duration::from_secs(5), u32::MAX);
+            let failure = &bed.failure;
+            assert!(failure.is_none(), "{fault:?} after {skip}: {failure:?}");
+            assert_eq!(bed.model.durable, bed.model.appended.len());
+            assert_eq!(bed.log().stats().spare_segments, 1);
+            assert!(bed.log().has_room());
+            struck += bed.disk.counters().get(count);
+            checkpoints += bed.log().stats().checkpoints;
+            bed.kill(&mut Rng::new(u64::from(skip)));
+            bed.disk.forget_injected();
+            bed.recover().unwrap();
+            // The scrub, and whatever else opens files.
+            for _ in 0..3 {
+                bed.disk.inject(OpKind::Name, skip % 3, fault);
+            }
+            bed.idle(Duration::from_secs(5), u32::MAX);
+            assert!(bed.failure.is_none() && bed.log().stats().unverified_segments == 0);
+            assert!(bed.log().stats().verified_segments > 0);
+            struck += bed.disk.counters().get(count);
+        }
+        assert!(struck > 40 && checkpoints > 20, "{fault:?}: {struck}, {checkpoints} checkpoints");
+    }
+}
+
+#[test]
 fn entries_placed_in_a_segment_that_is_not_made_yet_wait_for_it() {
     let options = options();
     let capacity = (4 + 8 + 64 + 4) * KIB as u64;

@@ -18,7 +18,7 @@ fn checkpoint(number: u64) -> String {
 
 /// Several sealed segments and both checkpoints; every entry but the last, a mark, is attested. The
 /// process has ended.
-fn filled(seed: u64) -> Bed {
+pub fn filled(seed: u64) -> Bed {
     filled_with(seed, options())
 }
 

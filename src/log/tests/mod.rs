@@ -7,6 +7,7 @@ mod damage;
 mod failures;
 mod fast;
 mod inspected;
+mod marked;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod random;

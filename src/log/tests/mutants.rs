@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{crashes, damage, failures, fast, reading, votes};
+use super::{crashes, damage, failures, fast, marked, reading, votes};
 use crate::base::mutants::{Mutant, hits, plant};
 
 /// A planted bug and the test that is to find it.
@@ -31,6 +31,7 @@ const FOUND_BY: &[(Mutant, fn())] = &[
     (Mutant::CheckpointAheadIgnored, fast::a_log_that_lost_what_a_checkpoint_counts_on),
     (Mutant::FooterWithoutChain, fast::a_footer_of_another_life),
     (Mutant::ScrubSkipsEntries, fast::damage_in_what_is_not_read),
+    (Mutant::DamageMarkerIgnored, marked::damage_is_remembered),
 ];
 
 #[test]

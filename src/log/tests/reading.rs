@@ -9,8 +9,8 @@ use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::base::{LogId, Position, Slot};
 use crate::log::{
-    FILES_CACHED_MAX, FOOTERS_CACHED_MAX, NotStored, PositionLookup, READS_MAX, ReadEntry,
-    ReadError, ReadTicket,
+    FILES_CACHED_MAX, FOOTERS_CACHED_MAX, NotStored, OPEN_ATTEMPTS_MAX, PositionLookup, READS_MAX,
+    ReadEntry, ReadError, ReadTicket, SHORTAGE_RETRY_INTERVAL,
 };
 use crate::sim::disk::{OpFault, OpKind, counts};
 
@@ -215,6 +215,40 @@ fn a_read_error_is_reported_and_the_log_goes_on() {
         while bed.event() {}
         assert_eq!(bed.model.durable, bed.model.appended.len());
     }
+}
+
+#[test]
+fn a_read_waits_for_a_file_that_it_may_open_and_not_for_ever() {
+    let mut bed = filled(1, 20);
+    bed.power_loss(&mut Rng::new(1));
+    bed.recover().unwrap();
+    assert_eq!(bed.scrub(), None);
+    let ask = |bed: &mut Bed, slot: u64| {
+        let log = bed.log.as_mut().unwrap();
+        log.read_slot(&mut bed.disk, ReadTicket(slot), Slot(slot)).unwrap();
+    };
+    let none = |bed: &mut Bed, times: u32| {
+        (0..times).for_each(|_| bed.disk.inject(OpKind::Name, 0, OpFault::NoFile));
+    };
+    // No other file can be closed for it: it waits, with others for the same file.
+    none(&mut bed, OPEN_ATTEMPTS_MAX - 1);
+    (1..=2).for_each(|slot| ask(&mut bed, slot));
+    bed.idle(SHORTAGE_RETRY_INTERVAL / 2, u32::MAX);
+    assert!(bed.reads.is_empty(), "they wait");
+    bed.idle(SHORTAGE_RETRY_INTERVAL * OPEN_ATTEMPTS_MAX, u32::MAX);
+    assert!((1..=2).all(|slot| finish(&mut bed, slot).is_ok()));
+    // Now there is one that gives way at once.
+    none(&mut bed, 1);
+    let slot = bed.model.appended.len() as u64 / 2;
+    assert!(read_slot(&mut bed, Slot(slot)).is_ok());
+    // And in the end it is told.
+    none(&mut bed, 2 * OPEN_ATTEMPTS_MAX);
+    ask(&mut bed, 1);
+    bed.idle(SHORTAGE_RETRY_INTERVAL * OPEN_ATTEMPTS_MAX, u32::MAX);
+    assert!(matches!(finish(&mut bed, 1), Err(ReadError::Io(_))));
+    bed.disk.forget_injected();
+    assert!(read_slot(&mut bed, Slot(1)).is_ok());
+    assert!(bed.failure.is_none());
 }
 
 #[test]

@@ -123,8 +123,10 @@ pub enum OpKind {
 pub enum OpFault {
     /// It fails with EIO.
     Error,
-    /// It fails with ENOSPC.
+    /// It fails with ENOSPC: writing, reserving, creating or renaming; nothing else does.
     Full,
+    /// It fails with EMFILE: opening; nothing else does.
+    NoFile,
     /// Only this many bytes are written (whole sectors of 512 bytes).
     Short(u32),
     /// It is acknowledged and not stored.
@@ -194,6 +196,8 @@ pub mod names {
     pub const MISDIRECTED: &str = "disk: misdirected write";
     /// Operations refused for want of room.
     pub const FULL: &str = "disk: full";
+    /// Files that could not be opened since too many were open.
+    pub const NO_FILE: &str = "disk: too many open files";
     /// Crashes of the process.
     pub const KILLED: &str = "disk: process killed";
     /// Losses of power.
@@ -242,7 +246,7 @@ pub mod names {
     pub const COPY_RESTORED: &str = "disk: old copy put back";
 
     /// Every fault, for reports of what was never hit.
-    pub const FAULTS: [&str; 33] = [
+    pub const FAULTS: [&str; 34] = [
         REORDERED,
         SLOW,
         STILL,
@@ -254,6 +258,7 @@ pub mod names {
         LOST_WRITE,
         MISDIRECTED,
         FULL,
+        NO_FILE,
         KILLED,
         POWER_LOSS,
         BLOCKS_LOST,

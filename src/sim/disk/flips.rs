@@ -281,7 +281,7 @@ impl SimDisk {
                         found.add(Region::Checkpoint, start, BLOCK, 0);
                     }
                 }
-                FileKind::Other => {}
+                FileKind::DamageMarker | FileKind::Other => {}
             }
         }
         for span in &mut spans[last_entry] {

@@ -348,7 +348,7 @@ impl SimDisk {
         let some_of_it = self.rng.below(sectors) as usize * SECTOR_SIZE;
         let file = self.files.get_mut(&inode).expect("an open file stands");
         match fault {
-            None | Some(OpFault::Full) => {
+            None | Some(OpFault::Full | OpFault::NoFile) => {
                 file.write(offset, bytes, bytes.len(), mark);
                 (Some(offset), Ok(bytes.len()))
             }

@@ -21,6 +21,10 @@ impl SimDisk {
                 self.counters.hit(counts::FULL);
                 Err(enospc())
             }
+            Some(OpFault::NoFile) => {
+                self.counters.hit(counts::NO_FILE);
+                Err(io::Error::from_raw_os_error(libc::EMFILE))
+            }
             Some(_) => {
                 self.counters.hit(counts::NAME_ERROR);
                 Err(io::Error::from_raw_os_error(libc::EIO))
@@ -47,7 +51,8 @@ impl SimDisk {
         options: FileOptions,
         fault: Option<OpFault>,
     ) -> io::Result<FileId> {
-        self.fail_name(fault)?;
+        let creates = options == FileOptions::CreateNew;
+        self.fail_name(fault.filter(|fault| creates || *fault != OpFault::Full))?;
         let inode = match options {
             FileOptions::CreateNew => self.create_now(name)?,
             FileOptions::Read | FileOptions::ReadWrite => self.names.file(name)?,
@@ -66,7 +71,7 @@ impl SimDisk {
         to: &str,
         fault: Option<OpFault>,
     ) -> io::Result<()> {
-        self.fail_name(fault)?;
+        self.fail_name(fault.filter(|fault| *fault != OpFault::NoFile))?;
         self.names.rename(self.done, from, to)?;
         let inode = self.names.file(to)?;
         // Under a new name a file starts anew: a segment that is used again.
@@ -187,7 +192,7 @@ impl Storage for SimDisk {
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
         let fault = self.draw_fault(OpKind::Name);
-        self.fail_name(fault)?;
+        self.fail_name(fault.filter(|fault| *fault == OpFault::Error))?;
         self.done += 1;
         self.names.remove(self.done, name)?;
         self.collect_garbage();

@@ -6,16 +6,19 @@ use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::support::{
     PATIENCE, blocks, connected_pair, disk_dir, filled, ring_in, turn_until, wait_for, zeroed_file,
 };
 use crate::base::BlockPool;
 use crate::io::{
-    CloseReason, Disk, Event, FileId, Io, Net, SendPart, Sync, Token, Wait, WritePart,
+    CloseReason, Disk, Event, FileId, FileOptions, Io, Net, SendPart, Storage, Sync, Token, Wait,
+    WritePart,
 };
 use crate::uring::ops::{Op, OpId};
 use crate::uring::ring::Completion;
-use crate::uring::{ATTEMPTS_MAX, LogSync, Uring, UringOptions};
+use crate::uring::{ATTEMPTS_MAX, FILES_MAX, LogSync, Uring, UringOptions};
 
 type Judge = Box<dyn FnMut(&Op) -> Option<i32>>;
 
@@ -139,6 +142,33 @@ fn other_errors_of_a_write_are_reported_at_once_with_the_place() {
     fail_some(&mut it.uring, 1, libc::ENOSPC, is_write);
     write_blocks(&mut it, Token(2), 2);
     assert!(wait_for(&mut it.uring, Token(2)).result.unwrap_err().is_full());
+}
+
+/// A file that was made and could not be kept would be in the way of the next attempt.
+#[test]
+fn with_too_many_files_open_none_is_made_until_there_is_a_place() {
+    let limit = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_err()
+        || limit.maximum.is_some_and(|maximum| maximum < 2 * FILES_MAX as u64)
+    {
+        return println!("SKIPPED: the host permits too few open files");
+    }
+    let dir = disk_dir();
+    let mut uring = ring_in(&dir, UringOptions::default());
+    let mut last = uring.open("first", FileOptions::CreateNew).unwrap();
+    for _ in 1..FILES_MAX {
+        last = uring.open("first", FileOptions::Read).unwrap();
+    }
+    let refused = uring.open("new", FileOptions::CreateNew).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EMFILE), "{refused}");
+    uring.open_async(Token(1), "new", FileOptions::CreateNew);
+    let refused = wait_for(&mut uring, Token(1)).result.unwrap_err();
+    assert!(refused.is_out_of_files(), "{refused}");
+    assert!(!dir.path().join("new").exists());
+    Storage::close(&mut uring, last);
+    uring.open_async(Token(2), "new", FileOptions::CreateNew);
+    let opened = wait_for(&mut uring, Token(2)).result;
+    assert!(opened.is_ok() && dir.path().join("new").exists(), "{opened:?}");
 }
 
 #[test]

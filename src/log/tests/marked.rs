@@ -1,0 +1,185 @@
+//! Damage that the scrub finds is remembered: the next start verifies everything, and opens only
+//! when everything is whole.
+
+use std::time::Duration;
+
+use super::bed::{Bed, folder};
+use super::fast::filled;
+use crate::base::limits::BLOCK_SIZE;
+use crate::base::rng::Rng;
+use crate::io::{FileOptions, Storage};
+use crate::log::marker::{self, MARKER_NAME};
+use crate::log::{Damage, LogError};
+use crate::sim::disk::{Flipped, OpFault, OpKind, Region};
+
+fn marker() -> String {
+    format!("{}/{MARKER_NAME}", folder())
+}
+
+fn is_marked(bed: &mut Bed) -> bool {
+    bed.disk.list(&folder()).unwrap().iter().any(|name| name == MARKER_NAME)
+}
+
+fn refused(result: Result<crate::log::LogRecovered, LogError>) -> Damage {
+    match result {
+        Err(LogError::Corrupt(damage)) => damage,
+        other => panic!("it is damaged: {other:?}"),
+    }
+}
+
+/// A log, not open, with a flipped bit in what a start does not read.
+fn damaged(seed: u64) -> (Bed, Flipped) {
+    for seed in seed * 100.. {
+        let mut bed = filled(seed);
+        let flipped = bed.disk.flip_bit(Region::Payload, &mut Rng::new(seed)).unwrap();
+        if bed.recover_quietly().is_ok() {
+            bed.kill(&mut Rng::new(seed));
+            return (bed, flipped);
+        }
+    }
+    unreachable!("some entries are not read")
+}
+
+#[test]
+fn a_start_after_the_scrub_found_damage_refuses_it_until_it_is_mended() {
+    damage_is_remembered();
+}
+
+pub fn damage_is_remembered() {
+    for seed in 0..8 {
+        let (mut bed, flipped) = damaged(seed);
+        let found = refused(bed.recover());
+        assert!(is_marked(&mut bed));
+        for _ in 0..2 {
+            bed.power_loss(&mut Rng::new(seed));
+            let again = refused(bed.recover_quietly());
+            assert_eq!((&again.file, again.offset), (&found.file, found.offset), "{again}");
+            assert!(is_marked(&mut bed), "as long as it is damaged");
+        }
+        bed.disk.flip_at(&flipped.file, flipped.offset, flipped.bit);
+        let names = bed.disk.list(&folder()).unwrap();
+        let told = marker::find(&mut bed.disk, &folder(), &names, &bed.options);
+        assert_eq!(told, Some(found.to_string()));
+        let recovered = bed.recover().unwrap();
+        assert!(recovered.marked && !is_marked(&mut bed));
+        bed.power_loss(&mut Rng::new(seed));
+        assert!(!is_marked(&mut bed), "it is gone for good");
+        assert!(!bed.recover().unwrap().marked);
+        assert!(bed.log().stats().unverified_segments > 0, "and starts are fast again");
+        assert_eq!(bed.scrub(), None);
+    }
+}
+
+#[test]
+fn a_start_that_ends_before_it_has_replayed_everything_leaves_the_marker() {
+    let mut bed = filled(1);
+    let options = bed.options.clone();
+    marker::write(&mut bed.disk, &folder(), &options, "something").unwrap();
+    assert!(bed.recover_quietly().unwrap().marked);
+    bed.power_loss(&mut Rng::new(1));
+    assert!(is_marked(&mut bed));
+    assert!(bed.recover().unwrap().marked && !is_marked(&mut bed));
+}
+
+#[test]
+fn whatever_fails_while_the_marker_is_made_damage_stays_damage() {
+    let (mut stood, mut lost) = (0, 0);
+    for (kind, skip, fault) in [
+        (OpKind::Name, 0, OpFault::Error),
+        (OpKind::Name, 0, OpFault::Full),
+        (OpKind::Name, 0, OpFault::NoFile),
+        (OpKind::Write, 0, OpFault::Error),
+        (OpKind::Write, 0, OpFault::Full),
+        (OpKind::Write, 0, OpFault::Short(512)),
+        (OpKind::Write, 0, OpFault::Lost),
+        (OpKind::Flush, 0, OpFault::Error),
+        (OpKind::Flush, 1, OpFault::Error),
+        (OpKind::Allocate, 0, OpFault::Error),
+    ] {
+        for seed in 0..6 {
+            let (mut bed, _) = damaged(1);
+            let options = bed.options.clone();
+            bed.disk.inject(kind, skip, fault);
+            let written = marker::write(&mut bed.disk, &folder(), &options, "damage");
+            bed.disk.forget_injected();
+            // The name is the marker, whatever its content.
+            let named = kind != OpKind::Name && skip == 0;
+            assert_eq!(written.is_ok(), named, "{kind:?} {fault:?}: {written:?}");
+            bed.power_loss(&mut Rng::new(seed));
+            let marked = is_marked(&mut bed);
+            assert!(marked || !named, "{kind:?} {fault:?}: what was said to stand does");
+            match marked {
+                true => drop(refused(bed.recover_quietly())),
+                // The scrub finds it again, and a marker is left then.
+                false => assert!(bed.recover_quietly().is_ok()),
+            }
+            refused(bed.recover());
+            assert!(is_marked(&mut bed));
+            stood += u32::from(marked);
+            lost += u32::from(!marked);
+        }
+    }
+    assert!(stood > 30 && lost > 15, "{stood} stood, {lost} did not");
+}
+
+#[test]
+fn a_marker_that_nobody_can_read_counts_and_goes_when_all_is_whole() {
+    for content in [vec![], vec![0; BLOCK_SIZE], vec![0x5a; 3 * BLOCK_SIZE]] {
+        let mut bed = filled(1);
+        let file = bed.disk.open(&marker(), FileOptions::CreateNew).unwrap();
+        bed.disk.close(file);
+        bed.replace(&marker(), &content);
+        bed.disk.sync_folder(&folder()).unwrap();
+        assert!(bed.recover_quietly().unwrap().marked);
+        assert!(is_marked(&mut bed), "nothing was replayed");
+        bed.disk.inject(OpKind::Read, 0, OpFault::Error);
+        assert!(bed.recover_quietly().unwrap().marked);
+        assert!(bed.recover().unwrap().marked);
+        assert!(!is_marked(&mut bed));
+    }
+}
+
+#[test]
+fn a_read_that_fails_while_verifying_has_the_next_start_verify_everything() {
+    let mut bed = filled(1);
+    bed.recover().unwrap();
+    // The footer is read first.
+    bed.disk.inject(OpKind::Read, 1, OpFault::Error);
+    bed.idle(Duration::from_secs(1), u32::MAX);
+    let failure = bed.failure.take().expect("a failed read is fatal");
+    assert!(failure.to_string().contains("verifying"), "{failure}");
+    assert!(is_marked(&mut bed));
+    bed.kill(&mut Rng::new(1));
+    // It was no more than that.
+    assert!(bed.recover().unwrap().marked && !is_marked(&mut bed));
+}
+
+#[test]
+fn the_newest_segments_are_verified_first() {
+    let mut bed = filled(1);
+    bed.recover().unwrap();
+    let unread = bed.log().stats().unverified_segments;
+    assert!(unread >= 2);
+    for number in 1..=unread {
+        bed.disk.flip_at(&Bed::segment(number), BLOCK_SIZE as u64 + 20, 0);
+    }
+    assert_eq!(bed.scrub().map(|damage| damage.file), Some(Bed::segment(unread)));
+}
+
+#[test]
+fn the_scrub_reads_no_more_in_a_time_than_its_share() {
+    let took = |scrub_bytes_per_s: u64| {
+        let mut bed = filled(1);
+        bed.options.scrub_bytes_per_s = scrub_bytes_per_s;
+        bed.recover().unwrap();
+        let started = bed.disk.now();
+        assert_eq!(bed.scrub(), None);
+        (bed.disk.now().since(started).as_secs_f64(), bed.log().stats().verified_segments)
+    };
+    let (slow, segments) = took(32 * 1024);
+    // Each holds more than half of 64 KiB; the pause after the last read is nobody's.
+    assert!(slow >= (segments - 1) as f64, "{segments} in {slow} s");
+    assert!(slow <= 3.0 * segments as f64, "{segments} in {slow} s");
+    let (fast, _) = took(320 * 1024);
+    assert!((8.0..12.0).contains(&(slow / fast)), "{slow} s and {fast} s");
+}
