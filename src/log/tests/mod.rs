@@ -11,5 +11,6 @@ mod inspected;
 mod mutants;
 mod random;
 mod reading;
+mod segments;
 mod toy;
 mod votes;

@@ -48,6 +48,9 @@ impl SimDisk {
         fault: Option<OpFault>,
     ) -> io::Result<FileId> {
         self.fail_name(fault)?;
+        if self.handles.len() >= self.options.files_max {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let inode = match options {
             FileOptions::CreateNew => self.create_now(name)?,
             FileOptions::Read | FileOptions::ReadWrite => self.names.file(name)?,
