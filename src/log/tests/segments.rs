@@ -179,6 +179,12 @@ pub fn writes_in_flight_over_segments() {
         bed.submit();
         assert_eq!(writes(&bed), 2, "one for each segment");
         bed.power_loss(&mut Rng::new(seed));
+        if seed % 2 == 0 {
+            // As it may come too: nothing of the first write has reached the disk, and of the second
+            // one not the header.
+            zero(&mut bed, 2, 0..16);
+            zero(&mut bed, 3, 0..1);
+        }
         let bytes = |bed: &Bed, segment| bed.disk.file_bytes(&Bed::segment(segment)).unwrap();
         let (second, third) = (bytes(&bed, 2), bytes(&bed, 3));
         headless += u32::from(
@@ -197,7 +203,7 @@ pub fn writes_in_flight_over_segments() {
         bed.power_loss(&mut Rng::new(seed));
         bed.recover().unwrap();
     }
-    assert!(headless >= 3, "the second write stands alone, without its header, in {headless}");
+    assert!(headless >= 20, "the second write stands alone, without its header, in {headless}");
 }
 
 #[test]
