@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use common::{Cluster, format_node, free_ports, run, scratch_dir, wait_for};
 use loggos::base::limits::RECORD_BYTES_MAX;
@@ -255,6 +255,27 @@ fn damage_in_the_middle_of_the_log_is_found_and_the_node_does_not_start() {
     assert_eq!(report["groups"][0]["entries_lost"], 1);
     let serve = run(&["serve", "--data", text(&data)]);
     assert_refused(&serve, 6, &["segment-", "offset"]);
+}
+
+#[test]
+fn more_segments_than_files_may_be_open_are_inspected() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    let args = ["format", "--data", text(&data), "--cluster", "c", "--node", "1"];
+    let members = ["--members", "1=127.0.0.1:1", "--segment-bytes", "4194304"];
+    let made = run(&[&args[..], &members, &["--preallocate-bytes", "100663296"]].concat());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    // Room for what every process has, the lock, the folder, and a file or two; not for 24.
+    let script = "ulimit -n 10; exec \"$0\" inspect \"$1\" --json";
+    let inspected = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_loggos"), text(&data)])
+        .output()
+        .expect("a shell can be started");
+    assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stderr));
+    let report: serde_json::Value =
+        serde_json::from_slice(&inspected.stdout).expect("one JSON object");
+    assert_eq!(report["sound"], true);
+    assert_eq!(report["groups"][0]["segments"].as_array().expect("a list").len(), 24);
 }
 
 #[test]

@@ -162,6 +162,8 @@ mutants! {
     // ---- log: recovery and reads ----
     /// Damage in the middle of the log is cut like a torn tail.
     DamageTruncated = 3 "damage-truncated",
+    /// Segments behind the one in which the log ends are not looked at.
+    SparesTakenForBlank = 3 "spares-taken-for-blank",
     /// What a killed process left unflushed is trusted without a flush.
     RecoveredNotFlushed = 1 "recovered-not-flushed",
     /// Entries of an older use of a segment's blocks pass for entries of the log. Without a

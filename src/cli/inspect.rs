@@ -15,8 +15,12 @@
 //!                          "slot_first":null,"slot_last":null,"ballot_lowest":null,
 //!                          "ballot_highest":null,"entry_bytes":0,"value_bytes":0,"footer":"none",
 //!                          "logs":[{"log":0,"first":0,"end":0,"records":0},…],"refused":0}]}],
-//!  "damage":[{"file":"…","offset":0,"slot":null,"why":"…"}],"mended_at_start":[…]}
+//!  "damage":[{"file":"…","offset":0,"slot":null,"why":"…"}],"not_read":[{"what":"…","why":"…"}],
+//!  "mended_at_start":[…]}
 //! ```
+//!
+//! `not_read` tells where the system refused (too many open files, no permission, an I/O error): the
+//! rest of that group has not been looked at. `sound` is true when nothing is damaged and all was read.
 //!
 //! `checkpoints` are those that stand; `why` tells what makes one useless to a start (null: nothing).
 //! A damaged one costs time and is no damage of the log. `logs` and `refused` (commands that added no records) are what a segment's valid index footer
@@ -39,7 +43,9 @@ use super::output::Output;
 use crate::base::records::Records;
 use crate::base::{LogId, Placement, Position};
 use crate::log::Damage;
-use crate::log::inspect::{GroupReport, InspectReport, InspectedSlot, SegmentReport, inspect};
+use crate::log::inspect::{
+    GroupReport, InspectReport, InspectedSlot, NotRead, SegmentReport, inspect,
+};
 use crate::machine::{BatchView, CommandKind, Machine};
 use crate::uring::{DirectStorage, lock_data_dir};
 
@@ -50,11 +56,12 @@ const LOGS_SHOWN_MAX: usize = 16;
 #[derive(Debug, Serialize)]
 struct Printed<'a> {
     directory: String,
-    /// Nothing is damaged.
+    /// Nothing is damaged, and everything was read.
     sound: bool,
     identity: &'a Option<crate::log::inspect::IdentityReport>,
     groups: Vec<PrintedGroup<'a>>,
     damage: &'a [Damage],
+    not_read: &'a [NotRead],
     mended_at_start: &'a [Damage],
 }
 
@@ -119,14 +126,22 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         false => output.write(to_text(&printed).as_bytes())?,
     }
     output.flush()?;
-    match &report.damage[..] {
-        [] => Ok(()),
-        [only] => Err(CliError::new(Exit::Found, format!("{data}: damaged: {only}"))),
-        [first, rest @ ..] => {
-            let count = rest.len();
-            Err(CliError::new(Exit::Found, format!("{data}: damaged: {first}; and {count} more")))
-        }
+    verdict(&report).map_err(|(exit, what)| CliError::new(exit, format!("{data}: {what}")))
+}
+
+/// How the command ends. Damage comes first: it is certain, whatever could not be read.
+fn verdict(report: &InspectReport) -> Result<(), (Exit, String)> {
+    let more = |count: usize| match count {
+        0 => String::new(),
+        count => format!("; and {count} more"),
+    };
+    if let [first, rest @ ..] = &report.damage[..] {
+        return Err((Exit::Found, format!("damaged: {first}{}", more(rest.len()))));
     }
+    if let [first, rest @ ..] = &report.not_read[..] {
+        return Err((Exit::Failed, format!("not all of it was read: {first}{}", more(rest.len()))));
+    }
+    Ok(())
 }
 
 fn looks_like_data(data: &Path) -> std::io::Result<bool> {
@@ -264,10 +279,11 @@ fn to_printed<'a>(data: &Path, report: &'a InspectReport, records: &RecordCount)
     };
     Printed {
         directory: data.display().to_string(),
-        sound: report.damage.is_empty(),
+        sound: report.is_sound(),
         identity: &report.identity,
         groups: report.groups.iter().map(group).collect(),
         damage: &report.damage,
+        not_read: &report.not_read,
         mended_at_start: &report.mended_at_start,
     }
 }
@@ -295,6 +311,9 @@ fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
     }
     for damage in printed.damage {
         writeln!(out, "DAMAGED: {damage}")?;
+    }
+    for not_read in printed.not_read {
+        writeln!(out, "NOT READ: {not_read}")?;
     }
     if printed.sound {
         writeln!(out, "every checksum matches; nothing is damaged")?;
@@ -468,10 +487,30 @@ mod tests {
             "/groups/0/segments",
             "/groups/0/torn_bytes",
             "/damage/0/offset",
+            "/not_read",
             "/mended_at_start",
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer} is missing in {json}");
         }
         assert_eq!(json["sound"], false);
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_no_damage_and_not_sound_either() {
+        let mut report = InspectReport::default();
+        assert_eq!(verdict(&report), Ok(()));
+        let what = "opening group-0000/segment-1.log".to_owned();
+        report.not_read.push(NotRead { what, why: "Too many open files".to_owned() });
+        let printed = to_printed(Path::new("data"), &report, &RecordCount::default());
+        let text = to_text(&printed);
+        assert!(text.contains("NOT READ: opening group-0000/segment-1.log: Too many"), "{text}");
+        assert!(!text.contains("DAMAGED") && !text.contains("nothing is damaged"), "{text}");
+        let json = serde_json::to_value(&printed).unwrap();
+        assert_eq!((&json["sound"], json["not_read"][0]["why"].is_string()), (&false.into(), true));
+        assert_eq!(verdict(&report).unwrap_err().0, Exit::Failed);
+        let why = "the value's checksum does not match".to_owned();
+        report.damage.push(Damage { file: "segment-2.log".to_owned(), offset: 0, slot: None, why });
+        let (exit, what) = verdict(&report).unwrap_err();
+        assert_eq!((exit, what.starts_with("damaged: segment-2.log")), (Exit::Found, true));
     }
 }

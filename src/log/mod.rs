@@ -362,6 +362,8 @@ enum Op {
     Vote,
     /// A step in preparing a segment.
     Prepare,
+    /// Opening the next prepared segment.
+    OpenSpare,
     /// The footer of this segment.
     Footer(u64),
     /// Opening the file of this segment for reads.
@@ -526,9 +528,11 @@ impl Log {
     pub fn has_room(&self) -> bool {
         let (size, room) =
             (self.options.entry_bytes_max, placement_bytes_worst(self.options.entry_bytes_max));
+        let (active, prepared_through) =
+            (self.index.active().number, self.preparer.prepared_through());
         !self.preparer.is_full()
-            || self.preparer.prepared_through() > self.index.active().number
-            || (self.index.active().file.is_some() && self.index.active_fits(size, room))
+            || prepared_through > active
+            || (prepared_through == active && self.index.active_fits(size, room))
     }
 
     /// To be called at the end of each turn: starts what may be started.
@@ -571,6 +575,7 @@ impl Log {
             Op::Write(number) => self.on_write(now, disk, number, event, out),
             Op::Vote => self.on_vote(disk, event, out),
             Op::Prepare => self.on_prepare(now, disk, event),
+            Op::OpenSpare => self.on_spare_open(now, disk, event),
             Op::Footer(segment) => self.on_footer(disk, segment, event),
             Op::Checkpoint => self.on_checkpoint(now, disk, event),
             Op::Scrub => self.on_scrub(now, disk, event, out),

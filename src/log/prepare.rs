@@ -13,6 +13,10 @@
 //! 80). So the filling ends early where it costs more than it saves: when the log's writes are large
 //! (everything would be written twice, for a price per write that hardly shows), and when the log is
 //! close to running out, since entries would have to wait.
+//!
+//! Of the segments that stand prepared only the next ones are kept open, since there may be thousands
+//! (`format --preallocate-bytes`): each time the log goes on to one, another is opened behind the others,
+//! long before the log needs it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +41,10 @@ const FILL_BYTES_BEHIND: usize = 256 * KIB;
 const FILL_BYTES_URGENT: usize = MIB;
 /// The pause after a chunk while there is time: 32 MB/s in the background.
 const FILL_PAUSE: Duration = Duration::from_millis(2);
+
+/// Prepared segments kept open: the log goes on to one at once, and has a whole segment's time until
+/// it needs the one that is opened then. Two, since a few large entries fill a small segment.
+pub(super) const SPARES_OPEN_MAX: u64 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -64,7 +72,15 @@ struct Job {
 /// The segments prepared, and the one being prepared.
 pub(super) struct Preparer {
     prepared_through: u64,
+    /// Of those behind the active one, the next ones that are open.
     spares: VecDeque<(u64, FileId)>,
+    /// The highest segment that is open, has been, or is being opened.
+    opened_through: u64,
+    /// That one is being opened.
+    opening: bool,
+    /// No file could be opened for it: not before this time again.
+    open_again_at: Option<Instant>,
+    open_shortage: Shortage,
     job: Option<Job>,
     in_flight: bool,
     zeros: Option<Rc<BlockBuf>>,
@@ -78,11 +94,18 @@ pub(super) struct Preparer {
 }
 
 impl Preparer {
-    /// `spares`: the segments that stand prepared behind the active one, by number.
-    pub fn new(active: u64, spares: VecDeque<(u64, FileId)>) -> Preparer {
+    /// `spares`: of the segments that stand prepared behind the active one, up to
+    /// `prepared_through`, the next ones, which are open; by number.
+    pub fn new(active: u64, prepared_through: u64, spares: VecDeque<(u64, FileId)>) -> Preparer {
+        let opened_through = spares.back().map_or(active, |(number, _)| *number);
+        assert!(opened_through <= prepared_through, "what is open stands");
         Preparer {
-            prepared_through: spares.back().map_or(active, |(number, _)| *number),
+            prepared_through,
             spares,
+            opened_through,
+            opening: false,
+            open_again_at: None,
+            open_shortage: Shortage::default(),
             job: None,
             in_flight: false,
             zeros: None,
@@ -113,7 +136,7 @@ impl Preparer {
         self.unfilled_bytes
     }
 
-    /// The prepared file of the segment, if it stands.
+    /// The prepared file of the segment, if it is open. Otherwise it comes when it is.
     pub fn take(&mut self, number: u64) -> Option<FileId> {
         let (front, file) = *self.spares.front()?;
         assert!(front >= number, "segments are taken in order");
@@ -123,20 +146,74 @@ impl Preparer {
         })
     }
 
-    /// When the pause ends.
+    /// When a pause ends.
     pub fn deadline(&self) -> Option<Instant> {
-        self.pause_until.filter(|_| self.job.is_some() && !self.in_flight)
+        let step_at = self.pause_until.filter(|_| self.job.is_some() && !self.in_flight);
+        step_at.into_iter().chain(self.open_again_at).min()
     }
 }
 
 impl Log {
+    /// Opens the next prepared segment, if fewer are open than should be.
+    fn open_spare<D: Disk>(&mut self, now: Instant, disk: &mut D) {
+        let active = self.index.active().number;
+        let preparer = &mut self.preparer;
+        let next = preparer.opened_through + 1;
+        if preparer.opening || next > preparer.prepared_through || next > active + SPARES_OPEN_MAX {
+            return;
+        }
+        if preparer.open_again_at.is_some_and(|at| at > now) {
+            return;
+        }
+        preparer.open_again_at = None;
+        (preparer.opened_through, preparer.opening) = (next, true);
+        let name = join(&self.folder, &segment_name(next));
+        disk.open_async(self.tokens.issue(Op::OpenSpare), &name, FileOptions::ReadWrite);
+    }
+
+    pub(super) fn on_spare_open<D: Disk>(
+        &mut self,
+        now: Instant,
+        disk: &mut D,
+        event: DiskEvent,
+    ) -> Result<(), LogFailure> {
+        let preparer = &mut self.preparer;
+        let number = preparer.opened_through;
+        preparer.opening = false;
+        let doing = format!("opening {}", segment_name(number));
+        match event.result {
+            Ok(file) => {
+                preparer.open_shortage.over(&"opening prepared segments");
+                self.hand_out(disk, number, FileId(file));
+                self.open_spare(now, disk);
+            }
+            Err(error) if error.is_out_of_files() => {
+                preparer.opened_through = number - 1;
+                preparer.open_again_at = Some(preparer.open_shortage.met(now, &doing, &error));
+            }
+            Err(error) => return Err(LogFailure::failed(&doing, &error)),
+        }
+        Ok(())
+    }
+
+    /// A prepared segment is open: entries may have waited for it.
+    fn hand_out<D: Disk>(&mut self, disk: &mut D, number: u64, file: FileId) {
+        match self.index.segment_mut(number) {
+            Some(segment) => segment.file = Some(file),
+            None => self.preparer.spares.push_back((number, file)),
+        }
+        self.start_writes(disk);
+    }
+
     /// Starts the next step of the preparation, if it is time.
     pub(super) fn prepare<D: Disk>(&mut self, now: Instant, disk: &mut D) {
+        self.open_spare(now, disk);
         let active = self.index.active();
         let wanted = active.number + self.options.spare_segments as u64;
         let half_used = active.tail * 2 > self.options.segment_bytes;
         let none_left = self.preparer.prepared_through <= active.number;
-        let urgent = active.file.is_none() || (none_left && half_used);
+        let is_missing = active.number > self.preparer.prepared_through;
+        let urgent = is_missing || (none_left && (half_used || active.sealed));
         let placed = self.writer.placed_bytes();
         let preparer = &mut self.preparer;
         if preparer.in_flight {
@@ -267,24 +344,31 @@ impl Log {
                 }
             }
             Stage::Flush => job.stage = Stage::Rename,
-            Stage::Rename if planted(Mutant::SegmentNameNotDurable) => self.finish_segment(disk),
+            Stage::Rename if planted(Mutant::SegmentNameNotDurable) => {
+                self.finish_segment(now, disk)
+            }
             Stage::Rename => job.stage = Stage::SyncFolder,
-            Stage::SyncFolder => self.finish_segment(disk),
+            Stage::SyncFolder => self.finish_segment(now, disk),
         }
         Ok(())
     }
 
-    fn finish_segment<D: Disk>(&mut self, disk: &mut D) {
+    fn finish_segment<D: Disk>(&mut self, now: Instant, disk: &mut D) {
         let job = self.preparer.job.take().expect("a step belongs to a job");
         let file = job.file.expect("opened in the first step");
-        self.preparer.prepared_through = job.number;
-        self.preparer.full = false;
-        self.preparer.shortage.over(&"preparing segments");
-        match self.index.segment_mut(job.number) {
-            Some(segment) => segment.file = Some(file),
-            None => self.preparer.spares.push_back((job.number, file)),
+        let active = self.index.active().number;
+        let preparer = &mut self.preparer;
+        preparer.prepared_through = job.number;
+        preparer.full = false;
+        preparer.shortage.over(&"preparing segments");
+        let is_next = job.number == preparer.opened_through + 1 && !preparer.opening;
+        if is_next && job.number <= active + SPARES_OPEN_MAX {
+            preparer.opened_through = job.number;
+            self.hand_out(disk, job.number, file);
+        } else {
+            // Others come first; it is opened again in its turn.
+            disk.close(file);
+            self.open_spare(now, disk);
         }
-        // Entries may have waited for it.
-        self.start_writes(disk);
     }
 }

@@ -34,13 +34,13 @@ use super::format::{
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_slots};
 use super::marker;
 use super::placements;
-use super::prepare::Preparer;
+use super::prepare::{Preparer, SPARES_OPEN_MAX};
 use super::reads::{Reads, open_entry};
 use super::scrub::Scrubber;
 use super::vote::{self, VOTE_NAME, VoteWriter};
 use super::walk::{
-    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, judge_start,
-    look_behind, read_footer, walk_entries,
+    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, is_blank,
+    judge_start, look_behind, read_footer, walk_entries,
 };
 use super::writer::Writer;
 use super::{Damage, Log, LogError, LogOptions, LogRecovered, LogStats, Restore, Tokens};
@@ -209,10 +209,8 @@ pub(super) fn open<S: Storage>(
     let index = recovery.build_index(taken)?;
     recovered.accepted = recovery.read_accepted(&index, recovered.chosen)?;
     let active = index.active().number;
-    let mut spares = VecDeque::new();
-    for number in active + 1..=recovery.files.len() as u64 {
-        spares.push_back((number, recovery.file(number)?));
-    }
+    let spares = recovery.open_spares(active)?;
+    let prepared_through = recovery.files.len() as u64;
     let chain = recovery.chain;
     let second_write = options.second_write_bytes_min;
     let writer =
@@ -223,7 +221,7 @@ pub(super) fn open<S: Storage>(
         index,
         writer,
         vote: VoteWriter::new(vote_file, vote),
-        preparer: Preparer::new(active, spares),
+        preparer: Preparer::new(active, prepared_through, spares),
         reads: Reads::default(),
         checkpointer: Checkpointer::new(newest.as_ref()),
         scrubber: Scrubber::new(unread),
@@ -649,9 +647,13 @@ impl<S: Storage> Recovery<'_, S> {
             return Err(LogError::Corrupt(damage));
         }
         let mut remains = Vec::new();
-        let first = self.found.last().map_or(1, |found| found.number);
-        for behind in first..=self.files.len() as u64 {
+        let last = self.found.last().map_or(0, |found| found.number);
+        for behind in last.max(1)..=self.files.len() as u64 {
             let mut reader = self.reader(behind)?;
+            if is_blank(&mut reader, self.storage, behind - last)? {
+                self.close(behind);
+                continue;
+            }
             let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
             let place = self.options.place(behind, generation_of(block));
             let walked = self.found.last().filter(|found| found.number == behind);
@@ -683,6 +685,18 @@ impl<S: Storage> Recovery<'_, S> {
             self.storage.sync(file).map_err(LogError::io(format!("flushing {name}")))?;
         }
         Ok(())
+    }
+
+    /// The next prepared segments, open; all others behind `active` are closed.
+    fn open_spares(&mut self, active: u64) -> Result<VecDeque<(u64, FileId)>, LogError> {
+        let mut spares = VecDeque::new();
+        for number in active + 1..=self.files.len() as u64 {
+            match number <= active + SPARES_OPEN_MAX {
+                true => spares.push_back((number, self.file(number)?)),
+                false => self.close(number),
+            }
+        }
+        Ok(spares)
     }
 
     fn write_zeros(&mut self, number: u64, offset: u64, length: u64) -> Result<(), LogError> {

@@ -9,15 +9,16 @@
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, MIB};
 use crate::base::memory::BUFFER_BYTES_MAX;
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{BlockBuf, BlockPool, Checksum, Slot};
 use crate::io::{FileId, Storage};
 
-use super::LogError;
 use super::footer::{self, Trailer};
 use super::format::{
     EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, check_place, is_zero,
 };
 use super::index::IndexEntry;
+use super::{LogError, WRITE_BYTES_MAX, WRITES_UNACKNOWLEDGED_MAX};
 
 /// Bytes read at once by whoever walks on.
 pub(super) const READ_AHEAD_BYTES: usize = MIB;
@@ -184,6 +185,73 @@ pub(super) struct Behind {
     pub proof: Option<String>,
     /// Runs of blocks that are not zero: offset and length.
     pub remains: Vec<(u64, u64)>,
+}
+
+/// So many bytes are read of a segment in which the writes in flight may have ended: theirs, and
+/// those of the first write that tells of what they were (see [`is_blank`]).
+const IN_FLIGHT_BYTES: u64 = ((WRITES_UNACKNOWLEDGED_MAX + 1) * WRITE_BYTES_MAX) as u64;
+/// And of so many segments: each write stands in one.
+const IN_FLIGHT_SEGMENTS: u64 = WRITES_UNACKNOWLEDGED_MAX as u64 + 1;
+
+/// Whether a segment behind the one in which the chain ends need not be looked at any further: what
+/// could stand there is read, and is zeros. `distance`: how many segments behind that one it stands
+/// (from 1; the segment in which the chain ends has 0).
+///
+/// A node may have thousands of segments prepared, which no start should read whole. What can stand
+/// where follows from the writer: a write stands in one segment and takes at most
+/// [`WRITE_BYTES_MAX`]; writes follow each other without a gap, and the first one of a segment
+/// begins with its first block; the next but one starts only when the first is acknowledged
+/// ([`WRITES_UNACKNOWLEDGED_MAX`]); a footer is written into segments whose entries all are durable.
+/// (A version that lowers these bounds must read as far as the logs of this one go.)
+///
+/// Let W1 be the write that holds what is missing, and W2, W3, … those that followed. The chain goes
+/// up to what is missing: so W1 stands in segment 0 (by distance) or at the start of segment 1; W2 in
+/// 0, 1, or at the start of 2; W3 in 0, 1, behind W2 in 2, or at the start of 3.
+///
+/// - The missing entry was never acknowledged. Then W3 was never started, and what remains of W1 and W2,
+///   which must be cut, stands in segments 0 and 1 or in the first `WRITE_BYTES_MAX` bytes of 2.
+///   Every one of these blocks is read. Example: W1 fills segment 1 and is lost; of W2, at the start of
+///   segment 2, all but the header has reached the disk. Not cut, its entries could be taken for
+///   entries again when the same W1 has been written once more.
+/// - It was acknowledged, and is damaged. Then W3 and every later write tell so, in each entry's
+///   header. Segments 0 and 1 are read whole, 2 and 3 as far as W3 can go (12 MiB) at least, the later
+///   ones in their first block, where a segment that was begun has its header, and the last one, where
+///   a full one has its footer. Whatever is not zeros there has the segment read whole. So for damage to
+///   pass for a torn tail it must have turned to zeros, besides what is missing, all of W3 and whatever
+///   else stood in segments 0 and 1 and in those 12 MiB, and the first and the last block of every
+///   segment after. (Read whole, the later segments would tell of it even then, as far as anything is
+///   left between; a hole of that size is not told from the loss of everything behind it.)
+///
+/// What stands in the blocks that are not read was no write in flight: damage of blank space, or a
+/// write that belonged elsewhere. It is found and cut when the log's end has come near; until then no
+/// walk comes there, and then nothing that was not written for this very place and after this very
+/// entry continues the chain.
+pub(super) fn is_blank<S: Storage>(
+    reader: &mut SegmentReader,
+    storage: &mut S,
+    distance: u64,
+) -> Result<bool, LogError> {
+    if distance > 0 && planted(Mutant::SparesTakenForBlank) {
+        return Ok(true);
+    }
+    let bytes = match distance {
+        0 | 1 => return Ok(false),
+        2..=IN_FLIGHT_SEGMENTS => IN_FLIGHT_BYTES,
+        _ => BLOCK_SIZE as u64,
+    };
+    let bytes = bytes.min(reader.length);
+    let last = reader.length.saturating_sub(BLOCK_SIZE as u64);
+    let mut blank = true;
+    reader.read_ahead = BLOCK_SIZE;
+    let mut offset = 0;
+    while blank && offset < bytes {
+        let length = (READ_AHEAD_BYTES as u64).min(bytes - offset);
+        blank = is_zero(reader.at(storage, offset, length as usize)?);
+        offset += length;
+    }
+    blank = blank && is_zero(reader.at(storage, last, BLOCK_SIZE)?);
+    reader.read_ahead = READ_AHEAD_BYTES;
+    Ok(blank)
 }
 
 /// Looks at every block of the segment from `from` on. `missing`: the sequence at which the chain

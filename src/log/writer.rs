@@ -355,9 +355,10 @@ impl Log {
     /// When the idle mark is due.
     pub(super) fn mark_deadline(&self) -> Option<Instant> {
         let idle = self.options.mark_idle_after?;
-        let active = self.index.active();
-        let fits = active.file.is_some() && self.index.active_fits(BLOCK_SIZE, 0)
-            || self.preparer.prepared_through() > active.number;
+        let (active, prepared_through) =
+            (self.index.active().number, self.preparer.prepared_through());
+        let fits = prepared_through == active && self.index.active_fits(BLOCK_SIZE, 0)
+            || prepared_through > active;
         self.writer.unmarked_since.filter(|_| fits).map(|since| since + idle)
     }
 

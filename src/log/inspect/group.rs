@@ -1,9 +1,11 @@
 //! The inspection of one group's log: vote, segments, chain, footers, slots.
 //!
 //! It walks as recovery does, with the same judgements (`walk.rs`). Where the chain ends in
-//! damage it takes it up again at the next header that stands in its place.
+//! damage it takes it up again at the next header that stands in its place. A segment's file is open
+//! only while it is read: a group may have more segments than a process may have files.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 
 use crate::base::limits::BLOCK_SIZE;
@@ -11,7 +13,9 @@ use crate::base::{Ballot, BlockPool, ClusterId, GroupId, NodeId, Placement, Slot
 use crate::io::{FileId, FileOptions, Storage};
 
 use super::footers::{self, FooterProblem, check_footer};
-use super::report::{CheckpointReport, FooterReport, GroupReport, SegmentReport, VoteCopyReport};
+use super::report::{
+    CheckpointReport, FooterReport, GroupReport, NotRead, SegmentReport, VoteCopyReport,
+};
 use super::{InspectVisitor, InspectedSlot};
 use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader, Owner};
 use crate::log::format::{
@@ -20,8 +24,8 @@ use crate::log::format::{
 use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
 use crate::log::walk::{
-    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, judge_start, look_behind,
-    read_footer, walk_entries,
+    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, is_blank, judge_start,
+    look_behind, read_footer, walk_entries,
 };
 use crate::log::{Damage, Identity, LogError};
 
@@ -47,7 +51,6 @@ impl Expected {
 
 struct SegmentFile {
     number: u64,
-    file: FileId,
     name: String,
     length: u64,
     /// Where the verified entries end.
@@ -175,6 +178,8 @@ pub(super) struct GroupWalk<'a, S: Storage> {
     pool: &'a BlockPool,
     expected: Expected,
     files: Vec<SegmentFile>,
+    /// The file of the segment that is being read.
+    open: Option<FileId>,
     chain: Chain,
     /// The highest slot that a footer tells to have been applied.
     applied: Slot,
@@ -187,7 +192,16 @@ pub(super) struct GroupWalk<'a, S: Storage> {
     slots: Slots<'a>,
     report: GroupReport,
     damage: Vec<Damage>,
+    not_read: Option<NotRead>,
     mended: Vec<Damage>,
+}
+
+/// What a walk through a group has found.
+pub(super) struct Walked {
+    pub group: GroupReport,
+    pub damage: Vec<Damage>,
+    pub not_read: Option<NotRead>,
+    pub mended: Vec<Damage>,
 }
 
 impl<'a, S: Storage> GroupWalk<'a, S> {
@@ -216,6 +230,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             pool,
             expected,
             files: Vec::new(),
+            open: None,
             chain: Chain::START,
             applied: Slot::NONE,
             ballot_max: Ballot::NONE,
@@ -225,31 +240,37 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             slots,
             report: GroupReport::new(group, folder),
             damage: Vec::new(),
+            not_read: None,
             mended: Vec::new(),
         }
     }
 
-    /// Walks everything. What cannot be read is damage too.
+    /// Walks everything, or as far as the system reads it.
     pub fn run(&mut self) {
-        if let Err(error) = self.walk_all() {
-            let damage = match error {
-                LogError::Corrupt(damage) => damage,
-                LogError::Foreign { file, why } => Damage::new(&file, 0, None, why),
-                other => Damage::new(&self.report.folder, 0, None, other.to_string()),
-            };
-            self.damage.push(damage);
+        match self.walk_all() {
+            Ok(()) => {}
+            Err(LogError::Corrupt(damage)) => self.damage.push(damage),
+            Err(LogError::Foreign { file, why }) => {
+                self.damage.push(Damage::new(&file, 0, None, why));
+            }
+            // What is not there cannot be read either; all else is no word about the log.
+            Err(LogError::Io { what, source }) if source.kind() != io::ErrorKind::NotFound => {
+                self.not_read = Some(NotRead { what, why: source.to_string() });
+            }
+            Err(other) => {
+                let why = other.to_string();
+                self.damage.push(Damage::new(&self.report.folder, 0, None, why));
+            }
         }
-        for segment in &self.files {
-            self.storage.close(segment.file);
-        }
+        self.close();
     }
 
-    pub fn finish(mut self) -> (GroupReport, Vec<Damage>, Vec<Damage>) {
+    pub fn finish(mut self) -> Walked {
         let chosen = self.chain.chosen.max(self.applied).max(self.covered);
         self.slots.settle(chosen);
         self.slots.finish();
-        // Behind damage slots are missing because of it; that has been told.
-        if self.damage.is_empty() {
+        // Behind damage, and what was not read, slots are missing because of it; that has been told.
+        if self.damage.is_empty() && self.not_read.is_none() {
             self.damage.extend(self.slots.missing.take());
         }
         let report = &mut self.report;
@@ -263,7 +284,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             report.entry_bytes += segment.entry_bytes;
             report.value_bytes += segment.value_bytes;
         }
-        (self.report, self.damage, self.mended)
+        let (damage, not_read, mended) = (self.damage, self.not_read, self.mended);
+        Walked { group: self.report, damage, not_read, mended }
     }
 
     fn walk_all(&mut self) -> Result<(), LogError> {
@@ -282,7 +304,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             }
         };
         self.read_checkpoints(&names);
-        self.open_segments(&folder, &names)?;
+        self.measure_segments(&folder, &names)?;
         if self.files.is_empty() && vote.is_some_and(|vote| vote.sequence > 1) {
             let name = join(&folder, &segment_name(1));
             let why = "the segment is missing, but this node has voted".to_owned();
@@ -392,7 +414,22 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
 
     // ---- the segments -----------------------------------------------------------------------
 
-    fn open_segments(&mut self, folder: &str, names: &[String]) -> Result<(), LogError> {
+    /// Opens a segment's file in place of the one before.
+    fn open(&mut self, name: &str) -> Result<FileId, LogError> {
+        self.close();
+        let opening = LogError::io(format!("opening {name}"));
+        let file = self.storage.open(name, FileOptions::Read).map_err(opening)?;
+        self.open = Some(file);
+        Ok(file)
+    }
+
+    fn close(&mut self) {
+        if let Some(file) = self.open.take() {
+            self.storage.close(file);
+        }
+    }
+
+    fn measure_segments(&mut self, folder: &str, names: &[String]) -> Result<(), LogError> {
         if let Err(gap) = segment_numbers(folder, names) {
             self.damage.push(gap);
         }
@@ -400,8 +437,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         numbers.sort_unstable();
         for number in numbers {
             let name = join(folder, &segment_name(number));
-            let opening = LogError::io(format!("opening {name}"));
-            let file = self.storage.open(&name, FileOptions::Read).map_err(opening)?;
+            let file = self.open(&name)?;
             let length = self.storage.len(file);
             let length = length.map_err(LogError::io(format!("measuring {name}")))?;
             let wanted = *self.expected.segment_bytes.get_or_insert(length);
@@ -418,15 +454,17 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 ..SegmentReport::default()
             });
             let (tail, walked, closed, header) = (BLOCK_SIZE as u64, false, false, None);
-            let segment = SegmentFile { number, file, name, length, tail, walked, closed, header };
+            let segment = SegmentFile { number, name, length, tail, walked, closed, header };
             self.files.push(segment);
         }
         Ok(())
     }
 
-    fn reader(&self, index: usize) -> SegmentReader {
-        let segment = &self.files[index];
-        SegmentReader::new(segment.file, segment.name.clone(), segment.length, self.pool)
+    /// Opens the segment; the reader before it must have done.
+    fn reader(&mut self, index: usize) -> Result<SegmentReader, LogError> {
+        let (name, length) = (self.files[index].name.clone(), self.files[index].length);
+        let file = self.open(&name)?;
+        Ok(SegmentReader::new(file, name, length, self.pool))
     }
 
     fn place(&mut self, index: usize, block: &[u8]) -> Place {
@@ -449,7 +487,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         let nothing = Broken { offset: 0, slot: None, why: "no entry stands".into(), empty: true };
         let mut end = End { at: from, broken: nothing };
         for index in from.index..self.files.len() {
-            let mut reader = self.reader(index);
+            let mut reader = self.reader(index)?;
             let block = self.first_block(&mut reader)?;
             let place = self.place(index, &block);
             let mut offset = BLOCK_SIZE as u64;
@@ -567,12 +605,17 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
     fn judge(&mut self, end: End) -> Result<Option<At>, LogError> {
         let missing = self.chain.sequence;
         let mut remains = Vec::new();
-        let first = self.files.iter().rposition(|segment| segment.walked).unwrap_or(0);
-        for index in first..self.files.len() {
+        let last = self.files.iter().rposition(|segment| segment.walked);
+        // Where no chain begins it ends before the first segment.
+        let before = last.map_or(0, |last| last + 1);
+        for index in last.unwrap_or(0)..self.files.len() {
             if self.files[index].closed {
                 continue;
             }
-            let mut reader = self.reader(index);
+            let mut reader = self.reader(index)?;
+            if is_blank(&mut reader, self.storage, (index + 1 - before) as u64)? {
+                continue;
+            }
             let block = self.first_block(&mut reader)?;
             let place = self.place(index, &block);
             let from = if self.files[index].walked { self.files[index].tail } else { 0 };
@@ -610,7 +653,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
     fn resume(&mut self, damaged: At) -> Result<Option<At>, LogError> {
         let missing = self.chain.sequence;
         for index in damaged.index..self.files.len() {
-            let mut reader = self.reader(index);
+            let mut reader = self.reader(index)?;
             let block = self.first_block(&mut reader)?;
             let place = self.place(index, &block);
             let mut offset = BLOCK_SIZE as u64;

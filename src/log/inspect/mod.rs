@@ -2,9 +2,10 @@
 //! in it, and tells what it holds and what is damaged.
 //!
 //! Called by `cli/` and by the simulator, which holds it against what a node says at start.
-//! Guarantees: nothing is changed, not even a file opened for writing; and damage is reported
-//! whenever [`super::Log::open`] would refuse the log. Unlike the start it goes on behind damage,
-//! so that all of it is listed.
+//! Guarantees: nothing is changed, not even a file opened for writing; damage is reported
+//! whenever [`super::Log::open`] would refuse the log as damaged, and what the system refuses to read
+//! as such; and one file is open at a time, however many there are. Unlike the start it goes on behind
+//! damage, so that all of it is listed.
 
 mod footers;
 mod group;
@@ -12,7 +13,7 @@ mod report;
 
 pub use report::{
     BallotReport, CheckpointReport, FooterReport, GroupReport, IdentityReport, InspectReport,
-    LogReport, SegmentReport, VoteCopyReport,
+    LogReport, NotRead, SegmentReport, VoteCopyReport,
 };
 
 use crate::base::memory::BUFFER_BYTES_MAX;
@@ -20,7 +21,7 @@ use crate::base::{Ballot, BlockPool, GroupId, Placement, Slot};
 use crate::io::Storage;
 
 use super::{Damage, DataDir, Identity, IdentityError};
-use group::{Expected, GroupWalk};
+use group::{Expected, GroupWalk, Walked};
 
 /// The file of the identity, for messages.
 const IDENTITY_FILE: &str = "identity.toml";
@@ -56,8 +57,8 @@ pub type InspectVisitor<'a> = dyn FnMut(&InspectedSlot<'_>) + 'a;
 /// Inspects the directory behind `storage`, which nobody else may be using.
 ///
 /// # Errors
-/// When it is no data directory at all (never formatted, or of another version). Damage and
-/// unreadable files are told in the report.
+/// When it is no data directory at all (never formatted, or of another version), or cannot be listed.
+/// Damage and what cannot be read are told in the report.
 pub fn inspect<S: Storage>(
     storage: &mut S,
     visitor: &mut InspectVisitor<'_>,
@@ -74,6 +75,11 @@ pub fn inspect<S: Storage>(
         Err(error @ (IdentityError::Unformatted | IdentityError::OtherVersion { .. })) => {
             return Err(error);
         }
+        Err(IdentityError::Io { what, source }) => {
+            let what = format!("reading {IDENTITY_FILE}: {what}");
+            report.not_read.push(NotRead { what, why: source.to_string() });
+            None
+        }
         Err(error) => {
             report.damage.push(Damage::new(IDENTITY_FILE, 0, None, error.to_string()));
             None
@@ -85,9 +91,10 @@ pub fn inspect<S: Storage>(
         let expected = Expected::of(identity.as_ref(), group);
         let mut walk = GroupWalk::new(storage, &pool, &folder, expected, visitor);
         walk.run();
-        let (found, damage, mended) = walk.finish();
-        report.groups.push(found);
+        let Walked { group, damage, not_read, mended } = walk.finish();
+        report.groups.push(group);
         report.damage.extend(damage);
+        report.not_read.extend(not_read);
         report.mended_at_start.extend(mended);
     }
     Ok(report)

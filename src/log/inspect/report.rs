@@ -2,6 +2,8 @@
 //!
 //! The field names are those of `loggos inspect --json`; scripts rely on them.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::base::{Ballot, GroupId, Slot};
@@ -207,6 +209,21 @@ impl GroupReport {
     }
 }
 
+/// What the system refused to read: nothing is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotRead {
+    /// What was tried.
+    pub what: String,
+    /// The system's own word.
+    pub why: String,
+}
+
+impl fmt::Display for NotRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
 /// A data directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InspectReport {
@@ -216,7 +233,17 @@ pub struct InspectReport {
     pub groups: Vec<GroupReport>,
     /// What had been durable and is damaged or missing: the node refuses to start.
     pub damage: Vec<Damage>,
+    /// Where the system refused (too many open files, no permission, an I/O error): the rest of that
+    /// group has not been looked at, and may be sound or damaged.
+    pub not_read: Vec<NotRead>,
     /// What a crash can leave and the next start mends by itself: a torn tail, one damaged copy of
     /// the vote, a footer that was not finished.
     pub mended_at_start: Vec<Damage>,
+}
+
+impl InspectReport {
+    /// Everything has been read, and nothing is damaged.
+    pub fn is_sound(&self) -> bool {
+        self.damage.is_empty() && self.not_read.is_empty()
+    }
 }

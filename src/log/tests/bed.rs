@@ -421,6 +421,7 @@ impl Bed {
             drop(log);
             return self.recover_damaged(&report.damage[0]);
         }
+        assert_eq!(report.not_read, [], "what can be opened can be read");
         assert_eq!(report.groups[0].chosen, recovered.chosen.0, "inspect and recovery agree");
         assert_eq!(report.groups[0].entries, recovered.entries);
         assert_eq!(report.groups[0].torn_bytes, recovered.torn_bytes);

@@ -263,7 +263,10 @@ fn what_cannot_be_read_is_not_taken_for_a_torn_tail() {
         assert!(matches!(error, LogError::Io { .. }), "{error}");
         assert!(error.to_string().contains("segment-"), "{error}");
         assert!(all_bytes(&bed) == before, "nothing is changed");
-        assert_eq!(bed.inspect().damage.len(), 1, "inspect tells it too");
+        let report = bed.inspect();
+        assert_eq!((report.damage.len(), report.not_read.len()), (0, 1), "{report:?}");
+        let told = report.not_read[0].to_string();
+        assert!(told.contains("segment-") && told.contains("os error 5"), "{told}");
     }
 }
 

@@ -12,5 +12,6 @@ mod marked;
 mod mutants;
 mod random;
 mod reading;
+mod segments;
 mod toy;
 mod votes;

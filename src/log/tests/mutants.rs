@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{crashes, damage, failures, fast, marked, reading, votes};
+use super::{crashes, damage, failures, fast, marked, reading, segments, votes};
 use crate::base::mutants::{Mutant, hits, plant};
 
 /// A planted bug and the test that is to find it.
@@ -20,6 +20,7 @@ const FOUND_BY: &[(Mutant, fn())] = &[
     (Mutant::VoteOneCopyInPlace, votes::every_crash_point),
     (Mutant::DamagedVoteTakenForNone, votes::both_copies_damaged),
     (Mutant::DamageTruncated, damage::flipped_bits),
+    (Mutant::SparesTakenForBlank, segments::writes_in_flight_over_segments),
     (Mutant::RecoveredNotFlushed, crashes::kill_then_power_loss),
     (Mutant::StaleGenerationAccepted, damage::stale_blocks),
     (Mutant::ValueNotVerified, damage::flipped_bits),

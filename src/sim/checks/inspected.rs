@@ -32,8 +32,9 @@ pub fn check<S: Storage>(
     let bad = |text: String| Err(Violation::new(NAME, format!("node {node}: {text}")));
     match (report, differs) {
         (Err(error), _) => bad(format!("the directory is not read: {error}")),
-        (Ok(report), _) if !report.damage.is_empty() => {
-            bad(format!("a disk that nobody damaged: {:?}", report.damage[0]))
+        (Ok(report), _) if !report.is_sound() => {
+            let (damage, not_read) = (report.damage.first(), report.not_read.first());
+            bad(format!("a disk that nobody damaged: {damage:?}, {not_read:?}"))
         }
         (Ok(_), Some(slot)) => bad(format!("slot {slot} stands there with another value")),
         (Ok(_), None) => Ok(()),

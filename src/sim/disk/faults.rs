@@ -86,6 +86,8 @@ pub struct DiskOptions {
     pub timing: DiskTiming,
     /// The room for files, in bytes.
     pub capacity_bytes: u64,
+    /// Files open at once; more are refused with EMFILE.
+    pub files_max: usize,
     /// Panic when a write goes to a block that holds bytes whose writer was told that they are
     /// durable. Blocks at the very end of a file (index footers are made again after damage) and
     /// the vote's file are left out; a renamed file starts anew.
@@ -98,10 +100,14 @@ impl Default for DiskOptions {
             faults: DiskFaults::NONE,
             timing: DiskTiming::MEASURED,
             capacity_bytes: u64::MAX,
+            files_max: FILES_MAX,
             check_overwrites: true,
         }
     }
 }
+
+/// As a process has them, when nothing else is said.
+const FILES_MAX: usize = 1024;
 
 /// A kind of operation, for [`super::SimDisk::inject`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

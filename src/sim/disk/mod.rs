@@ -139,6 +139,16 @@ impl SimDisk {
         self.options.capacity_bytes = bytes;
     }
 
+    /// Changes how many files may be open at once. Those that are stay open.
+    pub fn set_files_max(&mut self, count: usize) {
+        self.options.files_max = count;
+    }
+
+    /// Files that are open.
+    pub fn open_files(&self) -> usize {
+        self.handles.len()
+    }
+
     /// Whether writes over acknowledged bytes are a panic from now on: not on a disk that is
     /// damaged on purpose.
     pub fn set_check_overwrites(&mut self, check: bool) {

@@ -53,6 +53,9 @@ impl SimDisk {
     ) -> io::Result<FileId> {
         let creates = options == FileOptions::CreateNew;
         self.fail_name(fault.filter(|fault| creates || *fault != OpFault::Full))?;
+        if self.handles.len() >= self.options.files_max {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let inode = match options {
             FileOptions::CreateNew => self.create_now(name)?,
             FileOptions::Read | FileOptions::ReadWrite => self.names.file(name)?,

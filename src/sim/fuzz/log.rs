@@ -338,7 +338,7 @@ fn recover_changed(original: &Original, data: &[u8]) -> LogRun {
     let report = inspect::inspect(&mut disk, &mut |slot| {
         check(slot.slot, slot.ballot, slot.value);
     });
-    let sound = report.as_ref().is_ok_and(|report| report.damage.is_empty());
+    let sound = report.as_ref().is_ok_and(inspect::InspectReport::is_sound);
     // The identity and the vote are not the scrub's.
     let in_segments = report
         .is_ok_and(|report| report.damage.iter().any(|damage| damage.file.contains("segment-")));
