@@ -243,12 +243,14 @@ impl Bench<'_> {
             workload: WorkloadReport::from(workload),
             batching: measured.batching,
             floor: self.floor.as_ref().map(|floor| {
-                FloorReport::new(
-                    floor.durable_write.us_p50,
-                    floor.round_trip.us_p50,
-                    floor.durable_bytes_per_s,
-                    nodes,
-                )
+                let parts = FloorReport {
+                    durable_write_us_p50: floor.durable_write.us_p50,
+                    round_trip_us_p50: floor.round_trip.us_p50,
+                    durable_bytes_per_s: floor.durable_bytes_per_s,
+                    fresh_bytes_per_s: floor.fresh_bytes_per_s,
+                    ..FloorReport::default()
+                };
+                parts.of_cluster(nodes)
             }),
             resources: ResourcesReport::new(
                 measured.server_cpu_s,

@@ -219,6 +219,7 @@ fn write_text(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
             format!("p50 {:.1} us, p99 {:.1} us", write.us_p50, write.us_p99),
         )?;
         row("durable bandwidth", format!("{}/s", bytes(floor.durable_bytes_per_s)))?;
+        row("… to fresh blocks", format!("{}/s", bytes(floor.fresh_bytes_per_s)))?;
         let trip = floor.round_trip;
         row(
             "loopback round trip",

@@ -313,20 +313,17 @@ pub struct FloorReport {
     pub commit_us: f64,
     /// The best bandwidth of durable 1 MiB overwrites.
     pub durable_bytes_per_s: f64,
+    /// The same to blocks that were reserved and never written, as a growing log's are.
+    pub fresh_bytes_per_s: f64,
 }
 
 impl FloorReport {
-    /// The floor of a cluster of `nodes`, from its measured parts.
-    pub fn new(
-        durable_write_us_p50: f64,
-        round_trip_us_p50: f64,
-        durable_bytes_per_s: f64,
-        nodes: usize,
-    ) -> FloorReport {
+    /// The floor of a cluster of `nodes`: the price of a lone commit from the parts that it has.
+    pub fn of_cluster(self, nodes: usize) -> FloorReport {
         // Client to leader and, with peers, leader to peer.
         let round_trips = if nodes > 1 { 2.0 } else { 1.0 };
-        let commit_us = durable_write_us_p50 + round_trips * round_trip_us_p50;
-        FloorReport { durable_write_us_p50, round_trip_us_p50, commit_us, durable_bytes_per_s }
+        let commit_us = self.durable_write_us_p50 + round_trips * self.round_trip_us_p50;
+        FloorReport { commit_us, ..self }
     }
 }
 
@@ -560,11 +557,13 @@ impl Report {
         if let Some(floor) = &self.floor {
             writeln!(
                 out,
-                "floor     durable write {:.1} us, round trip {:.1} us, lone commit {:.1} us, {}/s durable",
+                "floor     durable write {:.1} us, round trip {:.1} us, lone commit {:.1} us, \
+                 {}/s durable, {}/s to fresh blocks",
                 floor.durable_write_us_p50,
                 floor.round_trip_us_p50,
                 floor.commit_us,
-                bytes(floor.durable_bytes_per_s)
+                bytes(floor.durable_bytes_per_s),
+                bytes(floor.fresh_bytes_per_s)
             )?;
             // A null server writes nothing.
             let is_null = self.cluster.durability == DURABILITY_NULL;
@@ -631,6 +630,14 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const FLOOR: FloorReport = FloorReport {
+        durable_write_us_p50: 130.0,
+        round_trip_us_p50: 35.0,
+        commit_us: 0.0,
+        durable_bytes_per_s: 2.2e9,
+        fresh_bytes_per_s: 1.9e9,
+    };
+
     fn report() -> Report {
         let workload = Workload { duration: Duration::from_secs(10), ..Workload::default() };
         Report {
@@ -655,7 +662,7 @@ mod tests {
             appends: OperationsReport { ok: 1_234_567, per_s: 123_456.7, ..Default::default() },
             reads: None,
             batching: Some(BatchingReport::default()),
-            floor: Some(FloorReport::new(130.0, 35.0, 2.2e9, 3)),
+            floor: Some(FLOOR.of_cluster(3)),
             resources: ResourcesReport::new(
                 Some(1.5),
                 Some(1),
@@ -684,7 +691,7 @@ mod tests {
         r#""p9999":0.0,"max":0.0,"mean":0.0}},"reads":null,"#,
         r#""batching":{"slots":0,"records_per_slot_mean":0.0,"durable_writes":0,"log_bytes":0},"#,
         r#""floor":{"durable_write_us_p50":130.0,"round_trip_us_p50":35.0,"commit_us":200.0,"#,
-        r#""durable_bytes_per_s":2200000000.0},"#,
+        r#""durable_bytes_per_s":2200000000.0,"fresh_bytes_per_s":1900000000.0},"#,
         r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5,"#,
         r#""server_cpu_us_per_append":1.5,"loadgen_cpu_us_per_op":0.5},"follow":null,"stages":null,"#,
         r#""pace":null,"agents":null}"#,
@@ -781,7 +788,7 @@ mod tests {
 
     #[test]
     fn one_node_needs_one_round_trip() {
-        assert_eq!(FloorReport::new(130.0, 35.0, 1.0, 1).commit_us, 165.0);
+        assert_eq!(FLOOR.of_cluster(1).commit_us, 165.0);
     }
 
     #[test]

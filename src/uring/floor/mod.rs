@@ -12,7 +12,11 @@
 //! - a TCP round trip of 64 bytes between two threads that sleep until woken, each bound to a
 //!   processor of its own ([`round_trip`] says why).
 //!
-//! All three take turns in short rounds. A round in which other programs used the processors
+//! - durable 1 MiB writes to blocks that were reserved and never written, two in flight: the best
+//!   part counts. A log only grows, so this is what its large writes get once nothing that was filled
+//!   with zeros ahead is left.
+//!
+//! The first three take turns in short rounds, the last comes after them. A round in which other programs used the processors
 //! does not count, as long as there are enough quiet ones: a thread that never sleeps makes a
 //! durable write cost 4 ms (IO.md, the 4 ms trap) and moves both ends of a round trip onto one
 //! processor. Without enough quiet rounds all of them count, and [`Floor::others_cpu`] tells how
@@ -82,6 +86,8 @@ pub struct Floor {
     pub durable_write: Latency,
     /// Durable overwrites of 1 MiB, bytes a second at the best depth.
     pub durable_bytes_per_s: f64,
+    /// Durable writes of 1 MiB to blocks that had only been reserved, bytes a second.
+    pub fresh_bytes_per_s: f64,
     /// A TCP round trip of 64 bytes over loopback between two threads that sleep until woken.
     pub round_trip: Latency,
     /// The processors of those two threads; absent when this process may use one only: then they
@@ -120,7 +126,7 @@ impl Round {
     }
 }
 
-/// Measures all three; each part takes `duration` on a quiet machine, up to three times that on
+/// Measures all of them; each part takes `duration` on a quiet machine, up to three times that on
 /// a busy one.
 ///
 /// # Errors
@@ -145,7 +151,8 @@ pub fn measure(dir: &Path, duration: Duration) -> Result<Floor, FloorError> {
     if quiet >= QUIET_ROUNDS_MIN {
         rounds.retain(Round::is_quiet);
     }
-    Ok(summarise(&rounds, trips.cpus))
+    let fresh_bytes_per_s = disk.fresh_bandwidth(duration)?;
+    Ok(Floor { fresh_bytes_per_s, ..summarise(&rounds, trips.cpus) })
 }
 
 fn summarise(rounds: &[Round], round_trip_cpus: Option<[usize; 2]>) -> Floor {
@@ -156,6 +163,7 @@ fn summarise(rounds: &[Round], round_trip_cpus: Option<[usize; 2]>) -> Floor {
     Floor {
         durable_write: pooled(|round| &round.writes),
         durable_bytes_per_s: rounds.iter().map(|round| round.bytes_per_s).fold(0.0, f64::max),
+        fresh_bytes_per_s: 0.0,
         round_trip: pooled(|round| &round.trips),
         round_trip_cpus,
         others_cpu: others / rounds.len().max(1) as f64,
@@ -185,7 +193,7 @@ mod tests {
         // How many fit depends on what else runs.
         assert!(floor.durable_write.count > 0 && floor.durable_write.us_p50 > 5.0);
         assert!(floor.durable_write.us_p99 >= floor.durable_write.us_p50);
-        assert!(floor.durable_bytes_per_s > 0.0);
+        assert!(floor.durable_bytes_per_s > 0.0 && floor.fresh_bytes_per_s > 0.0);
         assert!(floor.round_trip.count > 0 && floor.round_trip.us_p50 > 1.0);
         assert!(floor.rounds >= QUIET_ROUNDS_MIN && floor.rounds <= ROUNDS_MAX);
         assert_eq!(floor.doubt().is_some(), floor.others_cpu > QUIET_SHARE_MAX);
