@@ -112,6 +112,10 @@ pub struct PeersArgs {
     /// Load before the measured phase in seconds [default: a fifth of the duration, at least 1]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub warmup: Option<f64>,
+    /// So many bytes of log are filled with zeros ahead on each node of Loggos, as `loggos format
+    /// --preallocate-bytes` does: then writes go to blocks that were written before
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub preallocate_bytes: u64,
     /// Where results go.
     #[command(flatten)]
     pub output: OutputArgs,

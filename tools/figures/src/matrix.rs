@@ -145,8 +145,13 @@ pub fn run(args: &MatrixArgs, stop: &Stop) -> Result<(), Error> {
         notes: Vec::new(),
     };
     results.write_meta(&meta)?;
-    let runner =
-        Runner { loggos, data: data.path().to_owned(), raw: results.raw(), stop: stop.clone() };
+    let runner = Runner {
+        loggos,
+        data: data.path().to_owned(),
+        raw: results.raw(),
+        preallocate_bytes: 0,
+        stop: stop.clone(),
+    };
     let ran = run_all(&plan, args.repeat, &runner, &results, &meta);
     // What was measured before a failure is worth a report, too.
     let reported = report::regenerate(&results.dir);

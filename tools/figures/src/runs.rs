@@ -107,6 +107,8 @@ pub struct Runner {
     pub data: PathBuf,
     /// Where raw files go.
     pub raw: PathBuf,
+    /// How much of its log each node has filled ahead, in bytes.
+    pub preallocate_bytes: u64,
     /// The user's wish.
     pub stop: Stop,
 }
@@ -118,6 +120,9 @@ impl Runner {
         let histogram = format!("{stem}.hlog");
         let mut command = Command::new(&self.loggos);
         command.args(settings.arguments());
+        if self.preallocate_bytes > 0 {
+            command.arg("--preallocate-bytes").arg(self.preallocate_bytes.to_string());
+        }
         command.arg("--histogram").arg(host::from_repository(&self.raw).join(&histogram));
         command.arg("--data").arg(host::from_repository(&self.data));
         let (shown, started) = (shown(&command), host::now());

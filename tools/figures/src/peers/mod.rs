@@ -104,6 +104,13 @@ pub fn run(args: &PeersArgs, stop: &Stop) -> Result<(), Error> {
     let data = host::data_folder(&args.output)?;
     let mut notes = Vec::new();
     let (variants, missing) = choose(args, data.path(), &mut notes);
+    if args.preallocate_bytes > 0 {
+        notes.push(format!(
+            "each node of Loggos began with {} bytes of log filled with zeros ahead; the others have \
+             no such setting, and began as always",
+            args.preallocate_bytes
+        ));
+    }
     if variants.is_empty() {
         return Err(Error::Usage("nothing to measure; see above for what to install".to_owned()));
     }
@@ -120,8 +127,13 @@ pub fn run(args: &PeersArgs, stop: &Stop) -> Result<(), Error> {
         smoke,
         notes,
     };
-    let runner =
-        Runner { loggos, data: data.path().to_owned(), raw: results.raw(), stop: stop.clone() };
+    let runner = Runner {
+        loggos,
+        data: data.path().to_owned(),
+        raw: results.raw(),
+        preallocate_bytes: args.preallocate_bytes,
+        stop: stop.clone(),
+    };
     let warmup = Duration::from_secs_f64(warmup);
     let mut session = Session { args, stop, results, meta, data: data.path(), warmup };
     let measured = session.measure_all(&variants, &runner);
@@ -377,6 +389,9 @@ fn command_line(args: &PeersArgs) -> String {
         let names: Vec<_> =
             args.only.iter().map(|name| format!("{name:?}").to_lowercase()).collect();
         line.push_str(&format!(" --only {}", names.join(",")));
+    }
+    if args.preallocate_bytes > 0 {
+        line.push_str(&format!(" --preallocate-bytes {}", args.preallocate_bytes));
     }
     line + &host::path_flags(&args.output)
 }
