@@ -495,7 +495,11 @@ impl Log {
                     || (error.is_full()
                         && !matches!(job.stage, Stage::Flush | Stage::SyncFolder)) =>
             {
-                checkpointer.pause_until = Some(checkpointer.shortage.met(now, &doing, &error));
+                let mut again_at = checkpointer.shortage.met(now, &doing, &error);
+                if error.is_out_of_files() {
+                    again_at = self.reads.give_way(&mut self.index, disk, now, again_at);
+                }
+                checkpointer.pause_until = Some(again_at);
                 return Ok(());
             }
             Err(error) => return Err(LogFailure::failed(&doing, &error)),

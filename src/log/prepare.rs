@@ -189,7 +189,9 @@ impl Log {
             }
             Err(error) if error.is_out_of_files() => {
                 preparer.opened_through = number - 1;
-                preparer.open_again_at = Some(preparer.open_shortage.met(now, &doing, &error));
+                let later = preparer.open_shortage.met(now, &doing, &error);
+                let again_at = self.reads.give_way(&mut self.index, disk, now, later);
+                preparer.open_again_at = Some(again_at);
             }
             Err(error) => return Err(LogFailure::failed(&doing, &error)),
         }
@@ -314,9 +316,15 @@ impl Log {
         let done = match result {
             Ok(done) => done,
             Err(error) => {
-                preparer.full = true;
-                preparer.full_count += 1;
-                preparer.pause_until = Some(preparer.shortage.met(now, &doing, &error));
+                let mut again_at = preparer.shortage.met(now, &doing, &error);
+                if error.is_out_of_files() {
+                    again_at = self.reads.give_way(&mut self.index, disk, now, again_at);
+                }
+                if again_at > now {
+                    preparer.full = true;
+                    preparer.full_count += 1;
+                }
+                preparer.pause_until = Some(again_at);
                 return Ok(());
             }
         };

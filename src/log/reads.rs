@@ -118,6 +118,18 @@ impl Reads {
         unused.is_some()
     }
 
+    /// Too many files are open: the one unused for longest gives way to whoever needs one. Returns
+    /// when to try again: at once, or `later` when none could be spared.
+    pub fn give_way<D: Disk>(
+        &mut self,
+        index: &mut Index,
+        disk: &mut D,
+        now: Instant,
+        later: Instant,
+    ) -> Instant {
+        if self.close_unused(index, disk) { now } else { later }
+    }
+
     /// When segments that could not be opened are tried again.
     pub fn deadline(&self) -> Option<Instant> {
         self.retry_at.filter(|_| !self.unopened.is_empty())
@@ -264,8 +276,7 @@ impl Log {
             return false;
         }
         let later = reads.shortage.met(now, &"reading old records", error);
-        let gave_way = reads.close_unused(&mut self.index, disk);
-        reads.retry_at = Some(if gave_way { now } else { later });
+        reads.retry_at = Some(reads.give_way(&mut self.index, disk, now, later));
         reads.unopened.push(number);
         true
     }

@@ -151,7 +151,9 @@ impl Log {
         let done = match event.result {
             Ok(done) => done,
             Err(error) if error.is_out_of_files() => {
-                self.scrubber.pause_until = Some(self.scrubber.shortage.met(now, &doing, &error));
+                let later = self.scrubber.shortage.met(now, &doing, &error);
+                let again_at = self.reads.give_way(&mut self.index, disk, now, later);
+                self.scrubber.pause_until = Some(again_at);
                 self.scrubber.job = Some(job);
                 return Ok(());
             }

@@ -178,14 +178,16 @@ impl Uring {
     }
 
     fn end_open(&mut self, name: &str, result: Result<u32, DiskError>) -> Result<u32, DiskError> {
-        let fail = |source| DiskError { what: format!("open {name}"), source };
         match result {
             Ok(raw) => {
                 // SAFETY: the kernel has just opened this descriptor for us; nobody else has it.
                 let fd = unsafe { OwnedFd::from_raw_fd(raw as i32) };
-                self.storage.adopt(fd, name).map(|file| file.0).map_err(fail)
+                Ok(self.storage.adopt(fd, name).0)
             }
-            Err(error) => Err(fail(explain_open(error.source))),
+            Err(error) => {
+                let source = explain_open(error.source);
+                Err(DiskError { what: format!("open {name}"), source })
+            }
         }
     }
 

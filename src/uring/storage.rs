@@ -102,8 +102,9 @@ impl DirectStorage {
         open.inflight = open.inflight.checked_sub(1).expect("the operation was counted");
     }
 
-    /// Whether another file may be opened. Asked before it is: one that was made, and then closed
-    /// again because there is no place for it, would be in the way of the next attempt to make it.
+    /// Whether another file may be opened. Asked before it is, and never afterwards: one that was
+    /// made, and then closed again because there is no place for it, would be in the way of the next
+    /// attempt to make it. So those being opened may come on top of [`FILES_MAX`].
     pub(super) fn check_places(&self) -> io::Result<()> {
         match self.files.len() < FILES_MAX {
             true => Ok(()),
@@ -112,12 +113,11 @@ impl DirectStorage {
     }
 
     /// Registers a file that is open.
-    pub(super) fn adopt(&mut self, fd: OwnedFd, name: &str) -> io::Result<FileId> {
-        self.check_places()?;
+    pub(super) fn adopt(&mut self, fd: OwnedFd, name: &str) -> FileId {
         let id = self.next_id;
         self.next_id = id.checked_add(1).expect("file numbers do not run out");
         self.files.push(OpenFile { id, fd, name: name.to_owned(), inflight: 0 });
-        Ok(FileId(id))
+        FileId(id)
     }
 
     /// Refuses a file system whose O_DIRECT wants more than the log's block.
@@ -192,7 +192,7 @@ impl Storage for DirectStorage {
         self.check_places()?;
         let flags = open_flags(options);
         let fd = retry(|| rustix::fs::openat(root, name, flags, file_mode()));
-        self.adopt(fd.map_err(explain_open)?, name)
+        Ok(self.adopt(fd.map_err(explain_open)?, name))
     }
 
     fn close(&mut self, file: FileId) {

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::bed::{Bed, Step, options};
+use super::bed::{Bed, Step, folder, options};
 use super::reading::assert_positions;
 use crate::base::rng::Rng;
-use crate::log::{LogError, LogOptions, LogSync};
+use crate::log::{LogError, LogOptions, LogSync, marker};
 use crate::sim::disk::{DiskFaults, DiskOptions, Region, TestDisk};
+
+/// Seeds of the test of what rots.
+const ROTS: u64 = 400;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -148,4 +151,72 @@ proptest! {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// What rots here is derived from the entries, which stay whole: index footers and checkpoints.
+fn rot(bed: &mut Bed, rng: &mut Rng) -> bool {
+    bed.disk.flip_bits(Region::Footer, [0, 0, 40, 100][rng.below(4) as usize], rng);
+    match rng.below(6) {
+        0 => drop(bed.disk.flip_bit(Region::Checkpoint, rng)),
+        1 => drop(bed.disk.flip_bits(Region::Checkpoint, 100, rng)),
+        2 => drop(bed.disk.lose_checkpoint(rng)),
+        3 => drop(bed.disk.stale_checkpoint(rng)),
+        _ => {}
+    }
+    let marks = rng.below(8) == 0;
+    if marks {
+        marker::write(&mut bed.disk, &folder(), &bed.options, "something").unwrap();
+    }
+    marks
+}
+
+fn drawn_step(rng: &mut Rng) -> Step {
+    let size = match rng.below(3) {
+        0 => rng.below(200),
+        1 => 3900 + rng.below(200),
+        _ => rng.below(16_000),
+    };
+    match rng.below(16) {
+        0..6 => Step::Append(size as usize),
+        6..8 => Step::Again(size as usize),
+        8..10 => Step::Repeat,
+        10..13 => Step::Apply(1 + rng.below(5)),
+        13..15 => Step::Events(1 + rng.below(8) as u32),
+        _ => Step::Idle(1 + rng.below(60)),
+    }
+}
+
+#[test]
+fn whatever_rots_that_is_derived_nothing_is_lost_over_restarts() {
+    let (mut used, mut refused) = (0, 0);
+    for seed in 0..ROTS {
+        let rng = &mut Rng::new(seed);
+        let options = LogOptions { verify_at_start: rng.below(6) == 0, ..options() };
+        let disk = DiskOptions { check_overwrites: false, ..DiskOptions::default() };
+        let mut bed = Bed::on(TestDisk::new(seed, disk), options);
+        let mut restarts = 0;
+        for _ in 0..5 {
+            for _ in 0..8 + rng.below(25) {
+                bed.step(drawn_step(rng), u32::MAX);
+            }
+            if rng.below(2) == 0 {
+                bed.idle(Duration::from_millis(300), u32::MAX);
+            }
+            match rng.below(2) {
+                0 => bed.kill(rng),
+                _ => bed.power_loss(rng),
+            }
+            let marked = rot(&mut bed, rng);
+            let recovered = bed.recover().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert_eq!(recovered.marked, marked, "seed {seed}");
+            // Footers are written again meanwhile.
+            bed.idle(Duration::from_millis(50), u32::MAX);
+            assert_eq!(bed.scrub(), None, "seed {seed}");
+            assert_positions(&mut bed);
+            restarts += 1;
+        }
+        used += bed.checkpoints_used;
+        refused += restarts - bed.checkpoints_used;
+    }
+    assert!(used > 100 && refused > 100, "{used} used, {refused} refused");
 }

@@ -64,6 +64,7 @@ fn assert_reads(bed: &mut Bed) {
 /// Every applied record is found by its log and position, with its slot's value and placement. Of
 /// slots with records in many logs a few are looked for.
 pub fn assert_positions(bed: &mut Bed) {
+    let many = bed.log().stats().indexed_segments > FOOTERS_CACHED_MAX as u64;
     for (slot, placement) in bed.model.placements.clone() {
         let held = bed.model.appended.iter().rev().find(|entry| entry.slot == slot);
         let value = held.expect("what is applied was appended").value.clone();
@@ -77,6 +78,8 @@ pub fn assert_positions(bed: &mut Bed) {
                     PositionLookup::Slot { slot: of, first } => {
                         assert_eq!((of, first), (slot, span.first));
                     }
+                    // A newer one that may hold it was read before, and pushed out.
+                    PositionLookup::OnDisk if many => {}
                     other => panic!("its footer has just been read: {other:?}"),
                 }
             }

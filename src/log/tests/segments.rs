@@ -165,6 +165,27 @@ fn a_prepared_segment_that_cannot_be_opened_is_waited_for_while_files_are_short(
     assert_eq!(bed.recover().unwrap().torn_bytes, 0);
 }
 
+#[test]
+fn files_kept_open_for_reads_give_way_to_the_log() {
+    // So few that the segments that are read by their footers soon keep all of them.
+    for (made, files_max) in [(40, 8), (40, 12), (1, 8), (1, 12)] {
+        let mut bed = preallocated(1, options(), made);
+        bed.disk.set_files_max(files_max);
+        for _ in 0..30 {
+            bed.play(&[Append(12_000), Append(12_000), Apply(9), Idle(600)], u32::MAX);
+        }
+        assert!(bed.failure.is_none(), "{:?}", bed.failure);
+        bed.idle(Duration::from_secs(5), u32::MAX);
+        let stats = bed.log().stats();
+        assert_eq!(bed.model.durable, 60, "{made} made, {files_max} files: {stats:?}");
+        assert!(stats.indexed_segments >= 12, "{stats:?}");
+        assert!(stats.checkpoints >= 10, "{stats:?}");
+        bed.disk.set_files_max(1024);
+        bed.power_loss(&mut Rng::new(1));
+        bed.recover().unwrap();
+    }
+}
+
 // ---- what is read behind the end --------------------------------------------------------------
 
 #[test]

@@ -169,6 +169,19 @@ fn with_too_many_files_open_none_is_made_until_there_is_a_place() {
     uring.open_async(Token(2), "new", FileOptions::CreateNew);
     let opened = wait_for(&mut uring, Token(2)).result;
     assert!(opened.is_ok() && dir.path().join("new").exists(), "{opened:?}");
+    // Two at once for the last place: neither may be made and then be refused.
+    Storage::close(&mut uring, FileId(opened.unwrap()));
+    uring.open_async(Token(3), "one", FileOptions::CreateNew);
+    uring.open_async(Token(4), "other", FileOptions::CreateNew);
+    let mut ended = 0;
+    turn_until(&mut uring, "two files", |_, event| {
+        let Event::Disk(event) = event else { return false };
+        let what = format!("{:?}", event.result);
+        assert!(event.result.is_ok(), "{what}");
+        ended += 1;
+        ended == 2
+    });
+    assert!(dir.path().join("one").exists() && dir.path().join("other").exists());
 }
 
 #[test]
