@@ -65,7 +65,8 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let connections_max = permit_connections(usize::from(group_count));
     let shared = Arc::new(Shared { options, lock, identity, addresses, listen, connections_max });
     let (progress, reports) = mpsc::channel();
-    for (group, seat) in (0..group_count).map(GroupId).zip(seats(group_count)) {
+    let seats = seats(group_count, connections_max);
+    for (group, seat) in (0..group_count).map(GroupId).zip(seats) {
         let (shared, progress) = (shared.clone(), progress.clone());
         std::thread::Builder::new()
             .name(format!("loggos-group-{group}"))
