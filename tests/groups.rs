@@ -2,16 +2,14 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{Cluster, format_node_with, loggos, run, wait_for};
+use common::{Cluster, format_node_with, greet, loggos, run, wait_for};
 use loggos::base::{GroupId, LogId, LogTerms, Position};
 use loggos::client::blocking::Client;
-use loggos::client::connection::{ClientConnection, Incoming};
 use loggos::client::{ClientOptions, ReadLevel, ReadOptions, RefuseReason};
 use loggos::wire::status::RoleStatus;
 use serde_json::Value;
@@ -201,28 +199,6 @@ fn the_commands_find_every_log_and_tell_of_every_group() {
     assert_eq!(nowhere.status.code(), Some(2));
 }
 
-/// What a node answers to a client's greeting.
-fn greet(address: &str, group: u16) -> Result<u16, RefuseReason> {
-    let mut connection: ClientConnection<()> = ClientConnection::of_group(None, GroupId(group), 1);
-    let mut stream = TcpStream::connect(address).expect("the node listens");
-    stream.write_all(&connection.take_output(Vec::new())).expect("it reads");
-    let mut answer = None;
-    let mut buffer = [0; 4096];
-    while answer.is_none() {
-        let count = stream.read(&mut buffer).expect("it answers");
-        assert!(count > 0, "it answers before it hangs up");
-        let received = connection.receive(&buffer[..count], |incoming| {
-            answer = match incoming {
-                Incoming::Welcome(welcome) => Some(Ok(welcome.group_count)),
-                Incoming::Refused { reason, .. } => Some(Err(reason)),
-                _ => None,
-            };
-        });
-        received.expect("it keeps the protocol");
-    }
-    answer.expect("the loop ends with one")
-}
-
 #[test]
 fn unknown_groups_other_group_counts_and_damage_in_one_group_are_refused() {
     let mut cluster = Cluster::formatted_with(1, &FLAGS);
@@ -230,10 +206,11 @@ fn unknown_groups_other_group_counts_and_damage_in_one_group_are_refused() {
     let address = cluster.nodes[0].address.clone();
     cluster.wait_for_leader();
     for group in 0..GROUPS {
-        assert_eq!(greet(&address, group), Ok(GROUPS));
+        let welcome = greet(&address, group).1.expect("it is a group of the node");
+        assert_eq!(welcome.group_count, GROUPS);
     }
     for group in [GROUPS, 63, u16::MAX] {
-        assert_eq!(greet(&address, group), Err(RefuseReason::NoSuchGroup));
+        assert_eq!(greet(&address, group).1, Err(RefuseReason::NoSuchGroup));
     }
     cluster.kill_node(0);
 

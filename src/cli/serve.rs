@@ -62,10 +62,11 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
 
     let group_count = identity.group_count;
     let options = options.clone();
-    let connections_max = permit_connections(usize::from(group_count));
+    let connections_max = permit_connections(usize::from(group_count), identity.members.len());
     let shared = Arc::new(Shared { options, lock, identity, addresses, listen, connections_max });
     let (progress, reports) = mpsc::channel();
-    for (group, seat) in (0..group_count).map(GroupId).zip(seats(group_count)) {
+    let seats = seats(group_count, connections_max);
+    for (group, seat) in (0..group_count).map(GroupId).zip(seats) {
         let (shared, progress) = (shared.clone(), progress.clone());
         std::thread::Builder::new()
             .name(format!("loggos-group-{group}"))
@@ -75,10 +76,10 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     supervise(&reports, usize::from(group_count), || watch_signals(progress.clone()))
 }
 
-/// Permits this process the files that `groups` groups can use, as far as the host does. Returns how
-/// many connections each may hold, so that they leave their logs the files that those need: a log
-/// that cannot open its next segment stops the node.
-fn permit_connections(groups: usize) -> usize {
+/// Permits this process the files that `groups` groups of `members` members can use, as far as the
+/// host does. Returns how many connections each may hold, so that they leave their logs the files that
+/// those need: a log that cannot open its next segment appends nothing more.
+fn permit_connections(groups: usize, members: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let wanted = ((CONNECTIONS_MAX + FILES_MAX) * groups) as u64 + FILES_BESIDES;
     let mut files = limit.current.unwrap_or(u64::MAX);
@@ -91,7 +92,7 @@ fn permit_connections(groups: usize) -> usize {
     }
     let connections_max = connections_within(files.saturating_sub(FILES_BESIDES), groups);
     if connections_max < CONNECTIONS_MAX {
-        let Room { clients_max, .. } = Room::within(connections_max);
+        let Room { clients_max, .. } = Room::within(connections_max, members);
         warn!(
             files,
             wanted,
@@ -246,7 +247,7 @@ fn serve_on(
     let node = Node::open(io, node_options).map_err(|failure| describe(&failure))?;
     let now = io.now();
     let mut server = Server::new(node, pool, now, resources);
-    server.limit_connections(Room::within(*connections_max));
+    server.limit_connections(Room::within(*connections_max, identity.members.len()));
     info!(%cluster, node = %id, %group, %listening, "serving");
     // The receiver lives until the process ends.
     drop(progress.send(Progress::Running(io.waker())));

@@ -24,6 +24,7 @@ use super::{
     Server,
 };
 use crate::base::Instant;
+use crate::base::limits::MEMBERS_MAX;
 use crate::io::{ConnId, Io, Net};
 use crate::wire::{HelloReply, HelloRole, PROTOCOL_VERSION, RefuseReason};
 
@@ -42,11 +43,13 @@ pub struct Room {
 }
 
 impl Room {
-    /// Shares out the connections that a thread can hold. With less than [`CONNECTIONS_MAX`] of them,
-    /// strangers and the peers' reserve get a fourth each at most.
-    pub fn within(connections_max: usize) -> Room {
+    /// Shares out the connections that a thread of one of `members` can hold. With less than
+    /// [`CONNECTIONS_MAX`] of them, strangers and the peers' reserve get a fourth each at most; but the
+    /// two connections of each peer are kept for it as long as there are any.
+    pub fn within(connections_max: usize, members: usize) -> Room {
         let strangers_max = STRANGERS_MAX.min(connections_max / 4).max(1);
-        let reserved = PEER_CONNECTIONS_RESERVED.min(connections_max / 4);
+        let needed = 2 * members.saturating_sub(1);
+        let reserved = PEER_CONNECTIONS_RESERVED.min(connections_max / 4).max(needed);
         let clients_max = connections_max.saturating_sub(strangers_max + reserved).min(CLIENTS_MAX);
         Room { clients_max, strangers_max }
     }
@@ -66,7 +69,7 @@ pub(super) struct Admission {
 impl Default for Admission {
     fn default() -> Admission {
         Admission {
-            room: Room::within(CONNECTIONS_MAX),
+            room: Room::within(CONNECTIONS_MAX, MEMBERS_MAX),
             strangers: BTreeSet::new(),
             clients: 0,
             refusals: Telling::default(),
@@ -197,14 +200,20 @@ mod tests {
 
     #[test]
     fn what_a_thread_holds_is_shared_out_and_peers_always_get_a_part() {
-        let whole = Room::within(CONNECTIONS_MAX);
+        let whole = Room::within(CONNECTIONS_MAX, MEMBERS_MAX);
         assert_eq!(whole, Room { clients_max: CLIENTS_MAX, strangers_max: STRANGERS_MAX });
-        assert_eq!(Room::within(usize::MAX), whole, "more is of no use");
+        assert_eq!(Room::within(usize::MAX, MEMBERS_MAX), whole, "more is of no use");
         for connections in 4..2 * CONNECTIONS_MAX {
-            let Room { clients_max, strangers_max } = Room::within(connections);
-            let left = connections - clients_max - strangers_max;
-            assert!(left >= PEER_CONNECTIONS_RESERVED.min(connections / 4));
-            assert!(clients_max > 0 && strangers_max > 0);
+            for members in [1, 3, 5, MEMBERS_MAX] {
+                let Room { clients_max, strangers_max } = Room::within(connections, members);
+                let reserved = connections - clients_max - strangers_max;
+                assert!(reserved >= PEER_CONNECTIONS_RESERVED.min(connections / 4));
+                let needed = 2 * (members - 1);
+                assert!(reserved >= needed.min(connections - strangers_max));
+                assert!(
+                    strangers_max > 0 && (clients_max > 0 || needed + strangers_max >= connections)
+                );
+            }
         }
     }
 

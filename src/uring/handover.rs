@@ -77,11 +77,14 @@ pub struct Seat {
     inlet: Option<Inlet>,
 }
 
-/// The seats of a process with `group_count` groups, by group.
-pub fn seats(group_count: u16) -> Vec<Seat> {
+/// The seats of a process with `group_count` groups, by group, each of which may hold
+/// `connections_max` connections. No more than these wait for a thread: each takes one of the
+/// process's open files, and while the thread opens its log nobody else closes those that were given
+/// up, so that they would take the files that the other groups count on.
+pub fn seats(group_count: u16, connections_max: usize) -> Vec<Seat> {
     let mut first = Seat { outlets: Vec::new(), inlet: None };
     let others = (1..group_count).map(|group| {
-        let (sender, receiver) = queue(HANDOVERS_MAX);
+        let (sender, receiver) = queue(waiting_max(connections_max));
         let bell = Arc::new(Bell::default());
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let inlet =
@@ -91,6 +94,11 @@ pub fn seats(group_count: u16) -> Vec<Seat> {
     });
     let others: Vec<Seat> = others.collect();
     std::iter::once(first).chain(others).collect()
+}
+
+/// How many connections wait for a thread that may hold so many: a queue's places are a power of two.
+fn waiting_max(connections_max: usize) -> usize {
+    1 << connections_max.clamp(1, HANDOVERS_MAX).ilog2()
 }
 
 impl Uring {

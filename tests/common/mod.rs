@@ -9,7 +9,8 @@ pub mod history;
 pub mod netns;
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use loggos::base::{GroupId, Position};
 use loggos::client::blocking::Client;
-use loggos::client::{ClientOptions, ReadLevel, ReadOptions};
+use loggos::client::connection::{ClientConnection, Incoming, Welcome};
+use loggos::client::{ClientOptions, ReadLevel, ReadOptions, RefuseReason};
 use loggos::wire::NodeStatus;
 use loggos::wire::status::RoleStatus;
 use rustix::process::{Pid, Signal, kill_process};
@@ -54,6 +56,29 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
         std::thread::sleep(LOOK_INTERVAL);
     }
+}
+
+/// Connects and greets as a client of `group`. Returns the connection, to be held, and the answer.
+pub fn greet(address: &str, group: u16) -> (TcpStream, Result<Welcome, RefuseReason>) {
+    let mut connection: ClientConnection<()> = ClientConnection::of_group(None, GroupId(group), 1);
+    let mut stream = TcpStream::connect(address).expect("the node listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    stream.write_all(&connection.take_output(Vec::new())).expect("it reads");
+    let mut answer = None;
+    let mut buffer = [0; 4096];
+    while answer.is_none() {
+        let count = stream.read(&mut buffer).expect("it answers");
+        assert!(count > 0, "it answers before it hangs up");
+        let received = connection.receive(&buffer[..count], |incoming| {
+            answer = match incoming {
+                Incoming::Welcome(welcome) => Some(Ok(welcome.clone())),
+                Incoming::Refused { reason, .. } => Some(Err(reason)),
+                _ => None,
+            };
+        });
+        received.expect("it keeps the protocol");
+    }
+    (stream, answer.expect("the loop ends with one"))
 }
 
 /// A fresh folder on the disk that holds the build: a real one, unlike a /tmp in memory.

@@ -84,7 +84,7 @@ fn client(address: SocketAddr, number: usize) -> JoinHandle<Vec<u8>> {
 
 #[test]
 fn every_byte_goes_along_in_order_while_more_comes() {
-    let mut seats = seats(3).into_iter();
+    let mut seats = seats(3, HANDOVERS_MAX).into_iter();
     let mut uring = ring();
     uring.take_seat(seats.next().unwrap());
     let (running, wakers): (Sender<Waker>, Receiver<Waker>) = channel();
@@ -126,7 +126,7 @@ fn every_byte_goes_along_in_order_while_more_comes() {
 
 #[test]
 fn a_thread_that_sleeps_is_woken_and_one_that_is_not_there_yet_looks_when_it_comes() {
-    let mut seats = seats(2).into_iter();
+    let mut seats = seats(2, HANDOVERS_MAX).into_iter();
     let mut uring = ring();
     uring.take_seat(seats.next().unwrap());
     let address = uring.listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -184,7 +184,7 @@ fn pair() -> (TcpStream, TcpStream) {
 #[test]
 fn what_comes_with_a_connection_is_bounded_for_each_and_for_all_that_wait() {
     let mut uring = ring();
-    let mut all = seats(2);
+    let mut all = seats(2, HANDOVERS_MAX);
     let absent = all.pop().unwrap();
     uring.take_seat(all.pop().unwrap());
     let mut events = Vec::new();
@@ -247,7 +247,7 @@ fn what_comes_with_a_connection_is_bounded_for_each_and_for_all_that_wait() {
 fn a_connection_for_nobody_and_one_too_many_are_closed() {
     let mut uring = ring();
     // There is a second thread by its seat, which never looks.
-    let mut all = seats(2);
+    let mut all = seats(2, HANDOVERS_MAX);
     let absent = all.pop();
     uring.take_seat(all.pop().unwrap());
     let address = uring.listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -267,9 +267,15 @@ fn a_connection_for_nobody_and_one_too_many_are_closed() {
     assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0, "it is closed");
     stream.shutdown(Shutdown::Both).ok();
 
-    // As many as the queue holds, and one more, without the other side looking.
+    fill_the_queue(&mut uring, HANDOVERS_MAX);
+    assert_eq!(uring.stats().conns_refused, 1);
+    drop(absent);
+}
+
+/// Hands over as many connections as wait for group 1, and one more, without the other side looking.
+fn fill_the_queue(uring: &mut Uring, waiting_max: usize) {
     let mut kept = Vec::new();
-    for _ in 0..=HANDOVERS_MAX {
+    for _ in 0..=waiting_max {
         let (near, far) = pair();
         uring.send_parcel(far.into(), GroupId(1), Vec::new());
         kept.push(near);
@@ -278,8 +284,18 @@ fn a_connection_for_nobody_and_one_too_many_are_closed() {
             kept.remove(0);
         }
     }
-    assert_eq!(uring.stats().conns_refused, 1);
     let last = kept.last_mut().unwrap();
     assert_eq!(last.read(&mut [0; 8]).unwrap_or(0), 0, "the one too many is closed");
-    drop(absent);
+}
+
+#[test]
+fn no_more_wait_for_a_thread_than_it_may_hold() {
+    for (connections_max, waiting_max) in [(1, 1), (8, 8), (100, 64)] {
+        let mut uring = ring();
+        let mut all = seats(2, connections_max);
+        let _absent = all.pop();
+        uring.take_seat(all.pop().unwrap());
+        fill_the_queue(&mut uring, waiting_max);
+        assert_eq!(uring.stats().conns_refused, 1);
+    }
 }
