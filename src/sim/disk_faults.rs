@@ -4,9 +4,9 @@
 //! only a minority that is drawn at the start ([`World::damageable`]): they take a node away for
 //! good, as soon as it finds out, and a quorum must be left. And some damage no single disk can
 //! show: a lie about a write, or an old copy put back, is a disk that is consistent and late, and
-//! rot of an entry whose acknowledgement no later one attests is a torn tail. A node that starts with
-//! less than it had told, after such damage, is taken out before it says a word (the protocol cannot
-//! survive what it cannot see); it is counted. Any other damage it must find.
+//! rot of an entry whose acknowledgement no later one of its log attests is a torn tail. A node that
+//! starts with less than it had told, after such damage, is taken out before it says a word (the
+//! protocol cannot survive what it cannot see); it is counted. Any other damage it must find.
 //!
 //! Properties: a node whose disk shows that something is missing, at its end, does not open it; and
 //! of what a start does not read, the scrub does not say that all is well when it is not. (That the

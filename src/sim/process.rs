@@ -128,6 +128,14 @@ impl Process {
         }
     }
 
+    /// Of each group's log: what tells that rot in it is no torn tail. `None` where it may pass for
+    /// one, and of a disk that has lied.
+    pub fn rot_that_shows(&self, groups: usize) -> Vec<Option<String>> {
+        let folders = (0..groups).map(|group| DataDir::group_folder(GroupId(group as u16)));
+        let shown = folders.map(|folder| self.disk().rot_passes_for_torn_tail(&folder).err());
+        shown.map(|rot| rot.filter(|_| !self.has_lied)).collect()
+    }
+
     /// Starts the process from what the disk holds.
     ///
     /// # Errors

@@ -228,7 +228,7 @@ impl World {
         }
         let (id, host) = (process.id, process.host);
         self.net.light(&mut self.queue, host);
-        let shown = process.disk().rot_passes_for_torn_tail().err().filter(|_| !process.has_lied);
+        let shown = process.rot_that_shows(self.judges.len());
         let result = process.start(&self.plan, now, &mut self.rng);
         self.trace.note(now, host, "start", [process.lives, u64::from(result.is_ok()), 0]);
         match result {
@@ -242,7 +242,7 @@ impl World {
                 let recovered = |served: &Served| served.server.node().recovered().clone();
                 let found: Vec<RecoveredState> = live.groups.iter().map(recovered).collect();
                 let damaged = process.damaged;
-                for (judge, found) in self.judges.iter().zip(&found) {
+                for ((judge, found), shown) in self.judges.iter().zip(&found).zip(shown) {
                     if !damaged || judge.holds(id, found) {
                         continue;
                     }

@@ -7,7 +7,7 @@ use crate::base::rng::Rng;
 use crate::log::layout::{BlockKind, FileKind, HEADER_BYTES, block_kind, file_kind, footer_bytes};
 
 use super::content::Content;
-use super::names::Inode;
+use super::names::{Inode, folder_of};
 use super::{SimDisk, counts};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -111,19 +111,26 @@ struct Span {
 }
 
 impl SimDisk {
-    /// Whether an entry that has rotted may be taken for the torn end of the log: no other entry
-    /// attests that it had been acknowledged. If not: what has rotted, and what is attested.
-    pub fn rot_passes_for_torn_tail(&self) -> Result<(), String> {
-        let sound = |span: &Span| {
-            let rotten = |rot: &Rot| (rot.inode, rot.structure) == (span.inode, span.structure);
-            !self.rot.iter().any(rotten)
+    /// Whether an entry that has rotted of the log in this folder may be taken for that log's torn
+    /// end: no other entry of it attests that it had been acknowledged. If not: what has rotted, and
+    /// what is attested.
+    ///
+    /// Each group's log counts its own entries: entry 33 of one, which says that 32 was
+    /// acknowledged, tells nothing of entry 31 of another one on the same disk.
+    pub fn rot_passes_for_torn_tail(&self, folder: &str) -> Result<(), String> {
+        let mut spans = if self.rot.is_empty() { Vec::new() } else { self.spans() };
+        spans.retain(|span| folder_of(&span.file) == folder);
+        let of_log = |rot: &&Rot| spans.iter().any(|span| span.inode == rot.inode);
+        let rot: Vec<&Rot> = self.rot.iter().filter(of_log).collect();
+        let sound = |span: &&Span| {
+            let rotten = |rot: &&Rot| (rot.inode, rot.structure) == (span.inode, span.structure);
+            !rot.iter().any(rotten)
         };
-        let spans = if self.rot.is_empty() { Vec::new() } else { self.spans() };
-        let attested = spans.iter().filter(|span| sound(span)).filter_map(|span| span.entry);
+        let attested = spans.iter().filter(sound).filter_map(|span| span.entry);
         let attested = attested.map(|entry| entry.durable).max().unwrap_or(0);
-        match self.rot.iter().any(|rot| rot.sequence > attested) {
+        match rot.iter().any(|rot| rot.sequence > attested) {
             true => Ok(()),
-            false => Err(format!("{:?}, all attested up to {attested}", self.rot)),
+            false => Err(format!("{rot:?}, all attested up to {attested}")),
         }
     }
 

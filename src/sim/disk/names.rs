@@ -62,7 +62,7 @@ impl Change {
 }
 
 /// The folder that holds a name; `""`: the data directory.
-fn folder_of(name: &str) -> &str {
+pub(super) fn folder_of(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 

@@ -4,9 +4,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
-use crate::base::BlockPool;
-use crate::base::limits::BLOCK_SIZE;
+use crate::base::limits::{BLOCK_SIZE, KIB};
+use crate::base::{Ballot, Batch, BlockPool, ClusterId, GroupId, NodeId, Slot};
 use crate::io::{Disk, FileId, FileOptions, Storage, Sync, WritePart};
+use crate::log::{DataDir, Entry, Log, LogError, LogOptions};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -319,4 +320,79 @@ fn a_write_over_acknowledged_bytes_is_a_bug() {
 fn an_unaligned_write_is_a_bug() {
     let (mut disk, file) = with_file(1, DiskOptions::default());
     disk.write(Token(1), file, 512, vec![block(1)], Sync::Durable);
+}
+
+/// How many entries the log of each group has on the disk of [`with_two_logs`].
+const ENTRIES: [u64; 2] = [6, 3];
+
+fn log_options(group: GroupId) -> LogOptions {
+    let pool = BlockPool::new(0);
+    let options = LogOptions::new(ClusterId::of_name("rot"), NodeId(1), group, pool);
+    // No idle mark attests the last entry: the logs end like those of a busy node that is killed.
+    let segment_bytes = 64 * KIB as u64;
+    LogOptions { segment_bytes, entry_bytes_max: 8 * KIB, spare_segments: 1, ..options }
+}
+
+/// A disk with the logs of two groups in one segment each, all acknowledged, entry by entry.
+fn with_two_logs() -> TestDisk {
+    let options = DiskOptions { check_overwrites: false, ..DiskOptions::default() };
+    let mut disk = TestDisk::new(1, options);
+    for (group, count) in (0..).map(GroupId).zip(ENTRIES) {
+        let (folder, options) = (DataDir::group_folder(group), log_options(group));
+        Log::format(&mut disk, &folder, &options, 1).unwrap();
+        disk.sync_folder("").unwrap();
+        let (mut log, _) = Log::open(&mut disk, &folder, options.clone()).unwrap();
+        for slot in (1..=count).map(Slot) {
+            let batch = Batch::copy_of(&options.pool, &[7; 5000]);
+            let ballot = Ballot { round: 1, node: NodeId(1) };
+            let placement_bytes_max = 0;
+            let chosen = Slot::NONE;
+            log.append(Entry { slot, ballot, chosen, batch: &batch, placement_bytes_max });
+            let mut reported = Vec::new();
+            log.submit(disk.now(), &mut disk);
+            while let Some(event) = disk.pop_next() {
+                let now = disk.now();
+                log.on_disk_event(now, &mut disk, event, &mut reported).unwrap();
+            }
+            assert_eq!(log.stats().durable_slot, slot);
+        }
+        drop(log);
+        disk.kill(&mut Rng::new(1));
+    }
+    disk
+}
+
+/// The last entry of group 1 rots, which nothing attests in its own log; group 0's log has more
+/// entries, whose numbers were taken to attest it. A node that cut it was told to have passed over
+/// damage.
+#[test]
+fn rot_is_judged_by_the_log_that_it_is_in() {
+    let mut seen = [[0; 2]; 2];
+    let regions = [Region::Header, Region::Payload, Region::Padding, Region::Tail];
+    for (region, seed) in regions.into_iter().flat_map(|region| (0..20).map(move |n| (region, n))) {
+        let mut disk = with_two_logs();
+        let flipped = disk.flip_bit(region, &mut Rng::new(seed)).unwrap();
+        for (index, count) in ENTRIES.into_iter().enumerate() {
+            let group = GroupId(index as u16);
+            let folder = DataDir::group_folder(group);
+            let passes = disk.rot_passes_for_torn_tail(&folder).is_ok();
+            let opened = Log::open(&mut disk, &folder, log_options(group));
+            if !flipped.file.starts_with(&folder) {
+                assert!(!passes, "{flipped:?}: no rot is in {folder}");
+                assert_eq!(opened.unwrap().1.entries, count, "{flipped:?}");
+                continue;
+            }
+            // The recovery's verdict is the same.
+            match opened {
+                Ok((_, found)) => {
+                    assert!(passes, "{flipped:?} is cut");
+                    assert_eq!(found.entries, count - 1, "{flipped:?}");
+                }
+                Err(LogError::Corrupt(damage)) => assert!(!passes, "{flipped:?}: {damage}"),
+                Err(error) => panic!("{flipped:?}: {error}"),
+            }
+            seen[index][usize::from(passes)] += 1;
+        }
+    }
+    assert!(seen.as_flattened().iter().all(|count| *count > 0), "{seen:?}");
 }
