@@ -169,11 +169,11 @@ impl Promises {
             self.rounds.sent(node, &message, at);
             self.leases.sent(node, &message, now, hits)?;
             told.sent(node, &message, &mut stream.promised)?;
-            self.handovers.sent(node, &message);
-            if let Message::TakeOver { release, .. } = &message {
+            self.handovers.sent(node, to, &message);
+            if let Message::TakeOver { release, chosen } = &message {
                 self.handed_over = true;
                 let accepted = &self.nodes[usize::from(to.0) - 1].accepted;
-                self.handovers.handed_over(release.ballot, to, accepted, hits)?;
+                self.handovers.handed_over((release.ballot, *chosen), to, accepted, hits)?;
             }
             if let Message::Accept { ballot, slot, value, .. } = message {
                 check_one_value(&mut self.proposed, ballot, slot, &value, hits)?;
