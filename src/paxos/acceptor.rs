@@ -129,6 +129,8 @@ impl<V: Value> Core<V> {
                     self.send(peer, accepted, fx);
                 }
             }
+            // As above: it is sent again, or fetched.
+            _ if self.is_disk_behind() => self.raise_promise(ballot, fx),
             _ => {
                 let then = vec![self.outgoing(peer, accepted)];
                 self.write_entry(slot, ballot, value, then, fx);
@@ -290,5 +292,53 @@ impl<V: Value> Core<V> {
             }
             self.send(peer, Message::AcceptedValue { ballot, slot, accepted, value }, fx);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Instant;
+    use crate::paxos::testkit::Text;
+    use crate::paxos::{Config, Input, Recovered, Write};
+
+    /// The others choose slot after slot, and this replica hears of it, while its disk completes
+    /// nothing: what it holds for the disk stays bounded.
+    #[test]
+    fn a_follower_whose_disk_hangs_takes_in_no_more_than_it_may() {
+        let leader = NodeId(1);
+        let mut config = Config::new(NodeId(2), vec![leader, NodeId(2), NodeId(3)]);
+        config.lease = std::time::Duration::ZERO;
+        (config.window_slots_max, config.accept_ahead_slots_max) = (8, 16);
+        let mut core = Core::new(config, Recovered::default(), Instant(0), 1).unwrap();
+        let ballot = Ballot { round: 1, node: leader };
+        let mut held = Vec::new();
+        let mut step = |core: &mut Core<Text>, input| {
+            let mut effects = Vec::new();
+            core.step(Instant(0), input, &mut effects);
+            for effect in effects {
+                if let Effect::Persist { id, write: Write::Entry { .. }, .. } = effect {
+                    held.push(id);
+                }
+            }
+            std::mem::take(&mut held)
+        };
+        step(&mut core, Input::PeerConnected(leader));
+        let accept = |slot: u64| {
+            let value = Text::new(&slot.to_string());
+            let chosen = Slot(slot - 1);
+            let message = Message::Accept { ballot, slot: Slot(slot), chosen, value };
+            Input::Message { from: leader, message }
+        };
+        let mut writes = Vec::new();
+        for slot in 1..=100 {
+            writes.extend(step(&mut core, accept(slot)));
+        }
+        assert_eq!(writes.len(), 16);
+        assert_eq!(core.chosen(), Slot(16), "what it holds it knows as chosen");
+        // Each write that completes makes room for the next slot.
+        step(&mut core, Input::Persisted(writes[0]));
+        assert_eq!(step(&mut core, accept(17)).len(), 1);
+        assert_eq!(step(&mut core, accept(18)).len(), 0);
     }
 }

@@ -516,6 +516,18 @@ impl<V: Value> Core<V> {
         self.quorum.is_accept_quorum(votes)
     }
 
+    /// Whether so much waits to become durable that no more may be taken in: the own disk may lag
+    /// behind the peers' votes, but not without a bound.
+    ///
+    /// A leader's window bounds what it has not been answered, and a chosen slot needs no answer. So
+    /// a follower whose disk hangs, who hears what the others choose and applies it, would be sent
+    /// every slot, and hold all of them for its disk.
+    pub(super) fn is_disk_behind(&self) -> bool {
+        let bytes_max = self.config.retained_bytes_max.max(self.config.window_bytes_max);
+        self.persists.count() as u64 >= self.config.accept_ahead_slots_max
+            || self.persists.bytes() >= bytes_max
+    }
+
     pub(super) fn note_answer(&mut self, peer: usize) {
         self.peers[peer].answered_at = self.now;
     }

@@ -127,10 +127,7 @@ impl<V: Value> Core<V> {
         }
         let room = self.chosen.distance_to(leading.last) < self.config.window_slots_max
             && leading.inflight_bytes < self.config.window_bytes_max;
-        // The own disk may lag behind the peers' votes, but not without a bound.
-        let disk_bytes_max = self.config.retained_bytes_max.max(self.config.window_bytes_max);
-        room && (self.persists.count() as u64) < self.config.accept_ahead_slots_max
-            && self.persists.bytes() < disk_bytes_max
+        room && !self.is_disk_behind()
     }
 
     /// The slot that the next [`super::Input::Propose`] gets, while it leads.
