@@ -235,6 +235,7 @@ impl SimClient {
         if self.link.is_none() && self.reconnect_at <= now {
             self.connect(now);
         }
+        self.create_logs(now);
         self.submit(around);
         self.submit_aside(around);
         self.send_appends(around);
@@ -247,9 +248,10 @@ impl SimClient {
         self.lead_next = Some(NodeId(node as u16 + 1));
     }
 
-    /// Creates its logs, and follows one.
-    fn submit_aside(&mut self, around: &mut Around<'_>) {
-        let now = around.now;
+    /// Creates its logs, ahead of what it appends: in a world whose slots are few and slow, a log asked
+    /// for behind hundreds of appends is still waiting when the first of them has run out of patience, and
+    /// with the connection the question is gone, every time.
+    fn create_logs(&mut self, now: Time) {
         let Some(link) = self.link.as_mut().filter(|link| link.protocol.can_submit()) else {
             return;
         };
@@ -258,6 +260,14 @@ impl SimClient {
             let terms = LogTerms::named(&appends::log_name(index, self.group, self.group_count));
             self.creating = link.protocol.create_log(Tag::Create(index), &terms).is_ok();
         }
+    }
+
+    /// What is no append or read: handing over, what another group is asked for, and following.
+    fn submit_aside(&mut self, around: &mut Around<'_>) {
+        let now = around.now;
+        let Some(link) = self.link.as_mut().filter(|link| link.protocol.can_submit()) else {
+            return;
+        };
         let wanted = self.lead_next.take();
         let due = self.workload.hands_over && self.lead_at <= now;
         if (due || wanted.is_some()) && link.protocol.can_submit() {
