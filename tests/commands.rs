@@ -193,7 +193,8 @@ fn bench_reports_reads_sessions_many_logs_and_followers() {
     for level in ["lease", "read-index", "local"] {
         #[rustfmt::skip]
         let output = run(&[
-            "bench", "--duration", "1", "--warmup", "0.2", "--connections", "2", "--inflight", "8",
+            "bench", "--preallocate-bytes", "0", "--duration", "1", "--warmup", "0.2",
+            "--connections", "2", "--inflight", "8",
             "--json", "--data", data, "--append-percent", "50", "--level", level,
             "--sessions", "--logs", "3", "--follow", "7", "--records-per-append", "2",
             "--history", history.to_str().expect("a plain path"),

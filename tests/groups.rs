@@ -255,7 +255,7 @@ fn bench_spreads_its_load_over_the_groups() {
     let data = dir.path().to_str().expect("a plain path");
     #[rustfmt::skip]
     let output = run(&[
-        "bench", "--groups", "3", "--logs", "4", "--duration", "1", "--warmup", "0.2",
+        "bench", "--preallocate-bytes", "0", "--groups", "3", "--logs", "4", "--duration", "1", "--warmup", "0.2",
         "--connections", "4", "--inflight", "8", "--sessions", "--follow", "4", "--json",
         "--data", data,
     ]);

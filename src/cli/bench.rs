@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::args::{BenchArgs, BenchRole};
 use super::doctor::FLOOR_TIME;
 use super::error::{CliError, Exit};
+use super::options::fill_ahead_bytes_default;
 use crate::base::GroupId;
 use crate::client::ClientOptions;
 use crate::client::blocking::Client;
@@ -227,7 +228,7 @@ impl Bench<'_> {
         };
         let durability = if measured.is_null { DURABILITY_NULL } else { DURABILITY_FSYNC };
         let local = self.args.target.is_empty();
-        let preallocate_bytes = self.target.cluster().map(|_| self.args.preallocate_bytes);
+        let preallocate_bytes = self.target.cluster().map(LocalCluster::preallocate_bytes);
         let run = measured.run;
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -389,8 +390,14 @@ fn start_cluster(
     let noun = if nodes == 1 { "node" } else { "nodes" };
     eprintln!("starting {nodes} {noun} in {} …", folder.display());
     let parent = folder.to_owned();
-    let (groups, preallocate_bytes) = (args.groups, args.preallocate_bytes);
-    let keep_data = args.keep_data;
+    let (groups, keep_data) = (args.groups, args.keep_data);
+    let preallocate_bytes = match args.preallocate_bytes {
+        Some(bytes) => bytes,
+        None => {
+            let free_bytes = filesystem_of(folder).map(|filesystem| filesystem.free_bytes);
+            fill_ahead_bytes_default(free_bytes.map_err(CliError::failed)?, nodes as u64)
+        }
+    };
     let options = LocalOptions { executable, nodes, groups, preallocate_bytes, parent, keep_data };
     let cluster = LocalCluster::start(&options, stop).map_err(|error| describe_local(&error))?;
     if groups > 1 {

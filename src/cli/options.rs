@@ -9,7 +9,7 @@ use super::members::{HostPort, MemberList};
 use crate::base::NodeId;
 use crate::base::limits::{BLOCK_SIZE, GROUPS_MAX, MIB};
 use crate::base::memory::BUFFER_BYTES_MAX;
-use crate::log::segment_bytes_min;
+use crate::log::{FILL_AHEAD_BYTES, segment_bytes_min};
 
 /// How a batch becomes durable (IO.md).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -29,6 +29,12 @@ pub const SEGMENT_BYTES_MIN: u64 = 4 * MIB as u64;
 pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
 
 const _: () = assert!(SEGMENT_BYTES_MIN >= segment_bytes_min(BUFFER_BYTES_MAX));
+
+/// What one of `nodes` nodes on the same file system fills ahead by default: all of them together
+/// take an eighth of what is free there, at most.
+pub fn fill_ahead_bytes_default(free_bytes: u64, nodes: u64) -> u64 {
+    FILL_AHEAD_BYTES.min(free_bytes / 8 / nodes)
+}
 
 /// Longest name of a cluster in bytes.
 pub const CLUSTER_NAME_BYTES_MAX: usize = 64;
@@ -52,6 +58,9 @@ pub struct ServeOptions {
     pub priority: Option<u8>,
     /// `LogOptions::verify_at_start`.
     pub verify_at_start: bool,
+    /// What the logs of all groups fill ahead together while nothing is appended; none: the default,
+    /// as [`fill_ahead_bytes_default`] has it.
+    pub fill_ahead_bytes: Option<u64>,
     /// The cores that the groups' threads are pinned to, in turn; none: any.
     pub pin: Vec<usize>,
     /// How long a group's thread looks for news before it sleeps, at most.
@@ -165,6 +174,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_filled_ahead_by_default_leaves_most_of_the_disk() {
+        let plenty = FILL_AHEAD_BYTES * 8 * 3;
+        assert_eq!(fill_ahead_bytes_default(u64::MAX, 1), FILL_AHEAD_BYTES);
+        assert_eq!(fill_ahead_bytes_default(plenty, 3), FILL_AHEAD_BYTES);
+        assert_eq!(fill_ahead_bytes_default(plenty, 6), FILL_AHEAD_BYTES / 2);
+        assert_eq!(fill_ahead_bytes_default(7, 1), 0);
+    }
+
+    #[test]
     fn format_refuses_what_cannot_work() {
         assert_eq!(format_options().validate(), Ok(format_options()));
         let other = FormatOptions { node: NodeId(3), ..format_options() };
@@ -194,6 +212,7 @@ mod tests {
             clock_drift_ppm: 1000,
             priority: None,
             verify_at_start: false,
+            fill_ahead_bytes: None,
             pin: Vec::new(),
             busy_poll: Duration::ZERO,
         };

@@ -16,14 +16,14 @@ use tracing::{error, info, warn};
 
 use super::error::{CliError, Exit};
 use super::members::HostPort;
-use super::options::{LogSync, ServeOptions};
+use super::options::{LogSync, ServeOptions, fill_ahead_bytes_default};
 use crate::base::limits::MIB;
 use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Clock, Net};
 use crate::log::{DataDir, Identity as DiskIdentity, LogError, SCRUB_BYTES_PER_S};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
-use crate::uring::host::require_real_disk;
+use crate::uring::host::{filesystem_of, require_real_disk};
 use crate::uring::{
     DirLock, DirectStorage, FILES_MAX, Seat, Uring, UringOptions, Waker, lock_data_dir, seats,
 };
@@ -61,9 +61,23 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let listen = listen_address(options, &identity, &addresses)?;
 
     let group_count = identity.group_count;
+    let fill_ahead_bytes = match options.fill_ahead_bytes {
+        Some(bytes) => bytes,
+        None => filesystem_of(&options.data)
+            .map(|filesystem| fill_ahead_bytes_default(filesystem.free_bytes, 1))
+            .map_err(|error| CliError::failed(format!("the file system of {data}: {error}")))?,
+    };
     let options = options.clone();
     let connections_max = permit_connections(usize::from(group_count), identity.members.len());
-    let shared = Arc::new(Shared { options, lock, identity, addresses, listen, connections_max });
+    let shared = Arc::new(Shared {
+        options,
+        fill_ahead_bytes,
+        lock,
+        identity,
+        addresses,
+        listen,
+        connections_max,
+    });
     let (progress, reports) = mpsc::channel();
     let seats = seats(group_count, connections_max);
     for (group, seat) in (0..group_count).map(GroupId).zip(seats) {
@@ -113,6 +127,8 @@ fn connections_within(files: u64, groups: usize) -> usize {
 /// What the threads of all groups are started with.
 struct Shared {
     options: ServeOptions,
+    /// Of all groups together.
+    fill_ahead_bytes: u64,
     lock: DirLock,
     identity: DiskIdentity,
     addresses: Vec<(NodeId, SocketAddr)>,
@@ -242,7 +258,9 @@ fn serve_on(
         _ => *listen,
     };
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX / usize::from(identity.group_count));
-    let node_options = node_options(options, group, identity, addresses, pool.clone());
+    let mut node_options = node_options(options, group, identity, addresses, pool.clone());
+    node_options.log.fill_ahead_bytes = shared.fill_ahead_bytes / u64::from(identity.group_count);
+    node_options.log.fill_ahead_pause *= identity.group_count.into();
     let (cluster, id) = (node_options.identity.cluster_name.clone(), node_options.identity.node);
     let node = Node::open(io, node_options).map_err(|failure| describe(&failure))?;
     let now = io.now();

@@ -44,7 +44,7 @@ pub struct LocalOptions {
     pub nodes: usize,
     /// Groups.
     pub groups: u16,
-    /// Bytes of log that each node has filled with zeros ahead.
+    /// Bytes of log that each node has filled with zeros ahead, and fills again when it is idle.
     pub preallocate_bytes: u64,
     /// A fresh folder for data and logs is made in this one; it must be on a real disk.
     pub parent: PathBuf,
@@ -119,6 +119,7 @@ pub struct LocalCluster {
     nodes: Vec<Node>,
     folder: Option<TempDir>,
     keep_data: bool,
+    preallocate_bytes: u64,
 }
 
 impl LocalCluster {
@@ -159,6 +160,7 @@ impl LocalCluster {
             nodes: Vec::with_capacity(options.nodes),
             folder: Some(folder),
             keep_data: options.keep_data,
+            preallocate_bytes: options.preallocate_bytes,
         };
         let data_of = |folder: &Path, number: usize| folder.join(format!("node{number}"));
         // All of them first: it takes a while where much is to be filled ahead.
@@ -169,8 +171,8 @@ impl LocalCluster {
             let number = index + 1;
             let data = data_of(cluster.path(), number);
             let log = cluster.path().join(format!("node{number}.log"));
-            let child = serve(&options.executable, &data, &log)
-                .map_err(system(format!("starting node {number}")))?;
+            let child =
+                serve(options, &data, &log).map_err(system(format!("starting node {number}")))?;
             cluster.nodes.push(Node { number, address, log, child });
         }
         for group in (0..options.groups).map(GroupId) {
@@ -182,6 +184,11 @@ impl LocalCluster {
     /// The folder with the nodes' data and logs.
     pub fn path(&self) -> &Path {
         self.folder.as_ref().map_or(Path::new(""), TempDir::path)
+    }
+
+    /// Bytes of log that each node had filled with zeros ahead at the start.
+    pub fn preallocate_bytes(&self) -> u64 {
+        self.preallocate_bytes
     }
 
     /// Where the nodes can be reached.
@@ -326,12 +333,13 @@ fn format(
     }
 }
 
-fn serve(executable: &Path, data: &Path, log: &Path) -> io::Result<Child> {
+fn serve(options: &LocalOptions, data: &Path, log: &Path) -> io::Result<Child> {
     let log = File::create(log)?;
-    Command::new(executable)
+    Command::new(&options.executable)
         .arg("serve")
         .arg("--data")
         .arg(data)
+        .args(["--fill-ahead-bytes", &options.preallocate_bytes.to_string()])
         .args(["--exit-with-parent", &std::process::id().to_string()])
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

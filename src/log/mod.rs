@@ -63,7 +63,7 @@ use crate::io::{Disk, DiskEvent, Storage, Token};
 use checkpoint::Checkpointer;
 use format::Place;
 use index::Index;
-use prepare::Preparer;
+use prepare::{FILL_PAUSE, Preparer};
 use reads::Reads;
 use scrub::Scrubber;
 use vote::VoteWriter;
@@ -106,6 +106,9 @@ pub const FILES_CACHED_MAX: usize = 64;
 pub const SHORTAGE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// A read that cannot open a segment since too many files are open fails after so many attempts.
 pub const OPEN_ATTEMPTS_MAX: u32 = 6;
+/// What the logs of a process fill with zeros ahead together while nothing is appended, when nothing
+/// else is said: a burst of small records at full speed lasts some seconds.
+pub const FILL_AHEAD_BYTES: u64 = 1024 * MIB as u64;
 /// What the scrubs of all logs of a process read together, in bytes per second, so that commits are
 /// not disturbed. See [`LogOptions::scrub_bytes_per_s`].
 pub const SCRUB_BYTES_PER_S: u64 = 32 * MIB as u64;
@@ -140,6 +143,11 @@ pub struct LogOptions {
     pub entry_bytes_max: usize,
     /// Segments prepared ahead.
     pub spare_segments: usize,
+    /// Bytes of segments filled with zeros ahead while nothing is appended, those included. Less than
+    /// they take: nothing more.
+    pub fill_ahead_bytes: u64,
+    /// The pause after each chunk of that: longer where a process has several logs.
+    pub fill_ahead_pause: Duration,
     /// How writes are made durable.
     pub log_sync: LogSync,
     /// A second write starts beside the first one only with this many bytes.
@@ -173,6 +181,8 @@ impl LogOptions {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             entry_bytes_max: BUFFER_BYTES_MAX,
             spare_segments: 2,
+            fill_ahead_bytes: 0,
+            fill_ahead_pause: FILL_PAUSE,
             log_sync: LogSync::Dsync,
             second_write_bytes_min: SECOND_WRITE_BYTES_MIN,
             fill_write_bytes_max: FILL_WRITE_BYTES_MAX,
@@ -524,15 +534,17 @@ impl Log {
     }
 
     /// Whether the largest entry would find room. False when the disk is full and no prepared
-    /// segment is left; becomes true again when a segment could be made.
+    /// segment is left, or when the one that entries go to can be opened by nobody for the time being;
+    /// becomes true again when a segment could be made, or opened.
     pub fn has_room(&self) -> bool {
         let (size, room) =
             (self.options.entry_bytes_max, placement_bytes_worst(self.options.entry_bytes_max));
         let (active, prepared_through) =
             (self.index.active().number, self.preparer.prepared_through());
-        !self.preparer.is_full()
+        let stands = !self.preparer.is_full()
             || prepared_through > active
-            || (prepared_through == active && self.index.active_fits(size, room))
+            || (prepared_through == active && self.index.active_fits(size, room));
+        stands && !self.preparer.cannot_open(active)
     }
 
     /// To be called at the end of each turn: starts what may be started.

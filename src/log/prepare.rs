@@ -14,6 +14,11 @@
 //! (everything would be written twice, for a price per write that hardly shows), and when the log is
 //! close to running out, since entries would have to wait.
 //!
+//! Filling costs a busy log nearly half of its throughput where the disk is the limit (everything is
+//! written twice, and every flush waits for both), so while nothing is appended, a larger reserve is
+//! filled ([`LogOptions::fill_ahead_bytes`]) at a gentle pace. It stops at the next append, and a
+//! burst then writes to what was filled before.
+//!
 //! Of the segments that stand prepared only the next ones are kept open, since there may be thousands
 //! (`format --preallocate-bytes`): each time the log goes on to one, another is opened behind the others,
 //! long before the log needs it.
@@ -39,8 +44,11 @@ const FILL_BYTES_BEHIND: usize = 256 * KIB;
 /// Bytes filled at once while entries wait, or soon will, for a segment that cannot be used before
 /// it is filled.
 const FILL_BYTES_URGENT: usize = MIB;
-/// The pause after a chunk while there is time: 32 MB/s in the background.
-const FILL_PAUSE: Duration = Duration::from_millis(2);
+/// The pause after a chunk while there is time, and of one log's reserve: 32 MB/s in the background.
+pub(super) const FILL_PAUSE: Duration = Duration::from_millis(2);
+/// The reserve is filled when nothing has been appended for this long. A client that appends one
+/// record after the other is never disturbed.
+const FILL_AHEAD_AFTER: Duration = Duration::from_millis(250);
 
 /// Prepared segments kept open: the log goes on to one at once, and has a whole segment's time until
 /// it needs the one that is opened then. Two, since a few large entries fill a small segment.
@@ -65,8 +73,61 @@ struct Job {
     reserved: bool,
     /// Asked for in the chunk in flight.
     chunk: usize,
-    /// The log's count of placed bytes when the job began.
+    /// After that chunk.
+    pause: Duration,
+    /// The log's count of placed bytes when the job began, or last was for the reserve only.
     placed_at_start: u64,
+}
+
+impl Job {
+    fn new(number: u64, placed_at_start: u64) -> Job {
+        Job {
+            number,
+            stage: Stage::Open,
+            file: None,
+            filled: 0,
+            reserved: false,
+            chunk: 0,
+            pause: FILL_PAUSE,
+            placed_at_start,
+        }
+    }
+
+    /// Whether the log, which has `placed` so many bytes, uses more than is filled meanwhile.
+    fn is_behind(&self, placed: u64) -> bool {
+        let used = placed - self.placed_at_start;
+        used + used / 4 > self.filled
+    }
+}
+
+/// What the next segment would be for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Nothing: as many stand as should.
+    None,
+    /// For the reserve, while nothing is appended.
+    Reserve,
+    /// To be one of those that always stand.
+    Spare,
+    /// Entries wait for it, or soon will.
+    Urgent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hurry {
+    None,
+    Behind,
+    Urgent,
+}
+
+impl Hurry {
+    fn chunk(self) -> usize {
+        match self {
+            Hurry::None => FILL_BYTES,
+            Hurry::Behind => FILL_BYTES_BEHIND,
+            Hurry::Urgent => FILL_BYTES_URGENT,
+        }
+    }
 }
 
 /// The segments prepared, and the one being prepared.
@@ -91,6 +152,10 @@ pub(super) struct Preparer {
     shortage: Shortage,
     full_count: u64,
     unfilled_bytes: u64,
+    /// The log's count of placed bytes, and since when it has stood.
+    quiet: Option<(u64, Instant)>,
+    /// The reserve is not full: it is time for it then, if nothing is appended.
+    fill_ahead_at: Option<Instant>,
 }
 
 impl Preparer {
@@ -114,6 +179,8 @@ impl Preparer {
             shortage: Shortage::default(),
             full_count: 0,
             unfilled_bytes: 0,
+            quiet: None,
+            fill_ahead_at: None,
         }
     }
 
@@ -125,6 +192,11 @@ impl Preparer {
     /// Whether the last attempt met a full disk.
     pub fn is_full(&self) -> bool {
         self.full
+    }
+
+    /// Whether the last attempt to open this segment, or one before it, found that no file may be.
+    pub fn cannot_open(&self, number: u64) -> bool {
+        self.open_again_at.is_some() && self.opened_through < number
     }
 
     pub fn full_count(&self) -> u64 {
@@ -148,8 +220,18 @@ impl Preparer {
 
     /// When a pause ends.
     pub fn deadline(&self) -> Option<Instant> {
-        let step_at = self.pause_until.filter(|_| self.job.is_some() && !self.in_flight);
+        let paused = self.pause_until.filter(|_| self.job.is_some() && !self.in_flight);
+        // For the reserve both must be over.
+        let step_at = self.fill_ahead_at.max(paused);
         step_at.into_iter().chain(self.open_again_at).min()
+    }
+
+    /// Since when nothing has been placed in the log.
+    fn quiet_since(&mut self, now: Instant, placed: u64) -> Instant {
+        let (_, since) = *self
+            .quiet
+            .insert(self.quiet.filter(|(before, _)| *before == placed).unwrap_or((placed, now)));
+        since
     }
 }
 
@@ -210,52 +292,65 @@ impl Log {
     /// Starts the next step of the preparation, if it is time.
     pub(super) fn prepare<D: Disk>(&mut self, now: Instant, disk: &mut D) {
         self.open_spare(now, disk);
-        let active = self.index.active();
-        let wanted = active.number + self.options.spare_segments as u64;
-        let half_used = active.tail * 2 > self.options.segment_bytes;
-        let none_left = self.preparer.prepared_through <= active.number;
-        let is_missing = active.number > self.preparer.prepared_through;
-        let urgent = is_missing || (none_left && (half_used || active.sealed));
         let placed = self.writer.placed_bytes();
+        let quiet_since = self.preparer.quiet_since(now, placed);
+        self.preparer.fill_ahead_at = None;
+        let need = self.need();
+        if self.preparer.in_flight {
+            return;
+        }
+        if need == Need::None {
+            self.preparer.zeros = None;
+            return;
+        }
         let preparer = &mut self.preparer;
-        if preparer.in_flight {
-            return;
-        }
-        if preparer.job.is_none() {
-            if preparer.prepared_through >= wanted {
-                preparer.zeros = None;
-                return;
+        let number = preparer.prepared_through + 1;
+        let job = preparer.job.get_or_insert_with(|| Job::new(number, placed));
+        job.pause = FILL_PAUSE;
+        let hurry = match need {
+            Need::Reserve => {
+                job.placed_at_start = placed;
+                job.pause = self.options.fill_ahead_pause;
+                let at = quiet_since + FILL_AHEAD_AFTER;
+                if at > now || preparer.pause_until.is_some_and(|until| until > now) {
+                    preparer.fill_ahead_at = Some(at);
+                    return;
+                }
+                Hurry::None
             }
-            preparer.job = Some(Job {
-                number: preparer.prepared_through + 1,
-                stage: Stage::Open,
-                file: None,
-                filled: 0,
-                reserved: false,
-                chunk: 0,
-                placed_at_start: placed,
-            });
-        }
-        let job = preparer.job.as_mut().expect("made above");
-        let used = placed - job.placed_at_start;
-        let behind = used + used / 4 > job.filled;
-        let hurry = !preparer.full && (urgent || behind);
-        if preparer.pause_until.is_some_and(|until| until > now) && !hurry {
+            Need::Urgent => Hurry::Urgent,
+            Need::Spare if job.is_behind(placed) => Hurry::Behind,
+            Need::None | Need::Spare => Hurry::None,
+        };
+        let hurries = !preparer.full && hurry != Hurry::None;
+        if preparer.pause_until.is_some_and(|until| until > now) && !hurries {
             return;
         }
-        let costly = behind && self.writer.write_bytes_mean() >= self.options.fill_write_bytes_max;
-        if job.stage == Stage::Fill && job.reserved && (urgent || costly) {
+        let costly = job.is_behind(placed)
+            && self.writer.write_bytes_mean() >= self.options.fill_write_bytes_max;
+        if job.stage == Stage::Fill && job.reserved && (hurry == Hurry::Urgent || costly) {
             job.stage = Stage::Flush;
             preparer.unfilled_bytes += self.options.segment_bytes - job.filled;
         }
         preparer.pause_until = None;
         preparer.in_flight = true;
-        let chunk = match (urgent, behind) {
-            (true, _) => FILL_BYTES_URGENT,
-            (false, true) => FILL_BYTES_BEHIND,
-            (false, false) => FILL_BYTES,
-        };
-        self.prepare_step(disk, chunk);
+        self.prepare_step(disk, hurry.chunk());
+    }
+
+    /// How much another segment is needed.
+    fn need(&self) -> Need {
+        let active = self.index.active();
+        let (options, prepared_through) = (&self.options, self.preparer.prepared_through);
+        let half_used = active.tail * 2 > options.segment_bytes;
+        let none_left = prepared_through <= active.number;
+        let is_missing = active.number > prepared_through;
+        let reserve = options.fill_ahead_bytes / options.segment_bytes;
+        match prepared_through.saturating_sub(active.number) {
+            _ if is_missing || (none_left && (half_used || active.sealed)) => Need::Urgent,
+            ahead if ahead < options.spare_segments as u64 => Need::Spare,
+            ahead if ahead < reserve => Need::Reserve,
+            _ => Need::None,
+        }
     }
 
     fn prepare_step<D: Disk>(&mut self, disk: &mut D, chunk: usize) {
@@ -345,7 +440,7 @@ impl Log {
                     return Err(LogFailure::short(&doing, done, job.chunk as u32));
                 }
                 job.filled += whole as u64;
-                preparer.pause_until = Some(now + FILL_PAUSE);
+                preparer.pause_until = Some(now + job.pause);
                 if job.filled == self.options.segment_bytes {
                     job.stage = Stage::Flush;
                     preparer.pause_until = None;

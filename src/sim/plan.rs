@@ -259,6 +259,8 @@ pub struct LogPlan {
     pub checkpoint_factor: u64,
     /// See `log::LogOptions`.
     pub verify_at_start: bool,
+    /// Segments filled ahead while nothing is appended, in each group.
+    pub fill_ahead_segments: u64,
 }
 
 /// Draws one of the values.
@@ -368,6 +370,7 @@ impl LogPlan {
             },
             checkpoint_factor: pick(checkpoints, &[1, 1, 4, 20]),
             verify_at_start: checkpoints.below(8) == 0,
+            fill_ahead_segments: pick(checkpoints, &[0, 0, 2, 4, 8]),
         }
     }
 }

@@ -352,6 +352,7 @@ fn options(
     options.log.entry_bytes_max = log.entry_bytes_max;
     options.log.segment_bytes = disk.segment_bytes;
     options.log.spare_segments = log.spare_segments;
+    options.log.fill_ahead_bytes = log.fill_ahead_segments * disk.segment_bytes;
     options.log.mark_idle_after = log.mark_idle_after;
     options.log.second_write_bytes_min = log.second_write_bytes_min;
     options.log.fill_write_bytes_max = log.fill_write_bytes_max;

@@ -251,7 +251,8 @@ impl Cluster {
         assert!(node.child.is_none(), "node {} runs already", node.id);
         let stderr = File::options().create(true).append(true).open(&node.stderr);
         let child = command
-            .args(["serve", "--data"])
+            // Idle nodes of a test leave the disk to the others.
+            .args(["serve", "--fill-ahead-bytes", "0", "--data"])
             .arg(&node.data)
             .args(flags)
             .stdin(Stdio::null())

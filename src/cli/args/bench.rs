@@ -45,9 +45,10 @@ pub struct BenchArgs {
           value_parser = clap::value_parser!(u16).range(1..=GROUPS_MAX as i64))]
     pub groups: u16,
     /// Bytes of log that each node of the embedded cluster has filled with zeros ahead; see format
-    #[arg(long, value_name = "BYTES", default_value_t = 0, conflicts_with = "target",
+    /// [default: what an idle node fills ahead, see serve; less where the disk is nearly full]
+    #[arg(long, value_name = "BYTES", conflicts_with = "target",
           value_parser = clap::value_parser!(u64).range(..=PREALLOCATE_BYTES_MAX))]
-    pub preallocate_bytes: u64,
+    pub preallocate_bytes: Option<u64>,
     /// Load this running cluster instead: HOST:PORT with commas between
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     pub target: Vec<HostPort>,

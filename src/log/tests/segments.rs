@@ -10,7 +10,7 @@ use crate::base::rng::Rng;
 use crate::io::Storage;
 use crate::log::format::is_zero;
 use crate::log::{DataDir, FormatRequest, LogError, LogOptions, SHORTAGE_RETRY_INTERVAL};
-use crate::sim::disk::{DiskOptions, OpFault, OpKind, TestDisk};
+use crate::sim::disk::{DiskOptions, OpFault, OpKind, TestDisk, counts};
 
 /// A log with so many segments made by `format`.
 fn preallocated(seed: u64, options: LogOptions, segments: u64) -> Bed {
@@ -158,9 +158,11 @@ fn a_prepared_segment_that_cannot_be_opened_is_waited_for_while_files_are_short(
     assert!(bed.failure.is_none(), "{:?}", bed.failure);
     let durable = bed.model.durable;
     assert!(durable < 4 + 4 * 3, "the last ones wait for a file");
+    assert!(!bed.log().has_room(), "and others need not wait behind them");
     bed.disk.set_files_max(1024);
     bed.idle(SHORTAGE_RETRY_INTERVAL, u32::MAX);
     assert_eq!(bed.model.durable, 4 + 4 * 3);
+    assert!(bed.log().has_room());
     bed.power_loss(&mut Rng::new(1));
     assert_eq!(bed.recover().unwrap().torn_bytes, 0);
 }
@@ -184,6 +186,85 @@ fn files_kept_open_for_reads_give_way_to_the_log() {
         bed.power_loss(&mut Rng::new(1));
         bed.recover().unwrap();
     }
+}
+
+// ---- what is filled ahead --------------------------------------------------------------------
+
+/// Six segments are filled ahead while nothing is appended, one is at any time.
+fn ahead() -> LogOptions {
+    let options = LogOptions { mark_idle_after: None, ..options() };
+    LogOptions { fill_ahead_bytes: 6 * options.segment_bytes + 1, ..options }
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_quiet_log_fills_its_reserve_and_a_burst_uses_it() {
+    let mut bed = Bed::new(1, ahead());
+    for _ in 0..3 {
+        bed.append(12_000);
+        bed.idle(200 * MS, u32::MAX);
+        bed.append(12_000);
+        bed.idle(240 * MS, u32::MAX);
+        let before = bed.log().stats().spare_segments;
+        bed.idle(2000 * MS, u32::MAX);
+        let stats = bed.log().stats();
+        assert_eq!((stats.spare_segments, stats.unfilled_bytes), (6, 0), "{before} before");
+        let filled = bed.disk.counters().get(counts::WRITES);
+        bed.idle(2000 * MS, u32::MAX);
+        assert_eq!(bed.disk.counters().get(counts::WRITES), filled, "there is no more to fill");
+        fill_segments(&mut bed, 5);
+        assert!((1..=2).contains(&bed.log().stats().spare_segments), "{:?}", bed.log().stats());
+    }
+    bed.power_loss(&mut Rng::new(1));
+    bed.recover().unwrap();
+}
+
+#[test]
+fn a_log_that_is_appended_to_all_the_time_fills_no_reserve() {
+    let mut bed = Bed::new(1, ahead());
+    for _ in 0..100 {
+        bed.append(100);
+        bed.idle(200 * MS, u32::MAX);
+        assert_eq!(bed.log().stats().spare_segments, 1);
+    }
+    // Neither does one without, or with less than is there anyway.
+    let mut bed = Bed::new(1, LogOptions { fill_ahead_bytes: 0, ..ahead() });
+    bed.idle(5000 * MS, u32::MAX);
+    assert_eq!(bed.log().stats().spare_segments, 1);
+}
+
+#[test]
+fn an_append_stops_the_filling_ahead_within_one_chunk() {
+    let options = LogOptions { segment_bytes: 16 << 20, ..ahead() };
+    let mut bed = Bed::new(1, LogOptions { fill_ahead_bytes: 6 * (16 << 20), ..options });
+    // Somewhere within the third segment.
+    bed.idle(1200 * MS, u32::MAX);
+    let made = bed.log().stats().spare_segments;
+    assert!((1..5).contains(&made), "{made}");
+    bed.append(100);
+    while bed.event() {}
+    let before = bed.disk.counters().get(counts::WRITES);
+    bed.idle(240 * MS, u32::MAX);
+    assert_eq!(bed.disk.counters().get(counts::WRITES), before);
+    bed.idle(5000 * MS, u32::MAX);
+    assert_eq!(bed.log().stats().spare_segments, 6);
+}
+
+#[test]
+fn a_disk_too_small_for_the_reserve_is_not_full_for_appends() {
+    let mut bed = Bed::new(1, ahead());
+    bed.disk.set_capacity(64 * 1024 * 4);
+    bed.idle(3000 * MS, u32::MAX);
+    let stats = bed.log().stats();
+    assert!((1..6).contains(&stats.spare_segments) && stats.disk_full > 0, "{stats:?}");
+    assert!(bed.log().has_room() && bed.failure.is_none());
+    bed.append(12_000);
+    while bed.event() {}
+    assert_eq!(bed.model.durable, 1);
+    bed.disk.set_capacity(u64::MAX);
+    bed.idle(3000 * MS, u32::MAX);
+    assert_eq!(bed.log().stats().spare_segments, 6);
 }
 
 // ---- what is read behind the end --------------------------------------------------------------

@@ -114,8 +114,9 @@ pub struct PeersArgs {
     pub warmup: Option<f64>,
     /// So many bytes of log are filled with zeros ahead on each node of Loggos, as `loggos format
     /// --preallocate-bytes` does: then writes go to blocks that were written before
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
-    pub preallocate_bytes: u64,
+    /// [default: as `loggos bench` has it, what an idle node fills ahead]
+    #[arg(long, value_name = "BYTES")]
+    pub preallocate_bytes: Option<u64>,
     /// Where results go.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -149,7 +149,7 @@ pub fn run(args: &MatrixArgs, stop: &Stop) -> Result<(), Error> {
         loggos,
         data: data.path().to_owned(),
         raw: results.raw(),
-        preallocate_bytes: 0,
+        preallocate_bytes: args.quick.then_some(0),
         stop: stop.clone(),
     };
     let ran = run_all(&plan, args.repeat, &runner, &results, &meta);

@@ -107,8 +107,8 @@ pub struct Runner {
     pub data: PathBuf,
     /// Where raw files go.
     pub raw: PathBuf,
-    /// How much of its log each node has filled ahead, in bytes.
-    pub preallocate_bytes: u64,
+    /// How much of its log each node has filled ahead, in bytes; none: as `loggos bench` has it.
+    pub preallocate_bytes: Option<u64>,
     /// The user's wish.
     pub stop: Stop,
 }
@@ -120,8 +120,8 @@ impl Runner {
         let histogram = format!("{stem}.hlog");
         let mut command = Command::new(&self.loggos);
         command.args(settings.arguments());
-        if self.preallocate_bytes > 0 {
-            command.arg("--preallocate-bytes").arg(self.preallocate_bytes.to_string());
+        if let Some(bytes) = self.preallocate_bytes {
+            command.arg("--preallocate-bytes").arg(bytes.to_string());
         }
         command.arg("--histogram").arg(host::from_repository(&self.raw).join(&histogram));
         command.arg("--data").arg(host::from_repository(&self.data));

@@ -104,13 +104,14 @@ pub fn run(args: &PeersArgs, stop: &Stop) -> Result<(), Error> {
     let data = host::data_folder(&args.output)?;
     let mut notes = Vec::new();
     let (variants, missing) = choose(args, data.path(), &mut notes);
-    if args.preallocate_bytes > 0 {
-        notes.push(format!(
-            "each node of Loggos began with {} bytes of log filled with zeros ahead; the others have \
-             no such setting, and began as always",
-            args.preallocate_bytes
-        ));
-    }
+    let ahead = match args.preallocate_bytes {
+        Some(bytes) => format!("{bytes} bytes"),
+        None => "as much as an idle node fills by itself (1 GiB, where the disk has room)".to_owned(),
+    };
+    notes.push(format!(
+        "each node of Loggos began with {ahead} of log filled with zeros ahead; the others have no such \
+         setting, and began as always"
+    ));
     if variants.is_empty() {
         return Err(Error::Usage("nothing to measure; see above for what to install".to_owned()));
     }
@@ -390,8 +391,8 @@ fn command_line(args: &PeersArgs) -> String {
             args.only.iter().map(|name| format!("{name:?}").to_lowercase()).collect();
         line.push_str(&format!(" --only {}", names.join(",")));
     }
-    if args.preallocate_bytes > 0 {
-        line.push_str(&format!(" --preallocate-bytes {}", args.preallocate_bytes));
+    if let Some(bytes) = args.preallocate_bytes {
+        line.push_str(&format!(" --preallocate-bytes {bytes}"));
     }
     line + &host::path_flags(&args.output)
 }
