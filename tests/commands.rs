@@ -5,7 +5,7 @@ mod common;
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use common::{Cluster, loggos, run, scratch_dir};
+use common::{Cluster, loggos, run, scratch_dir, wait_for};
 use serde_json::Value;
 
 fn stdout(output: &Output) -> String {
@@ -243,4 +243,26 @@ fn bench_reports_reads_sessions_many_logs_and_followers() {
         }
         assert!(compared > 0);
     }
+}
+
+#[test]
+fn an_idle_node_fills_its_log_ahead_over_its_groups_and_inspect_finds_it_whole() {
+    let mut cluster = Cluster::formatted_with(1, &["--groups", "2"]);
+    // Eight segments of 16 MiB: four for each group, behind the one that is in use.
+    cluster.start_node_with(0, &["--fill-ahead-bytes", "134217728"]);
+    cluster.wait_for_leader();
+    let data = cluster.nodes[0].data.clone();
+    let segments = |group: &str| {
+        let names = std::fs::read_dir(data.join(group)).expect("it can be listed");
+        let names = names.map(|name| name.expect("it can be listed").file_name());
+        let names = names.map(|name| name.into_string().expect("a plain name"));
+        names.filter(|name| name.ends_with(".log")).count()
+    };
+    wait_for("both groups have their share", || {
+        (segments("group-0000") == 5 && segments("group-0001") == 5).then_some(())
+    });
+    cluster.kill_node(0);
+    let report = stdout(&run(&["inspect", data.to_str().expect("a plain path"), "--json"]));
+    let report: Value = serde_json::from_str(&report).expect("one JSON object");
+    assert_eq!(report["sound"], true, "{report}");
 }

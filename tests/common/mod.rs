@@ -43,6 +43,9 @@ pub fn run(args: &[&str]) -> Output {
     output.expect("the binary can be started")
 }
 
+/// Idle nodes of a test leave the disk to the others.
+const FILL_NOTHING_AHEAD: [&str; 2] = ["--fill-ahead-bytes", "0"];
+
 /// Looks until `look` finds something.
 ///
 /// # Panics
@@ -251,9 +254,9 @@ impl Cluster {
         assert!(node.child.is_none(), "node {} runs already", node.id);
         let stderr = File::options().create(true).append(true).open(&node.stderr);
         let child = command
-            // Idle nodes of a test leave the disk to the others.
-            .args(["serve", "--fill-ahead-bytes", "0", "--data"])
+            .args(["serve", "--data"])
             .arg(&node.data)
+            .args(FILL_NOTHING_AHEAD.iter().filter(|_| !flags.contains(&FILL_NOTHING_AHEAD[0])))
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
