@@ -9,6 +9,7 @@ mod admission;
 mod commands;
 mod follow;
 mod groups;
+mod reading;
 mod reads;
 mod service;
 mod session;

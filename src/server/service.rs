@@ -7,14 +7,13 @@ use tracing::{debug, info, warn};
 
 use super::admission::Admission;
 use super::follow::Followers;
-use super::reads::{Confirming, Purpose, Read, Waiter};
+use super::reads::{Confirming, Read, Waiter};
 use super::session::{Phase, Session};
-use super::{CLIENT_QUEUE_BYTES_MAX, DISK_READS_MAX, LOGS_LISTED_MAX, WAITERS_MAX};
+use super::{CLIENT_QUEUE_BYTES_MAX, LOGS_LISTED_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{BlockPool, GroupId, IdMap, Instant, LogId, LogTerms, NodeId, Position};
 use crate::io::{ConnId, Event, HANDOVER_BYTES_MAX, Io, Net, Wait};
-use crate::log::{ReadEntry, ReadError};
 use crate::machine::{Command, LogState};
 use crate::node::{Answer, Node, NodeFailure, Refusal, Stage, Ticket};
 use crate::wire::client::decode_request;
@@ -27,8 +26,6 @@ use crate::wire::{
 
 /// The longest sleep of the loop when no timer is due: a bound for what depends on the outside.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// The longest that a read may wait for new records.
-const READ_WAIT_MAX: Duration = Duration::from_secs(60);
 /// The longest that a stop waits for a checkpoint to be written.
 const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
 
@@ -45,9 +42,9 @@ pub struct Server {
     /// Connections whose input is held back.
     stalled: VecDeque<ConnId>,
     /// Reads of the log's files under way, by the number in their ticket.
-    reads: IdMap<u64, Read>,
-    reads_started: u64,
-    waiters: Vec<Waiter>,
+    pub(super) reads: IdMap<u64, Read>,
+    pub(super) reads_started: u64,
+    pub(super) waiters: Vec<Waiter>,
     /// Linearizable reads that wait to be confirmed, by the number in their ticket.
     confirming: BTreeMap<u64, Confirming>,
     confirms_started: u64,
@@ -602,7 +599,7 @@ impl Server {
     }
 
     /// The next position to be given out, as far as this node has applied.
-    fn tail(&self, log: LogId) -> Option<Position> {
+    pub(super) fn tail(&self, log: LogId) -> Option<Position> {
         self.node.logs().tail(log)
     }
 
@@ -611,140 +608,6 @@ impl Server {
             Ok(json) => self.respond(conn, &Response::LogsAre { request, json: &json }),
             Err(error) => {
                 self.fail(conn, request, ErrorCode::Unavailable, None, &error.to_string());
-            }
-        }
-    }
-
-    fn start_read<I: Io>(&mut self, io: &mut I, read: Read, wait: Duration) {
-        let Some(tail) = self.tail(read.log) else {
-            return self.fail_no_log(read.conn, read.request, read.log);
-        };
-        if read.from < tail {
-            self.go_on_reading(io, read);
-        } else if wait.is_zero() {
-            self.finish_read(read);
-        } else if self.waiters.len() >= WAITERS_MAX {
-            let text = "too many reads wait for new records";
-            self.fail(read.conn, read.request, ErrorCode::Overloaded, None, text);
-        } else {
-            let deadline = io.now() + wait.min(READ_WAIT_MAX);
-            self.waiters.push(Waiter { read, deadline });
-        }
-    }
-
-    /// Collects from the cache; what it does not keep is read from the log first.
-    fn go_on_reading<I: Io>(&mut self, io: &mut I, mut read: Read) {
-        let at_tail = |server: &Server, read: &Read| {
-            server.tail(read.log).is_none_or(|tail| read.next() >= tail)
-        };
-        match self.collect_cached(&mut read) || read.is_full() || at_tail(self, &read) {
-            true => self.end_read(io, read),
-            false => self.read_stored(io, read),
-        }
-    }
-
-    /// Collects from the cache. Returns whether the read's next record was there.
-    pub(super) fn collect_cached(&self, read: &mut Read) -> bool {
-        let mut in_cache = false;
-        for (_, applied) in self.node.cached(read.log, read.next()) {
-            in_cache = true;
-            if !read.collect(&applied.placement, applied.batch.value()) {
-                break;
-            }
-        }
-        in_cache
-    }
-
-    /// Reads the slot with the read's next record from the log's files.
-    pub(super) fn read_stored<I: Io>(&mut self, io: &mut I, read: Read) {
-        if self.reads.len() >= DISK_READS_MAX {
-            let text = "too many reads of old records are under way";
-            return self.fail_read(&read, ErrorCode::Overloaded, text);
-        }
-        self.reads_started += 1;
-        let ticket = Ticket { conn: read.conn, request: self.reads_started };
-        match self.node.read_position(io, ticket, read.log, read.next()) {
-            Ok(()) => {
-                self.reads.insert(self.reads_started, read);
-            }
-            Err(refusal) => {
-                let (code, _, text) = describe(&refusal);
-                self.fail_read(&read, code, &text);
-            }
-        }
-    }
-
-    fn fail_read(&mut self, read: &Read, code: ErrorCode, text: &str) {
-        match read.purpose {
-            Purpose::Answer => self.fail(read.conn, read.request, code, None, text),
-            Purpose::Follow => self.end_follower((read.conn, read.request), code, text),
-        }
-    }
-
-    fn end_read<I: Io>(&mut self, io: &mut I, read: Read) {
-        match read.purpose {
-            Purpose::Answer => self.finish_read(read),
-            Purpose::Follow => self.on_followed(io, read),
-        }
-    }
-
-    fn on_entry<I: Io>(
-        &mut self,
-        io: &mut I,
-        ticket: Ticket,
-        result: Result<ReadEntry, ReadError>,
-    ) {
-        let mut read = self.reads.remove(&ticket.request).expect("every log read has its read");
-        match result {
-            Ok(entry) => {
-                let before = read.next();
-                let placement = entry.placement.expect("found by position, so it is applied");
-                let more = read.collect(&placement, entry.batch.value());
-                // The next record may be over the read's byte limit, but the first one always goes.
-                let went_on = read.next() > before;
-                assert!(went_on || read.records > 0, "the slot that was found holds the position");
-                let at_tail = self.tail(read.log).is_none_or(|tail| read.next() >= tail);
-                match more && !at_tail {
-                    true => self.go_on_reading(io, read),
-                    false => self.end_read(io, read),
-                }
-            }
-            Err(error) => {
-                warn!(position = %read.next(), %error, "cannot read a stored record");
-                self.fail_read(&read, ErrorCode::Corrupted, &error.to_string());
-            }
-        }
-    }
-
-    /// Sends what has been collected.
-    pub(super) fn finish_read(&mut self, read: Read) {
-        let response = Response::Records {
-            request: read.request,
-            first: read.from,
-            records: read.records,
-            // A log that has been deleted meanwhile has no tail any more; its records are read.
-            tail: self.tail(read.log).unwrap_or(read.next()),
-            run: &read.run,
-        };
-        self.respond(read.conn, &response);
-    }
-
-    /// Serves the waiting reads whose records have come or whose time is up.
-    fn wake_waiters<I: Io>(&mut self, io: &mut I) {
-        let now = io.now();
-        let mut index = 0;
-        while index < self.waiters.len() {
-            let waiter = &self.waiters[index];
-            if self.tail(waiter.read.log).is_none_or(|tail| waiter.read.from < tail) {
-                let waiter = self.waiters.swap_remove(index);
-                self.start_read(io, waiter.read, Duration::ZERO);
-            } else if waiter.deadline <= now {
-                let waiter = self.waiters.swap_remove(index);
-                self.finish_read(waiter.read);
-            } else if !self.sessions.contains_key(&waiter.read.conn) {
-                self.waiters.swap_remove(index);
-            } else {
-                index += 1;
             }
         }
     }
@@ -831,7 +694,7 @@ fn refused(reason: RefuseReason, text: String) -> HelloReply {
     HelloReply::Refused { protocol_version: PROTOCOL_VERSION, reason, text }
 }
 
-fn describe(refusal: &Refusal) -> (ErrorCode, Option<NodeId>, String) {
+pub(super) fn describe(refusal: &Refusal) -> (ErrorCode, Option<NodeId>, String) {
     match refusal {
         Refusal::NotLeader { hint: Some(leader) } => {
             (ErrorCode::NotLeader, Some(*leader), format!("node {leader} leads"))
