@@ -29,7 +29,7 @@ use crate::loadgen::local::{LEADER_TIMEOUT, LocalCluster, LocalError, LocalOptio
 use crate::loadgen::null::{self, NullProcess};
 use crate::loadgen::report::{
     BatchingReport, ClusterReport, DURABILITY_FSYNC, DURABILITY_NULL, FloorReport, HostReport,
-    Report, ResourcesReport, WorkloadReport, count,
+    Report, ResourcesReport, WorkloadReport, bytes, count,
 };
 use crate::loadgen::workload::Workload;
 use crate::uring::floor;
@@ -388,7 +388,6 @@ fn start_cluster(
     let executable = own_executable()?;
     let nodes = usize::from(args.local);
     let noun = if nodes == 1 { "node" } else { "nodes" };
-    eprintln!("starting {nodes} {noun} in {} …", folder.display());
     let parent = folder.to_owned();
     let (groups, keep_data) = (args.groups, args.keep_data);
     let preallocate_bytes = match args.preallocate_bytes {
@@ -398,6 +397,11 @@ fn start_cluster(
             fill_ahead_bytes_default(free_bytes.map_err(CliError::failed)?, nodes as u64)
         }
     };
+    eprintln!(
+        "starting {nodes} {noun} in {}, each with {} of log filled ahead …",
+        folder.display(),
+        bytes(preallocate_bytes as f64)
+    );
     let options = LocalOptions { executable, nodes, groups, preallocate_bytes, parent, keep_data };
     let cluster = LocalCluster::start(&options, stop).map_err(|error| describe_local(&error))?;
     if groups > 1 {

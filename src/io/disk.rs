@@ -163,6 +163,8 @@ pub trait Disk: Storage {
     fn rename_async(&mut self, token: Token, from: &str, to: &str);
     /// As [`Storage::sync_folder`].
     fn sync_folder_async(&mut self, token: Token, folder: &str);
+    /// Bytes that this process may still take on the disk. At once, no operation.
+    fn free_bytes(&self) -> io::Result<u64>;
 
     /// The most parts of one write.
     const WRITE_PARTS_MAX: usize = 64;

@@ -27,9 +27,9 @@ const FORMAT_VERSION: u32 = format::FORMAT_VERSION as u32;
 /// An identity is small; a larger file is not one.
 const IDENTITY_BYTES_MAX: usize = 64 * 1024;
 const CHECKSUM_PREFIX: &str = "# checksum ";
-/// Segments filled ahead in each group at most: every start opens all of them and reads what lies
-/// ahead whole, for proof that nothing was cut.
-const SEGMENTS_AHEAD_MAX: u64 = 128;
+/// Segments filled ahead in each group at most: every start opens each of them and reads some of its
+/// blocks, for proof that nothing was cut.
+pub(super) const SEGMENTS_AHEAD_MAX: u64 = 128;
 
 const _: () = assert!(IDENTITY_BYTES_MAX <= BUFFER_BYTES_MAX);
 

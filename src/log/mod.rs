@@ -143,8 +143,8 @@ pub struct LogOptions {
     pub entry_bytes_max: usize,
     /// Segments prepared ahead.
     pub spare_segments: usize,
-    /// Bytes of segments filled with zeros ahead while nothing is appended, those included. Less than
-    /// they take: nothing more.
+    /// Bytes of segments filled with zeros ahead while nothing is appended: those prepared anyway and the
+    /// one in use count. At most 128 segments.
     pub fill_ahead_bytes: u64,
     /// The pause after each chunk of that: longer where a process has several logs.
     pub fill_ahead_pause: Duration,
@@ -534,17 +534,15 @@ impl Log {
     }
 
     /// Whether the largest entry would find room. False when the disk is full and no prepared
-    /// segment is left, or when the one that entries go to can be opened by nobody for the time being;
-    /// becomes true again when a segment could be made, or opened.
+    /// segment is left; becomes true again when a segment could be made.
     pub fn has_room(&self) -> bool {
         let (size, room) =
             (self.options.entry_bytes_max, placement_bytes_worst(self.options.entry_bytes_max));
         let (active, prepared_through) =
             (self.index.active().number, self.preparer.prepared_through());
-        let stands = !self.preparer.is_full()
+        !self.preparer.is_full()
             || prepared_through > active
-            || (prepared_through == active && self.index.active_fits(size, room));
-        stands && !self.preparer.cannot_open(active)
+            || (prepared_through == active && self.index.active_fits(size, room))
     }
 
     /// To be called at the end of each turn: starts what may be started.

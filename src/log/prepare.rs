@@ -28,12 +28,15 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tracing::{debug, warn};
+
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{BlockBuf, Instant};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Sync, WritePart};
 
 use super::format::{join, segment_name, segment_temporary};
+use super::identity::SEGMENTS_AHEAD_MAX;
 use super::shortage::Shortage;
 use super::{Log, LogFailure, Op};
 
@@ -46,9 +49,14 @@ const FILL_BYTES_BEHIND: usize = 256 * KIB;
 const FILL_BYTES_URGENT: usize = MIB;
 /// The pause after a chunk while there is time, and of one log's reserve: 32 MB/s in the background.
 pub(super) const FILL_PAUSE: Duration = Duration::from_millis(2);
-/// The reserve is filled when nothing has been appended for this long. A client that appends one
-/// record after the other is never disturbed.
+/// The reserve is filled when for this long nothing has been appended and no write was under way: not
+/// beside a client that appends one record after the other, however slow the disk is.
 const FILL_AHEAD_AFTER: Duration = Duration::from_millis(250);
+/// The reserve leaves so many segments' room on the disk: for checkpoints, and for whoever else is there.
+/// (A reservation that fails for want of room keeps what it got, on ext4 for one.)
+const FREE_SEGMENTS_MIN: u64 = 16;
+/// How long there is no reserve after the disk was found to have less.
+const FREE_LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Prepared segments kept open: the log goes on to one at once, and has a whole segment's time until
 /// it needs the one that is opened then. Two, since a few large entries fill a small segment.
@@ -130,6 +138,26 @@ impl Hurry {
     }
 }
 
+/// Since when nothing has been appended, as far as it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quiet {
+    placed: u64,
+    /// A write was under way or waited.
+    writing: bool,
+    since: Option<Instant>,
+}
+
+impl Quiet {
+    /// The log has `placed` so many bytes now and is `writing` or not. The quiet begins when the last
+    /// write has ended.
+    fn look(&mut self, now: Instant, placed: u64, writing: bool) -> Instant {
+        let ends = placed != self.placed || writing || self.writing;
+        let since = self.since.filter(|_| !ends).unwrap_or(now);
+        *self = Quiet { placed, writing, since: Some(since) };
+        since
+    }
+}
+
 /// The segments prepared, and the one being prepared.
 pub(super) struct Preparer {
     prepared_through: u64,
@@ -152,10 +180,13 @@ pub(super) struct Preparer {
     shortage: Shortage,
     full_count: u64,
     unfilled_bytes: u64,
-    /// The log's count of placed bytes, and since when it has stood.
-    quiet: Option<(u64, Instant)>,
+    quiet: Quiet,
     /// The reserve is not full: it is time for it then, if nothing is appended.
     fill_ahead_at: Option<Instant>,
+    /// The disk had no room for it: not before this time.
+    roomless_until: Option<Instant>,
+    /// How much room the disk has cannot be told: there is no reserve.
+    no_reserve: bool,
 }
 
 impl Preparer {
@@ -179,8 +210,10 @@ impl Preparer {
             shortage: Shortage::default(),
             full_count: 0,
             unfilled_bytes: 0,
-            quiet: None,
+            quiet: Quiet::default(),
             fill_ahead_at: None,
+            roomless_until: None,
+            no_reserve: false,
         }
     }
 
@@ -192,11 +225,6 @@ impl Preparer {
     /// Whether the last attempt met a full disk.
     pub fn is_full(&self) -> bool {
         self.full
-    }
-
-    /// Whether the last attempt to open this segment, or one before it, found that no file may be.
-    pub fn cannot_open(&self, number: u64) -> bool {
-        self.open_again_at.is_some() && self.opened_through < number
     }
 
     pub fn full_count(&self) -> u64 {
@@ -224,14 +252,6 @@ impl Preparer {
         // For the reserve both must be over.
         let step_at = self.fill_ahead_at.max(paused);
         step_at.into_iter().chain(self.open_again_at).min()
-    }
-
-    /// Since when nothing has been placed in the log.
-    fn quiet_since(&mut self, now: Instant, placed: u64) -> Instant {
-        let (_, since) = *self
-            .quiet
-            .insert(self.quiet.filter(|(before, _)| *before == placed).unwrap_or((placed, now)));
-        since
     }
 }
 
@@ -292,14 +312,19 @@ impl Log {
     /// Starts the next step of the preparation, if it is time.
     pub(super) fn prepare<D: Disk>(&mut self, now: Instant, disk: &mut D) {
         self.open_spare(now, disk);
-        let placed = self.writer.placed_bytes();
-        let quiet_since = self.preparer.quiet_since(now, placed);
+        let (placed, writing) = (self.writer.placed_bytes(), !self.writer.is_at_rest());
+        let quiet_since = self.preparer.quiet.look(now, placed, writing);
         self.preparer.fill_ahead_at = None;
         let need = self.need();
         if self.preparer.in_flight {
             return;
         }
-        if need == Need::None {
+        let is_time = match need {
+            Need::None => false,
+            Need::Reserve => self.may_fill_ahead(now, disk, quiet_since),
+            Need::Spare | Need::Urgent => true,
+        };
+        if !is_time {
             self.preparer.zeros = None;
             return;
         }
@@ -311,11 +336,6 @@ impl Log {
             Need::Reserve => {
                 job.placed_at_start = placed;
                 job.pause = self.options.fill_ahead_pause;
-                let at = quiet_since + FILL_AHEAD_AFTER;
-                if at > now || preparer.pause_until.is_some_and(|until| until > now) {
-                    preparer.fill_ahead_at = Some(at);
-                    return;
-                }
                 Hurry::None
             }
             Need::Urgent => Hurry::Urgent,
@@ -337,6 +357,42 @@ impl Log {
         self.prepare_step(disk, hurry.chunk());
     }
 
+    /// Whether another step may be made for the reserve now. Otherwise it is known when to ask again.
+    fn may_fill_ahead<D: Disk>(
+        &mut self,
+        now: Instant,
+        disk: &mut D,
+        quiet_since: Instant,
+    ) -> bool {
+        let preparer = &mut self.preparer;
+        if preparer.no_reserve {
+            return false;
+        }
+        let quiet = Some(quiet_since + FILL_AHEAD_AFTER);
+        let at = quiet.max(preparer.pause_until).max(preparer.roomless_until);
+        if at.is_some_and(|at| at > now) {
+            preparer.fill_ahead_at = at;
+            return false;
+        }
+        if preparer.job.is_some() {
+            return true;
+        }
+        let free_bytes_min = FREE_SEGMENTS_MIN.saturating_mul(self.options.segment_bytes);
+        match disk.free_bytes() {
+            Ok(free_bytes) if free_bytes >= free_bytes_min => return true,
+            Ok(free_bytes) => {
+                debug!(free_bytes, free_bytes_min, "there is no room to fill the log ahead");
+                preparer.roomless_until = Some(now + FREE_LOOK_INTERVAL);
+                preparer.fill_ahead_at = preparer.roomless_until;
+            }
+            Err(error) => {
+                warn!(%error, "cannot tell how much room the disk has: the log is not filled ahead");
+                preparer.no_reserve = true;
+            }
+        }
+        false
+    }
+
     /// How much another segment is needed.
     fn need(&self) -> Need {
         let active = self.index.active();
@@ -344,11 +400,12 @@ impl Log {
         let half_used = active.tail * 2 > options.segment_bytes;
         let none_left = prepared_through <= active.number;
         let is_missing = active.number > prepared_through;
-        let reserve = options.fill_ahead_bytes / options.segment_bytes;
+        // As `format` counts them, the one in use included.
+        let reserve = (options.fill_ahead_bytes / options.segment_bytes).min(SEGMENTS_AHEAD_MAX);
         match prepared_through.saturating_sub(active.number) {
             _ if is_missing || (none_left && (half_used || active.sealed)) => Need::Urgent,
             ahead if ahead < options.spare_segments as u64 => Need::Spare,
-            ahead if ahead < reserve => Need::Reserve,
+            ahead if ahead + 1 < reserve => Need::Reserve,
             _ => Need::None,
         }
     }
@@ -388,6 +445,7 @@ impl Log {
         disk: &mut D,
         event: DiskEvent,
     ) -> Result<(), LogFailure> {
+        let for_reserve = self.need() == Need::Reserve;
         let preparer = &mut self.preparer;
         preparer.in_flight = false;
         let job = preparer.job.as_mut().expect("a step belongs to a job");
@@ -412,6 +470,11 @@ impl Log {
             Ok(done) => done,
             Err(error) => {
                 let mut again_at = preparer.shortage.met(now, &doing, &error);
+                if for_reserve {
+                    // Nobody is in need of it: nothing else gives way, and no append is refused.
+                    preparer.pause_until = Some(again_at);
+                    return Ok(());
+                }
                 if error.is_out_of_files() {
                     again_at = self.reads.give_way(&mut self.index, disk, now, again_at);
                 }

@@ -112,6 +112,11 @@ impl Writer {
         self.durable
     }
 
+    /// Whether no write is under way or waits.
+    pub fn is_at_rest(&self) -> bool {
+        self.writes.is_empty() && self.queue.is_empty()
+    }
+
     pub fn placed_bytes(&self) -> u64 {
         self.placed_bytes
     }
@@ -346,7 +351,7 @@ impl Log {
         }
         if let Some(id) = last_id {
             out.push(LogEvent::Durable(id));
-            if self.writer.writes.is_empty() && self.writer.queue.is_empty() {
+            if self.writer.is_at_rest() {
                 self.writer.unmarked_since = Some(now);
             }
         }

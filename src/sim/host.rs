@@ -292,6 +292,9 @@ impl Disk for SimIo {
     fn rename_async(&mut self, token: Token, from: &str, to: &str) {
         self.disk.rename_async(token, from, to);
     }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
     fn sync_folder_async(&mut self, token: Token, folder: &str) {
         self.disk.sync_folder_async(token, folder);
     }

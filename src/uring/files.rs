@@ -286,6 +286,11 @@ impl Disk for Uring {
     }
 
     /// Opening the folder is done at once (its inode is cached); the flush goes through the ring.
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(self.storage.root()?)?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
     fn sync_folder_async(&mut self, token: Token, folder: &str) {
         match check_folder(folder).and_then(|_| self.storage.open_folder(folder)) {
             Ok(fd) => {

@@ -112,8 +112,9 @@ pub struct ServeArgs {
     /// Read and verify every entry of the log before serving, in place of a verification in the background afterwards
     #[arg(long)]
     pub verify_at_start: bool,
-    /// While nothing is appended, fill so many bytes of log with zeros ahead, of all groups together: a burst
-    /// then gets the disk's whole bandwidth [default: 1073741824, or an eighth of the free space]
+    /// While nothing is appended, fill so many bytes of log with zeros ahead, of all groups together, at most
+    /// 128 segments of each: a burst then gets the disk's whole bandwidth. Two segments are filled ahead in any case
+    /// [default: 1073741824, or an eighth of what is free at the start, whichever is less]
     #[arg(long, value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(..=PREALLOCATE_BYTES_MAX))]
     pub fill_ahead_bytes: Option<u64>,

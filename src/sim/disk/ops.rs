@@ -527,6 +527,10 @@ impl Disk for SimDisk {
         self.queued.push((token, Op::Rename { from: from.to_owned(), to: to.to_owned() }));
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.options.capacity_bytes.saturating_sub(self.used_bytes()))
+    }
+
     fn sync_folder_async(&mut self, token: Token, folder: &str) {
         self.queued.push((token, Op::SyncFolder { folder: folder.to_owned() }));
     }

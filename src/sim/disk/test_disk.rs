@@ -157,6 +157,9 @@ impl Disk for TestDisk {
         self.disk.rename_async(token, from, to);
         self.disk.submit(self.now);
     }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
     fn sync_folder_async(&mut self, token: Token, folder: &str) {
         self.disk.sync_folder_async(token, folder);
         self.disk.submit(self.now);
