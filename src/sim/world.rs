@@ -246,6 +246,7 @@ impl World {
                 let recovered = |served: &Served| served.server.node().recovered().clone();
                 let found: Vec<RecoveredState> = live.groups.iter().map(recovered).collect();
                 let damaged = process.damaged;
+                let mut unseen = 0;
                 for ((judge, found), shown) in self.judges.iter().zip(&found).zip(shown) {
                     if !damaged || judge.holds(id, found) {
                         continue;
@@ -257,6 +258,9 @@ impl World {
                         let text = format!("{text}, and which shows that ({rot}): {found:?}");
                         return Err(Violation::new("recovery", text));
                     }
+                    unseen += 1;
+                }
+                if unseen > 0 {
                     // Nothing on the disk tells that something is missing: see `disk_faults`.
                     self.hits.hit(Hit::DamageUnseen);
                     self.net.power_lost(&mut self.queue, host);
