@@ -638,9 +638,17 @@ impl Node {
         let worthwhile = self.log.checkpoint_worthwhile_at_stop()
             || (self.options.checkpoint_at_every_stop && self.may_checkpoint());
         if worthwhile {
-            self.take_checkpoint(self.machine.applied());
+            self.take_checkpoint(self.slot_at_stop());
         }
         worthwhile
+    }
+
+    fn slot_at_stop(&self) -> Slot {
+        let (applied, durable) = (self.machine.applied(), self.log.stats().durable_slot);
+        match durable > applied && planted(Mutant::StopCheckpointOfDurable) {
+            true => durable,
+            false => applied,
+        }
     }
 
     /// Whether a checkpoint may be taken, and would hold more than the last one.
