@@ -184,6 +184,9 @@ mutants! {
     SessionsLeftOutOfCheckpoint = 4 "sessions-left-out-of-checkpoint",
     /// A checkpoint says that it is of the slot after the one that it was taken at.
     CheckpointOfAnotherSlot = 4 "checkpoint-of-another-slot",
+    /// The checkpoint before a clean stop says that it is of the last slot that is durable here, whether
+    /// that has been chosen and applied or not.
+    StopCheckpointOfDurable = 4 "stop-checkpoint-of-durable",
     /// A checkpoint is written before the slots that it covers are durable in the log.
     CheckpointBeforeDurable = 4 "checkpoint-before-durable",
     /// A checkpoint that tells of entries that the log has lost is no reason to refuse the log.

@@ -130,6 +130,7 @@ mod tests {
             "loggos bench --local 3 --target a:1",
             "loggos bench --null --target a:1",
             "loggos bench --null --preallocate-bytes 1",
+            "loggos bench --null --groups 2",
             "loggos bench --agents a:1",
             "loggos bench --agents a:1 --target b:1 --follow 1",
             "loggos bench --inflight 1,many",

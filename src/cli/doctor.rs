@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::args::DoctorArgs;
 use super::error::CliError;
 use super::output::Output;
+use super::serve::files_wanted;
 use crate::base::limits::BLOCK_SIZE;
 use crate::loadgen::report::bytes;
 use crate::uring::KERNEL_VERSION_MIN;
@@ -141,6 +142,14 @@ fn add_advice(host: &HostReport, add: &mut impl FnMut(Severity, String)) {
     if let Some(limit) = host.open_files.filter(|limit| *limit < OPEN_FILES_MIN) {
         advise(format!("open files are limited to {limit}: raise it (ulimit -n 65536)"));
     }
+    // A node raises its own limit, but no further than to the hard one.
+    let wanted = files_wanted(1);
+    if let Some(limit) = host.open_files_hard.filter(|limit| *limit < wanted) {
+        advise(format!(
+            "a node may open no more than {limit} files, and takes fewer clients: for all of them a \
+             group needs {wanted}; raise the hard limit (ulimit -Hn 65536)"
+        ));
+    }
     if host.cpus < 2 {
         advise(
             "one processor: the node, its clients and the disk's interrupts share it".to_owned(),
@@ -179,7 +188,9 @@ fn write_text(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
     row("processors", format!("{} x {}", host.cpus, host.cpu_model.as_deref().unwrap_or("?")))?;
     row("memory", bytes(host.memory_bytes as f64))?;
     row("locked memory", limit(host.memlock_bytes.map(|limit| bytes(limit as f64))))?;
-    row("open files", limit(host.open_files.map(|limit| limit.to_string())))?;
+    let files = [host.open_files, host.open_files_hard];
+    let [soft, hard] = files.map(|files| limit(files.map(|limit| limit.to_string())));
+    row("open files", format!("{soft}, raised up to {hard}"))?;
     let clock = host.clock_source.clone().unwrap_or_else(unknown);
     row("clock", format!("{clock}, {} ns", host.clock_resolution_ns))?;
     row("tcp congestion", host.tcp_congestion.clone().unwrap_or_else(unknown))?;
@@ -262,6 +273,7 @@ mod tests {
         host.ring.problem = Some("EPERM".to_owned());
         host.tcp_congestion = Some("bbr".to_owned());
         host.open_files = Some(256);
+        host.open_files_hard = Some(files_wanted(1));
         let findings = examine(&host);
         let has = |severity, part: &str| {
             findings.iter().any(|f| f.severity == severity && f.text.contains(part))
@@ -269,9 +281,23 @@ mod tests {
         assert!(has(Severity::Fatal, "io_uring does not work: EPERM"), "{findings:?}");
         assert!(has(Severity::Advice, "cubic"));
         assert!(has(Severity::Advice, "ulimit -n"));
+        assert!(!has(Severity::Advice, "ulimit -Hn"), "a node raises its limit so far");
         let first_advice = findings.iter().position(|f| f.severity == Severity::Advice);
         let last_fatal = findings.iter().rposition(|f| f.severity == Severity::Fatal);
         assert!(last_fatal < first_advice, "the worst first");
+    }
+
+    #[test]
+    fn a_hard_limit_of_open_files_that_costs_clients_is_named() {
+        let mut host = probe(None);
+        let advised = |host: &HostReport| {
+            examine(host).iter().any(|finding| finding.text.contains("ulimit -Hn"))
+        };
+        host.open_files_hard = None;
+        assert!(!advised(&host));
+        // However high the limit stands that it starts with.
+        (host.open_files, host.open_files_hard) = (Some(4096), Some(4096));
+        assert!(advised(&host));
     }
 
     #[test]

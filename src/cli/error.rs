@@ -21,11 +21,14 @@ pub enum Exit {
     Disk = 5,
     /// The node found its data corrupted at start and did not join.
     Corrupt = 6,
+    /// The node was asked to stop, and ended without what hung in the kernel. What it had
+    /// acknowledged is durable.
+    Hung = 7,
 }
 
 impl Exit {
     /// Every code with its name and meaning, in order.
-    pub const ALL: [(Exit, &'static str, &'static str); 7] = [
+    pub const ALL: [(Exit, &'static str, &'static str); 8] = [
         (Exit::Ok, "ok", "done"),
         (Exit::Found, "found", "damage or a violation was found (inspect, sim)"),
         (Exit::Usage, "usage", "wrong flags, unusable directory or unreachable targets"),
@@ -33,6 +36,7 @@ impl Exit {
         (Exit::Unknown, "unknown", "the operation may have taken effect or not"),
         (Exit::Disk, "disk", "the node stopped: a write or flush of its log failed"),
         (Exit::Corrupt, "corrupt", "the node's data is corrupted; it did not join"),
+        (Exit::Hung, "hung", "the node was asked to stop, and did not wait for what hung"),
     ];
 
     /// The number that the process exits with.

@@ -6,7 +6,8 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -25,7 +26,8 @@ use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
 use crate::uring::host::{filesystem_of, require_real_disk};
 use crate::uring::{
-    DirLock, DirectStorage, FILES_MAX, Seat, Uring, UringOptions, Waker, lock_data_dir, seats,
+    DirLock, DirectStorage, FILES_MAX, Leftover, Seat, Uring, UringOptions, Waker, lock_data_dir,
+    seats,
 };
 use crate::wire::status::ResourceStatus;
 
@@ -37,6 +39,10 @@ const CACHE_BYTES_MIN: usize = 4 * MIB;
 
 /// Files of a process that are not a connection's or a log's: rings, events, standard streams.
 const FILES_BESIDES: u64 = 64;
+
+/// How long a node that was asked to stop waits for what it has in flight: far longer than a disk takes
+/// for its writes that is slow and does not hang.
+const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// How long an address in use is tried before it is refused.
 const LISTEN_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -87,7 +93,8 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
             .spawn(move || run_group(&shared, group, seat, &progress))
             .map_err(|error| CliError::failed(format!("cannot start a thread: {error}")))?;
     }
-    supervise(&reports, usize::from(group_count), || watch_signals(progress.clone()))
+    let watch = || watch_signals(progress.clone());
+    supervise(&reports, usize::from(group_count), STOP_MAX, watch)
 }
 
 /// Permits this process the files that `groups` groups of `members` members can use, as far as the
@@ -95,7 +102,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
 /// those need: a log that cannot open its next segment appends nothing more.
 fn permit_connections(groups: usize, members: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = ((CONNECTIONS_MAX + FILES_MAX) * groups) as u64 + FILES_BESIDES;
+    let wanted = files_wanted(groups);
     let mut files = limit.current.unwrap_or(u64::MAX);
     if files < wanted {
         let raised = wanted.min(limit.maximum.unwrap_or(u64::MAX));
@@ -115,6 +122,11 @@ fn permit_connections(groups: usize, members: usize) -> usize {
         );
     }
     connections_max
+}
+
+/// The open files that a node with so many groups can use.
+pub(super) fn files_wanted(groups: usize) -> u64 {
+    ((CONNECTIONS_MAX + FILES_MAX) * groups) as u64 + FILES_BESIDES
 }
 
 /// Of so many files for `groups` groups: the connections of each. Its log gets what it can use, or
@@ -140,11 +152,19 @@ struct Shared {
 /// What the main thread is told.
 enum Progress {
     /// A group's thread serves.
-    Running(Waker),
+    Running(Running),
     /// A signal asks the process to stop.
     StopAsked,
     /// A group's thread has ended.
-    Ended(Result<(), CliError>),
+    Ended(GroupId, Result<(), CliError>),
+}
+
+/// A group that serves.
+struct Running {
+    group: GroupId,
+    waker: Waker,
+    /// What its thread waits for once it has left its loop.
+    leftover: Leftover,
 }
 
 /// Waits for the threads of the groups, and hands them a signal to stop. Whatever ends one of them by
@@ -153,41 +173,78 @@ enum Progress {
 /// A thread that still opens its log when the signal comes is not waited for: it may read for
 /// minutes, or hang on its disk, and ends with the process. That is as good as a kill at that moment,
 /// which opening must stand anyway, and which a signal is that comes before any group serves.
+///
+/// Nor is one waited for, longer than `stop_max`, that does not end: a write may hang in the kernel for
+/// as long as its disk does. What had been acknowledged is durable, so that is as good as a kill, too.
 fn supervise(
     reports: &mpsc::Receiver<Progress>,
     threads: usize,
+    stop_max: Duration,
     watch_signals: impl FnOnce() -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let mut watch_signals = Some(watch_signals);
-    let mut wakers: Vec<Waker> = Vec::new();
-    let (mut ended, mut stopping) = (0, false);
+    // Those that serve, or have not ended since.
+    let mut running: Vec<Running> = Vec::new();
+    let (mut ended, mut stop_at) = (0, None);
     loop {
-        match reports.recv().expect("the caller holds a sender") {
-            Progress::Running(waker) => {
+        let Some(report) = next_report(reports, stop_at) else { return Err(hung(&running)) };
+        match report {
+            Progress::Running(group) => {
                 if let Some(watch) = watch_signals.take() {
                     watch()?;
                 }
-                if stopping {
-                    waker.wake();
+                if stop_at.is_some() {
+                    group.waker.wake();
                 }
-                wakers.push(waker);
+                running.push(group);
             }
             Progress::StopAsked => {
-                stopping = true;
-                wakers.iter().for_each(Waker::wake);
+                stop_at.get_or_insert_with(|| Instant::now() + stop_max);
+                running.iter().for_each(|group| group.waker.wake());
             }
             // The other threads end with the process, as if it had been killed: at once.
-            Progress::Ended(Err(error)) => return Err(error),
-            Progress::Ended(Ok(())) => ended += 1,
+            Progress::Ended(_, Err(error)) => return Err(error),
+            Progress::Ended(group, Ok(())) => {
+                running.retain(|other| other.group != group);
+                ended += 1;
+            }
         }
-        let opening = threads - wakers.len();
-        if ended == threads || (stopping && ended == wakers.len()) {
+        let opening = threads - ended - running.len();
+        if ended == threads || (stop_at.is_some() && running.is_empty()) {
             if opening > 0 {
                 info!(opening, "some groups still open their logs: they end with the process");
             }
             return Ok(());
         }
     }
+}
+
+/// The next report; `None` when there was none until then.
+fn next_report(reports: &mpsc::Receiver<Progress>, until: Option<Instant>) -> Option<Progress> {
+    let report = match until {
+        None => reports.recv().map_err(RecvTimeoutError::from),
+        Some(until) => reports.recv_timeout(until.saturating_duration_since(Instant::now())),
+    };
+    match report {
+        Ok(report) => Some(report),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => panic!("the caller holds a sender"),
+    }
+}
+
+/// The groups that did not end when they were asked to, and why.
+fn hung(running: &[Running]) -> CliError {
+    let tell = |Running { group, leftover, .. }: &Running| match leftover.in_flight() {
+        Some(in_flight) => format!("group {group}: {in_flight}"),
+        None => format!("group {group}: its thread does not answer"),
+    };
+    let left: Vec<String> = running.iter().map(tell).collect();
+    let text = format!(
+        "asked to stop, ended without what hangs in the kernel ({}): what was acknowledged is \
+         durable; look at the disk",
+        left.join("; ")
+    );
+    CliError::new(Exit::Hung, text)
 }
 
 fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
@@ -206,6 +263,7 @@ fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
         .map_err(cannot)?;
     Ok(())
 }
+
 /// The thread of a group, which tells how it goes.
 fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sender<Progress>) {
     let serve = AssertUnwindSafe(|| serve_group(shared, group, seat, progress));
@@ -214,7 +272,7 @@ fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sende
         Err(CliError::new(Exit::Failed, text))
     });
     // Nobody listens any more only when the process is ending anyway.
-    drop(progress.send(Progress::Ended(result)));
+    drop(progress.send(Progress::Ended(group, result)));
 }
 
 /// Opens the ring and the log of a group, then serves.
@@ -239,7 +297,7 @@ fn serve_group(
         // Told before the ring is dropped, which waits for what is in flight: a disk that hangs would
         // keep the node half alive meanwhile, the other groups serving and this one's peers and
         // clients held by connections that nobody answers.
-        drop(progress.send(Progress::Ended(Err(error.clone()))));
+        drop(progress.send(Progress::Ended(group, Err(error.clone()))));
     }
     result
 }
@@ -268,7 +326,8 @@ fn serve_on(
     server.limit_connections(Room::within(*connections_max, identity.members.len()));
     info!(%cluster, node = %id, %group, %listening, "serving");
     // The receiver lives until the process ends.
-    drop(progress.send(Progress::Running(io.waker())));
+    let running = Running { group, waker: io.waker(), leftover: io.leftover() };
+    drop(progress.send(Progress::Running(running)));
     run_server(io, &mut server).map_err(|failure| {
         error!(%group, %failure, "the node stops; what it had not answered is unknown to its clients");
         describe(&failure)
@@ -435,36 +494,67 @@ mod tests {
         reports.into_iter().for_each(|report| progress.send(report).expect("there is a receiver"));
         drop(progress);
         let mut watched = 0;
-        let result = supervise(&receiver, 2, || {
+        let result = supervise(&receiver, 2, STOP_MAX, || {
             watched += 1;
             Ok(())
         });
         (result, watched)
     }
 
+    fn ring() -> Uring {
+        Uring::new(None, UringOptions::default()).expect("io_uring works here")
+    }
+
+    fn running(io: &Uring, group: u16) -> Progress {
+        let (waker, leftover) = (io.waker(), io.leftover());
+        Progress::Running(Running { group: GroupId(group), waker, leftover })
+    }
+
+    fn ended(group: u16) -> Progress {
+        Progress::Ended(GroupId(group), Ok(()))
+    }
+
     #[test]
     fn a_signal_waits_for_the_groups_that_serve_and_not_for_those_that_open() {
-        let io = Uring::new(None, UringOptions::default()).expect("io_uring works here");
-        let running = || Progress::Running(io.waker());
-        let ended = || Progress::Ended(Ok(()));
+        let io = ring();
+        let running = |group| running(&io, group);
         // One opens for good.
-        let (result, watched) = supervised(vec![running(), Progress::StopAsked, ended()]);
+        let (result, watched) = supervised(vec![running(0), Progress::StopAsked, ended(0)]);
         assert_eq!((result, watched), (Ok(()), 1));
         // It serves while the other one stops: it is stopped, too, and waited for.
-        let late = vec![running(), Progress::StopAsked, running(), ended(), ended()];
+        let late = vec![running(1), Progress::StopAsked, running(0), ended(1), ended(0)];
         assert_eq!(supervised(late), (Ok(()), 1));
         // A failure ends all at once, and says why; the second word on it is not heard.
-        let failed = || Progress::Ended(Err(CliError::new(Exit::Disk, "no space")));
-        let (result, _) = supervised(vec![running(), running(), failed(), failed()]);
-        assert_eq!(result, Err(CliError::new(Exit::Disk, "no space")));
+        let error = || CliError::new(Exit::Disk, "no space");
+        let failed = || Progress::Ended(GroupId(1), Err(error()));
+        let (result, _) = supervised(vec![running(0), running(1), failed(), failed()]);
+        assert_eq!(result, Err(error()));
     }
 
     #[test]
     #[should_panic(expected = "the caller holds a sender")]
     fn a_group_that_serves_is_waited_for() {
-        let io = Uring::new(None, UringOptions::default()).expect("io_uring works here");
-        let running = || Progress::Running(io.waker());
-        let ended = Progress::Ended(Ok(()));
-        drop(supervised(vec![running(), running(), Progress::StopAsked, ended]));
+        let io = ring();
+        let (first, second) = (running(&io, 0), running(&io, 1));
+        drop(supervised(vec![first, second, Progress::StopAsked, ended(0)]));
+    }
+
+    #[test]
+    fn a_group_that_does_not_end_is_not_waited_for_longer_than_is_said() {
+        let (io, leaving) = (ring(), ring());
+        let (progress, receiver) = mpsc::channel();
+        let reports = [running(&io, 0), running(&io, 1), running(&leaving, 2)];
+        leaving.leftover().set(Some("2 x write".to_owned()));
+        for report in reports.into_iter().chain([Progress::StopAsked, ended(1)]) {
+            progress.send(report).expect("there is a receiver");
+        }
+        // The sender stays: without a bound this would wait for ever.
+        let result = supervise(&receiver, 3, Duration::from_millis(20), || Ok(()));
+        let error = result.expect_err("two groups have not ended");
+        assert_eq!(error.exit, Exit::Hung);
+        assert!(error.message.contains("group 0: its thread does not answer"), "{error}");
+        assert!(error.message.contains("group 2: 2 x write"), "{error}");
+        assert!(!error.message.contains("group 1"), "{error}");
+        drop(progress);
     }
 }

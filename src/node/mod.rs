@@ -62,6 +62,9 @@ pub struct NodeOptions {
     /// Whether everything applied is also kept for [`Node::take_applied`], and what was recovered
     /// for [`Node::recovered`]: for whoever judges the node from outside.
     pub audit: bool,
+    /// Whether a stop takes a checkpoint also where it would spare the next start little: for a
+    /// simulator, whose logs are small.
+    pub checkpoint_at_every_stop: bool,
     /// The seed of election jitter and reconnect back-off.
     pub seed: u64,
 }
@@ -85,6 +88,7 @@ impl NodeOptions {
             cache_bytes_max: CACHE_BYTES_MAX,
             append_bytes_max: APPEND_BYTES_MAX,
             audit: false,
+            checkpoint_at_every_stop: false,
             seed,
         }
     }

@@ -99,6 +99,8 @@ pub struct Node {
     /// It has handed the leadership over and knows no leader yet: the open batch waits until it
     /// does, so that whoever waits for it is sent to the right place at once.
     handed_over: bool,
+    /// The slot of the last checkpoint that was taken, or that the start went on from.
+    checkpointed: Slot,
     /// Slots and records applied since the start, the replayed ones not included.
     pub(super) applied_slots: u64,
     pub(super) applied_records: u64,
@@ -123,6 +125,7 @@ impl Node {
         let (mut log, recovered) =
             Log::open_from(io, &options.folder(), options.log.clone(), &mut restore)?;
         audit.restored(&machine);
+        let checkpointed = machine.applied();
         let mut outcomes = Vec::new();
         log.replay(io, &mut |slot, ballot, batch| {
             // A value that is no batch: as when it was applied first.
@@ -179,6 +182,7 @@ impl Node {
             leading_since: (io.now(), 0),
             transfers: Vec::new(),
             handed_over: false,
+            checkpointed,
             applied_slots: 0,
             applied_records: 0,
             options,
@@ -623,7 +627,7 @@ impl Node {
     pub fn begin_turn(&mut self) -> bool {
         let due = self.wants_turn();
         if due {
-            self.take_checkpoint();
+            self.take_checkpoint(self.machine.applied());
         }
         due
     }
@@ -631,11 +635,27 @@ impl Node {
     /// The node is asked to stop: takes a checkpoint if that is soon done and spares the next start
     /// some work. Whether [`Node::is_writing_checkpoint`] is worth waiting for.
     pub fn prepare_stop(&mut self) -> bool {
-        let worthwhile = self.log.checkpoint_worthwhile_at_stop();
+        let worthwhile = self.log.checkpoint_worthwhile_at_stop()
+            || (self.options.checkpoint_at_every_stop && self.may_checkpoint());
         if worthwhile {
-            self.take_checkpoint();
+            self.take_checkpoint(self.slot_at_stop());
         }
         worthwhile
+    }
+
+    fn slot_at_stop(&self) -> Slot {
+        let (applied, durable) = (self.machine.applied(), self.log.stats().durable_slot);
+        match durable > applied && planted(Mutant::StopCheckpointOfDurable) {
+            true => durable,
+            false => applied,
+        }
+    }
+
+    /// Whether a checkpoint may be taken, and would hold more than the last one.
+    fn may_checkpoint(&self) -> bool {
+        self.options.log.checkpoint_bytes_min.is_some()
+            && !self.log.is_writing_checkpoint()
+            && self.machine.applied() > self.checkpointed
     }
 
     /// Whether a checkpoint is being written.
@@ -643,11 +663,13 @@ impl Node {
         self.log.is_writing_checkpoint()
     }
 
-    fn take_checkpoint(&mut self) {
+    /// `slot` is the last one that the machine has applied.
+    fn take_checkpoint(&mut self, slot: Slot) {
         let slot = match planted(Mutant::CheckpointOfAnotherSlot) {
-            true => self.machine.applied().next(),
-            false => self.machine.applied(),
+            true => slot.next(),
+            false => slot,
         };
+        self.checkpointed = slot;
         self.log.checkpoint(slot, self.machine.encode());
     }
 

@@ -76,8 +76,18 @@ pub(super) struct Transfer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reign {
     peer: usize,
-    /// When it was heard first, without another leader in between.
-    since: Instant,
+    /// How long it has been heard to lead, without another leader in between. Of each silence an
+    /// election timeout counts at most: whoever is silent for longer is not known to lead.
+    led: Duration,
+    /// When it was heard last.
+    heard_at: Instant,
+}
+
+impl Reign {
+    /// For how long it has led by `now`.
+    fn led_by(&self, now: Instant, election_timeout: Duration) -> Duration {
+        self.led + now.since(self.heard_at).min(election_timeout)
+    }
 }
 
 impl Timeless for Transfer {
@@ -221,10 +231,16 @@ impl<V: Value> Core<V> {
 
     /// The peer is heard to lead.
     pub(super) fn note_reign(&mut self, peer: usize) {
-        if self.reign.is_none_or(|reign| reign.peer != peer) {
-            self.forgive_settled();
-            self.reign = Some(Reign { peer, since: self.now });
-        }
+        let led = match self.reign {
+            Some(reign) if reign.peer == peer => {
+                reign.led_by(self.now, self.config.election_timeout)
+            }
+            _ => {
+                self.forgive_settled();
+                Duration::ZERO
+            }
+        };
+        self.reign = Some(Reign { peer, led, heard_at: self.now });
     }
 
     /// This replica leads now, and who led before it does not any more.
@@ -238,8 +254,8 @@ impl<V: Value> Core<V> {
     /// A peer that has led for long counts as one that never failed. Whether the last leader has.
     fn forgive_settled(&mut self) -> bool {
         let Some(reign) = self.reign else { return false };
-        let settled =
-            self.now.since(reign.since) >= self.config.election_timeout * SETTLED_TIMEOUTS;
+        let timeout = self.config.election_timeout;
+        let settled = reign.led_by(self.now, timeout) >= timeout * SETTLED_TIMEOUTS;
         if settled {
             self.peers[reign.peer].setbacks = 0;
         }
@@ -429,6 +445,22 @@ mod tests {
         bed.is_led(3);
         bed.elect();
         assert_eq!(bed.patience(), 20, "but this one was");
+    }
+
+    #[test]
+    fn silence_is_no_leadership() {
+        let mut bed = Bed::new();
+        // The preferred one fails soon, and for long nobody leads, or is not heard.
+        bed.is_led(3);
+        bed.now = bed.now + TIMEOUT * SETTLED_TIMEOUTS;
+        bed.elect();
+        assert_eq!(bed.patience(), 20);
+        // Nor is it one when the same one comes back.
+        bed.is_led(3);
+        bed.now = bed.now + TIMEOUT * SETTLED_TIMEOUTS;
+        bed.is_led(3);
+        bed.elect();
+        assert_eq!(bed.patience(), 40);
     }
 
     #[test]

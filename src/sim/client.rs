@@ -618,6 +618,16 @@ impl SimClient {
         }
     }
 
+    /// Nobody is known to lead there: sometimes it asks another node. Once it is to move, it does: were
+    /// that drawn anew for each of hundreds of answers, it would not last until all of them have
+    /// come, and the client would stay for ever.
+    fn ask_around(&mut self, target: usize) {
+        if !self.moving && self.rng.below(4) == 0 {
+            self.target = self.rng.below(self.nodes as u64) as usize;
+            self.moving = self.target != target;
+        }
+    }
+
     fn on_reply(&mut self, slot: usize, reply: Reply, target: usize, around: &mut Around<'_>) {
         let now = around.now;
         let call = self.slots[slot].call.as_ref().expect("an answer belongs to a call in flight");
@@ -641,12 +651,7 @@ impl SimClient {
         if code == ErrorCode::NotLeader && is_append {
             match leader {
                 Some(_) => self.hear_of_leader(leader, target),
-                // Nobody is known to lead: ask around.
-                None if self.rng.below(4) == 0 => {
-                    self.target = self.rng.below(self.nodes as u64) as usize;
-                    self.moving = self.target != target;
-                }
-                None => {}
+                None => self.ask_around(target),
             }
         }
         let again = code.is_retryable() || code == ErrorCode::DiskFull;

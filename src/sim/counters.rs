@@ -105,6 +105,7 @@ hits! {
         LeftIsolated = "left for good: cut off from all nodes",
         LeftHanging = "left for good: connected to one node only",
         LeftStalled = "left for good: disk stands still",
+        StoppedCleanly = "node stopped cleanly",
     }
     Branch {
         Elected = "leader elected",
@@ -122,6 +123,8 @@ hits! {
         FooterDamaged = "damaged index footer written again",
         CheckpointWritten = "checkpoint written",
         CheckpointUsed = "node went on from a checkpoint",
+        StopCheckpointed = "checkpoint of a clean stop completed",
+        StopCutShort = "checkpoint of a clean stop cut short",
         SegmentScrubbed = "segment verified after the start",
         ScrubFoundDamage = "damage found by the scrub",
         MarkerLeft = "marker of damage left for the next start",
@@ -180,6 +183,7 @@ hits! {
         ForeignLogRefused = "log of another group refused",
         StoredChecked = "record found stored where its node holds it",
         CheckpointChecked = "checkpoint found to hold the state of its slot",
+        StopChecked = "node found to go on from where it stopped cleanly",
         ScrubChecked = "scrub of a damaged disk found to be right",
         QuorumChecked = "slot found accepted by a quorum",
         Inspected = "log files read by inspect",

@@ -21,8 +21,8 @@ use super::disk::{DiskCopy, OpFault, OpKind, Region, SimDisk, counts};
 use super::nemesis::Undo;
 use super::time::Time;
 use super::world::{Happening, World};
-use crate::base::Instant;
 use crate::base::rng::Rng;
+use crate::base::{Instant, Slot};
 
 /// The disk faults that a strike chooses from.
 pub const STRIKES: &[Hit] = &[
@@ -276,6 +276,9 @@ impl World {
             _ if rng.below(4) == 0 => disk.zero_block(Region::Checkpoint, rng).is_some(),
             _ => disk.flip_bits(Region::Checkpoint, [10, 100][rng.below(2) as usize], rng) > 0,
         };
+        if done {
+            self.processes[node].stopped_at.fill(Slot::NONE);
+        }
         if done && rng.below(3) > 0 {
             let stops = Undo::Stop(node, rng.below(2) == 0, span);
             self.queue.after(Duration::ZERO, Happening::Undo(stops));

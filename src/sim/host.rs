@@ -110,6 +110,8 @@ pub struct SimIo {
     pub port: Port,
     /// Delivered and not yet handed out.
     pub inbox: Vec<Event<Chunk>>,
+    /// The groups that are to be woken.
+    pub woken: BTreeSet<GroupId>,
     /// The group whose turn it is.
     pub group: GroupId,
     /// Connections that one group has handed over to another since this was last looked at.
@@ -123,8 +125,8 @@ pub struct SimIo {
 impl SimIo {
     /// The seam of a process that starts.
     pub fn new(disk: SimDisk, port: Port, now: Instant) -> SimIo {
-        let (inbox, owners) = (Vec::new(), BTreeMap::new());
-        SimIo { disk, port, inbox, group: GroupId(0), handed_over: 0, owners, now }
+        let (inbox, woken, owners) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        SimIo { disk, port, inbox, woken, group: GroupId(0), handed_over: 0, owners, now }
     }
 
     /// Begins a turn: the clock's reading for it, and what the disk has completed.
@@ -169,6 +171,9 @@ impl Io for SimIo {
             }
             self.port.delivered(&event);
             events.push(event);
+        }
+        if self.woken.remove(&self.group) {
+            events.push(Event::Woken);
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ pub mod plan;
 mod process;
 pub mod run;
 pub mod shrink;
+mod stops;
 pub mod time;
 pub mod trace;
 mod world;

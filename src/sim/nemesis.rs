@@ -34,6 +34,8 @@ pub enum Undo {
     Depose(usize, Duration),
     /// A node stops, with the power or without, for a while.
     Stop(usize, bool, Duration),
+    /// A node is asked to stop once more.
+    AskAgain(usize),
     /// A process runs again.
     Thaw(usize),
     /// A clock runs true again.
@@ -49,7 +51,9 @@ pub enum Undo {
 /// Who strikes.
 pub struct Nemesis {
     rng: Rng,
-    strikes: u64,
+    /// For clean stops: see `stops`.
+    pub(super) stops: Rng,
+    pub(super) strikes: u64,
     /// Cuts in force, to be mended when the world heals.
     cuts: Vec<(HostId, HostId)>,
     /// From the next handing over on, the link from the old leader to the new one is slower by this.
@@ -112,6 +116,8 @@ impl Nemesis {
     pub fn new(plan: &Plan) -> Nemesis {
         Nemesis {
             rng: Stream::Faults.rng(plan.seed),
+            // Beside what decides whether there are any.
+            stops: Rng::new(Stream::Stops.seed(plan.seed, 1)),
             strikes: 0,
             cuts: Vec::new(),
             handover_delay: None,
@@ -443,6 +449,7 @@ impl World {
                     self.stop(node, power_lost, span);
                 }
             }
+            Undo::AskAgain(node) => self.ask_again(node),
             Undo::ResetMidFrame(looks) => {
                 if self.net.reset_one(&mut self.queue, true) {
                     self.hits.hit(Hit::ConnectionResetMidFrame);

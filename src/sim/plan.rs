@@ -38,6 +38,8 @@ pub enum Stream {
     Checkpoints,
     /// How many groups.
     Groups,
+    /// Whether nodes are stopped cleanly, and when which.
+    Stops,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -297,7 +299,7 @@ impl Plan {
         let cache_bytes_max = pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]);
         let disk_timing = draw_disk(rng);
         let disk_slow_factor = pick(rng, &[20, 100, 1000, 20_000]);
-        let drawn = draw_faults(rng);
+        let drawn = draw_faults(rng).union(draw_stops(seed));
         // A leader gives way when its oldest write is late, and a new one starts by writing again
         // all that was under way: no leader lasts whose disk needs longer for that.
         let mut core = core;
@@ -443,12 +445,20 @@ fn draw_disk(rng: &mut Rng) -> DiskTiming {
     }
 }
 
+/// Whether nodes are stopped cleanly: in half of the worlds, those without any other fault included.
+fn draw_stops(seed: u64) -> FaultSet {
+    match Stream::Stops.rng(seed).below(2) {
+        0 => FaultSet::NONE,
+        _ => FaultSet::NONE.with(Hit::StoppedCleanly),
+    }
+}
+
 /// Each class is in about half of the worlds, and some worlds have none or all. Whoever is not
 /// healed may stay broken in any way.
 fn draw_faults(rng: &mut Rng) -> FaultSet {
     let mode = rng.below(12);
     let mut drawn = FaultSet::NONE;
-    for hit in FaultSet::all().iter() {
+    for hit in FaultSet::all().without(Hit::StoppedCleanly).iter() {
         let coin = rng.below(100);
         let chance = match mode {
             0 => 0,

@@ -3,6 +3,8 @@
 //! The process is the production server on the simulated seam, opened by the production code from
 //! whatever the disk holds.
 
+use std::time::Duration;
+
 use super::clock::NodeClock;
 use super::disk::{DiskFaults, DiskOptions, SimDisk};
 use super::disk_faults::trouble;
@@ -12,8 +14,8 @@ use super::plan::{Plan, Stream};
 use super::time::Time;
 use super::trace::HostId;
 use crate::base::rng::Rng;
-use crate::base::{BlockPool, GroupId, NodeId};
-use crate::io::{Event, Net, Wait};
+use crate::base::{BlockPool, GroupId, NodeId, Slot};
+use crate::io::{Event, Io, Net, Wait};
 use crate::log::inspect::inspect;
 use crate::log::layout::{FileKind, file_kind};
 use crate::log::{
@@ -35,6 +37,8 @@ pub struct Live {
     pub groups: Vec<Served>,
     /// Its seam.
     pub io: SimIo,
+    /// It has been asked to stop, and is to be away for so long.
+    pub stops_for: Option<Duration>,
 }
 
 /// A group of it.
@@ -49,6 +53,44 @@ pub struct Served {
     pub checkpoints: u64,
     /// See above.
     pub verified: u64,
+    /// Whether it has been asked to stop, and what came of it.
+    pub stop: Stop,
+}
+
+/// How a group stands that is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It serves, and has not been asked, or does not know of it yet.
+    Unasked,
+    /// It serves on until a checkpoint of this slot, or of a later one, is written.
+    Checkpointing(Slot),
+    /// It has left its loop, without a checkpoint.
+    Plain,
+    /// It has left its loop when such a checkpoint had been written.
+    Checkpointed(Slot),
+    /// It has left its loop, and the checkpoint was not written yet.
+    CutShort,
+}
+
+impl Stop {
+    /// Whether it has left its loop.
+    fn is_over(self) -> bool {
+        !matches!(self, Stop::Unasked | Stop::Checkpointing(_))
+    }
+}
+
+impl Served {
+    /// After a turn before whose events it had applied `applied`.
+    fn note_turn(&mut self, turn: Turn, asked: bool, applied: Slot) {
+        let writes = self.server.node().is_writing_checkpoint();
+        self.stop = match (turn, self.stop) {
+            (Turn::GoOn, Stop::Unasked) if asked => Stop::Checkpointing(applied),
+            (Turn::GoOn, stop) => stop,
+            (Turn::Stop, Stop::Checkpointing(_)) if writes => Stop::CutShort,
+            (Turn::Stop, Stop::Checkpointing(slot)) => Stop::Checkpointed(slot),
+            (Turn::Stop, _) => Stop::Plain,
+        };
+    }
 }
 
 /// Why a process is not there.
@@ -96,6 +138,9 @@ pub struct Process {
     pub damage_at_start: Vec<Option<String>>,
     /// In which groups a marker of damage stood when it started.
     pub marked_at_start: Vec<bool>,
+    /// The checkpoint from which, or from a later one, each group must go on: written before a clean
+    /// stop, with nothing done to the disk since.
+    pub stopped_at: Vec<Slot>,
     events: Vec<Event<Chunk>>,
 }
 
@@ -130,6 +175,7 @@ impl Process {
             trouble_before: 0,
             damage_at_start: vec![None; plan.groups],
             marked_at_start: vec![false; plan.groups],
+            stopped_at: vec![Slot::NONE; plan.groups],
             events: Vec::new(),
         }
     }
@@ -166,10 +212,11 @@ impl Process {
                     let server = Server::new(node, pool, self.clock.read(now), no_resources);
                     let role = server.node().role();
                     let segments = server.node().log_stats().segments;
-                    Served { server, role, segments, checkpoints: 0, verified: 0 }
+                    let (checkpoints, verified, stop) = (0, 0, Stop::Unasked);
+                    Served { server, role, segments, checkpoints, verified, stop }
                 };
                 let groups = nodes.into_iter().map(serve).collect();
-                self.live = Some(Live { groups, io });
+                self.live = Some(Live { groups, io, stops_for: None });
                 Ok(())
             }
             Err(why) => {
@@ -190,7 +237,7 @@ impl Process {
     /// The process ends, whatever it was doing: with the power, or without. Returns whether there
     /// was one.
     pub fn end(&mut self, absence: Absence, power_lost: bool, rng: &mut Rng) -> bool {
-        let Some(Live { groups, io }) = self.live.take() else { return false };
+        let Some(Live { groups, io, .. }) = self.live.take() else { return false };
         drop(groups);
         self.rest(io);
         let (disk, _) = self.resting.as_mut().expect("it rests since the line above");
@@ -232,19 +279,39 @@ impl Process {
         let count = live.groups.len();
         for group in (0..count).map(|step| (self.turns as usize + step) % count) {
             live.io.group = GroupId(group as u16);
-            let server = &mut live.groups[group].server;
-            let turn = server.turn(&mut live.io, Wait::No, &mut self.events)?;
-            assert_eq!(turn, Turn::GoOn, "nobody asks a simulated server to stop");
+            let served = &mut live.groups[group];
+            if served.stop.is_over() {
+                // Its thread is gone: nobody hears of what comes for it.
+                live.io.turn(Wait::No, &mut self.events).map_err(NodeFailure::Ring)?;
+                self.events.clear();
+                continue;
+            }
+            let asked = live.io.woken.contains(&live.io.group);
+            let applied = served.server.node().watermarks().applied;
+            let turn = served.server.turn(&mut live.io, Wait::No, &mut self.events)?;
+            served.note_turn(turn, asked, applied);
         }
         live.io.end_turn(now);
         Ok(())
+    }
+
+    /// Asks every group of a process that lives to stop.
+    pub fn ask_to_stop(&mut self) {
+        let live = self.live.as_mut().expect("only a process that lives is asked");
+        live.io.woken.extend((0..live.groups.len()).map(|group| GroupId(group as u16)));
+    }
+
+    /// Whether every group has left its loop, as it was asked to.
+    pub fn has_stopped(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.groups.iter().all(|group| group.stop.is_over()))
     }
 
     /// When the process wants its next turn although nothing arrives.
     pub fn wants_turn_at(&self, now: Time) -> Option<Time> {
         let live = self.live.as_ref()?;
         let disk = live.io.disk.next_completion_at().map(|at| Time(at.0));
-        let waits = live.groups.iter().map(|group| group.server.wait(self.clock.read(now)));
+        let serving = live.groups.iter().filter(|group| !group.stop.is_over());
+        let waits = serving.map(|group| group.server.wait(self.clock.read(now)));
         let due = waits.map(|wait| match wait {
             Wait::No => now,
             Wait::AtMost(span) => now + self.clock.true_time(span),
@@ -367,5 +434,6 @@ fn options(
     // Two appends of the largest size always fit one batch.
     options.append_bytes_max = log.entry_bytes_max / 2;
     options.audit = true;
+    options.checkpoint_at_every_stop = true;
     Ok(options)
 }

@@ -40,6 +40,8 @@ pub enum Happening {
     Start(usize),
     /// The nemesis strikes.
     Strike,
+    /// The nemesis has a node stopped cleanly.
+    CleanStop,
     /// A fault ends.
     Undo(Undo),
     /// A phase ends, or is looked at.
@@ -117,6 +119,9 @@ impl World {
             queue.after(Duration::from_millis(1), Happening::Client(client, 0));
         }
         queue.after(plan.strike_every, Happening::Strike);
+        if plan.drawn.union(plan.faults).has(Hit::StoppedCleanly) {
+            queue.after(plan.strike_every, Happening::CleanStop);
+        }
         queue.after(plan.safety, Happening::Phase);
         World {
             net: Network::new(plan.net.clone(), hosts, Stream::Net.seed(seed, 0)),
@@ -211,6 +216,7 @@ impl World {
             }
             Happening::Start(node) => self.start(node)?,
             Happening::Strike => self.strike()?,
+            Happening::CleanStop => self.strike_stop(),
             Happening::Undo(undo) => self.undo(undo)?,
             Happening::Phase => self.end_phase()?,
         }
@@ -236,6 +242,8 @@ impl World {
         match result {
             Err(why) => {
                 self.hits.hit(Hit::OpenRefused);
+                // What made it refuse may have cost it a checkpoint as well.
+                self.processes[node].stopped_at.fill(Slot::NONE);
                 self.refused(node, &why)
             }
             Ok(()) => {
@@ -246,6 +254,7 @@ impl World {
                 let recovered = |served: &Served| served.server.node().recovered().clone();
                 let found: Vec<RecoveredState> = live.groups.iter().map(recovered).collect();
                 let damaged = process.damaged;
+                let mut unseen = 0;
                 for ((judge, found), shown) in self.judges.iter().zip(&found).zip(shown) {
                     if !damaged || judge.holds(id, found) {
                         continue;
@@ -257,6 +266,9 @@ impl World {
                         let text = format!("{text}, and which shows that ({rot}): {found:?}");
                         return Err(Violation::new("recovery", text));
                     }
+                    unseen += 1;
+                }
+                if unseen > 0 {
                     // Nothing on the disk tells that something is missing: see `disk_faults`.
                     self.hits.hit(Hit::DamageUnseen);
                     self.net.power_lost(&mut self.queue, host);
@@ -273,6 +285,7 @@ impl World {
                     self.hits.add(Hit::AcceptedRecovered, found.accepted.len() as u64);
                     self.hits.add(Hit::CheckpointUsed, u64::from(found.checkpoint.0 > Slot::NONE));
                 }
+                self.started_after_stop(node, &found)?;
                 self.net.set_listening(host, true);
                 self.collect(node)?;
                 self.schedule_turn(node, now);
@@ -347,6 +360,10 @@ impl World {
             Ok(()) => {
                 self.collect(node)?;
                 self.carry_out(node)?;
+                if self.processes[node].has_stopped() {
+                    self.stopped(node);
+                    return Ok(());
+                }
                 let wanted = self.processes[node].wants_turn_at(now);
                 let wanted = wanted.expect("it lives").max(now + WAKE_MIN);
                 self.schedule_turn(node, wanted);

@@ -154,8 +154,10 @@ pub struct HostReport {
     pub memory_bytes: u64,
     /// The limit of locked memory in bytes; absent when there is none.
     pub memlock_bytes: Option<u64>,
-    /// The limit of open files; absent when there is none.
+    /// The limit of open files that a process starts with; absent when there is none.
     pub open_files: Option<u64>,
+    /// How far a process may raise that by itself; absent when there is no limit.
+    pub open_files_hard: Option<u64>,
     /// The kernel's clock source: "tsc" is cheap to read, "hpet" or "acpi_pm" is not.
     pub clock_source: Option<String>,
     /// The smallest step of the clock in nanoseconds.
@@ -176,6 +178,7 @@ pub struct HostReport {
 pub fn probe(path: Option<&Path>) -> HostReport {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let filesystem = path.and_then(|path| filesystem_of(path).ok());
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     HostReport {
         kernel_version: KernelVersion::running(),
         kernel: release,
@@ -184,7 +187,8 @@ pub fn probe(path: Option<&Path>) -> HostReport {
         cpu_model: cpu_model(),
         memory_bytes: memory_bytes(),
         memlock_bytes: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
-        open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+        open_files: files.current,
+        open_files_hard: files.maximum,
         clock_source: read_line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         clock_resolution_ns: clock_resolution_ns(),
         tcp_congestion: read_line("/proc/sys/net/ipv4/tcp_congestion_control"),

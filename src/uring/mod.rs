@@ -32,8 +32,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd};
@@ -255,6 +255,28 @@ impl Waker {
     }
 }
 
+/// What a [`Uring`] that is being dropped still waits for: to be asked by other threads.
+#[derive(Clone, Debug, Default)]
+pub struct Leftover {
+    in_flight: Arc<Mutex<Option<String>>>,
+}
+
+impl Leftover {
+    /// The operations by kind; `None` while the ring is in use, or is let go.
+    pub fn in_flight(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn set(&self, in_flight: Option<String>) {
+        *self.lock() = in_flight;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        // Whatever became of the thread that held it: a text is whole, or the one before.
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The io seam of one thread on one io_uring. Made and used on the same thread (it is not
 /// `Send`); dropping it cancels what is in flight and waits for the kernel to let go.
 pub struct Uring {
@@ -264,6 +286,7 @@ pub struct Uring {
     sockets: Sockets,
     recv: Rc<RecvPool>,
     waker: Waker,
+    leftover: Leftover,
     now: Instant,
     options: UringOptions,
     stats: UringStats,
@@ -317,6 +340,7 @@ impl Uring {
             sockets: Sockets::new(options.connections_max),
             recv,
             waker: Waker::new().map_err(UringError::Setup)?,
+            leftover: Leftover::default(),
             now: read_clock(),
             options,
             stats: UringStats::default(),
@@ -358,6 +382,11 @@ impl Uring {
     /// A handle that wakes this loop from other threads.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    /// Tells other threads, once this is being dropped, what it still waits for.
+    pub fn leftover(&self) -> Leftover {
+        self.leftover.clone()
     }
 
     /// Counters since the start.
@@ -554,8 +583,12 @@ impl Uring {
             }
         }
         let deadline = read_clock() + DRAIN_MAX;
-        let mut completions = Vec::new();
+        let (mut completions, mut told) = (Vec::new(), 0);
         while self.ops.len() > 0 && read_clock() < deadline {
+            if told != self.ops.len() {
+                told = self.ops.len();
+                self.leftover.set(Some(self.ops.describe()));
+            }
             let cancel = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
             // SAFETY: a cancel names no memory.
             let pushed = unsafe { self.ring.push(cancel.user_data(UNTRACKED), &mut self.stats) };
@@ -602,6 +635,9 @@ impl Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         let drained = self.drain();
+        if drained {
+            self.leftover.set(None);
+        }
         // With the group gone the kernel takes no further buffer; chunks still held by the
         // caller keep the memory, not the ring.
         let unregistered = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP).is_ok();

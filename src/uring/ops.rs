@@ -4,6 +4,7 @@
 //! the moment it is queued until its last completion; the slab's slots are reused, and the
 //! generation in the user data tells an operation from its successor in the same slot.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
@@ -88,6 +89,26 @@ pub(super) enum Op {
     },
 }
 
+impl Op {
+    /// What it is, in one word or two.
+    fn kind(&self) -> &'static str {
+        match self {
+            Op::Read { .. } => "read",
+            Op::Write(_) => "write",
+            Op::WriteFlush(_) | Op::Flush { .. } => "flush",
+            Op::Allocate { .. } => "allocation",
+            Op::Open { .. } => "opening of a file",
+            Op::Rename { .. } => "renaming of a file",
+            Op::SyncFolder { .. } => "flush of a folder",
+            Op::Accept { .. } => "accept",
+            Op::Connect { .. } => "connect",
+            Op::Receive { .. } => "receive",
+            Op::Send { .. } => "send",
+            Op::Wake { .. } | Op::Message { .. } => "wake",
+        }
+    }
+}
+
 /// A write with the memory it writes.
 pub(super) struct Write {
     pub token: Token,
@@ -163,6 +184,15 @@ impl OpSlab {
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
+
+    /// What is in the slab, by kind: "2 x write, 1 x flush".
+    pub fn describe(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let ops = self.slots.iter().filter_map(|slot| slot.op.as_ref());
+        ops.for_each(|op| *counts.entry(op.kind()).or_default() += 1);
+        let kinds = counts.into_iter().map(|(kind, count)| format!("{count} x {kind}"));
+        kinds.collect::<Vec<_>>().join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +211,19 @@ mod tests {
         assert_ne!(third, first);
         assert_eq!(slab.len(), 2);
         assert!([first, second, third].iter().all(|id| id.0 != UNTRACKED));
+    }
+
+    #[test]
+    fn what_is_in_flight_is_told_by_kind() {
+        let mut slab = OpSlab::default();
+        assert_eq!(slab.describe(), "");
+        let flush = || Op::Flush { token: Token(1), file: FileId(1) };
+        let first = slab.insert(flush());
+        slab.insert(Op::Receive { conn: ConnId(1) });
+        slab.insert(flush());
+        assert_eq!(slab.describe(), "2 x flush, 1 x receive");
+        slab.remove(first);
+        assert_eq!(slab.describe(), "1 x flush, 1 x receive");
     }
 
     #[test]

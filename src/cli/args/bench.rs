@@ -54,8 +54,8 @@ pub struct BenchArgs {
     pub target: Vec<HostPort>,
     /// Measure the load generator itself: a null server, in a process of its own on this host,
     /// answers everything at once and stores nothing
-    #[arg(long, conflicts_with_all = ["target", "local", "preallocate_bytes", "keep_data", "follow",
-          "history"])]
+    #[arg(long, conflicts_with_all = ["target", "local", "groups", "preallocate_bytes", "keep_data",
+          "follow", "history"])]
     pub null: bool,
     /// Have these agents make the load, HOST:PORT with commas between (`loggos bench agent` on each
     /// load host): each takes its share of the connections and of the rate, and the report is of

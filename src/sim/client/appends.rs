@@ -163,9 +163,8 @@ impl SimClient {
         let elsewhere = matches!(code, ErrorCode::NotLeader | ErrorCode::OutcomeUnknown);
         if elsewhere && leader.is_some() {
             self.hear_of_leader(leader, target);
-        } else if elsewhere && self.rng.below(4) == 0 {
-            self.target = self.rng.below(self.nodes as u64) as usize;
-            self.moving = self.target != target;
+        } else if elsewhere {
+            self.ask_around(target);
         }
         let pause = self.rng.between(RETRY_PAUSE / 10, RETRY_PAUSE * 2);
         self.rewind_at.get_or_insert(around.now + pause);

@@ -1,5 +1,6 @@
 //! Damage at rest, in a chosen region of the log's files.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::base::limits::{BLOCK_SIZE, block_align};
@@ -25,7 +26,7 @@ pub enum Region {
     SegmentHeader,
     /// The index footer of a segment.
     Footer,
-    /// The last entry of the log.
+    /// The last entry of a log.
     Tail,
     /// Blocks of a segment that nothing was written to.
     Blank,
@@ -269,7 +270,8 @@ impl SimDisk {
     /// Every region of every file, by name and offset.
     fn spans(&self) -> Vec<Span> {
         let mut spans = Vec::new();
-        let mut last_entry = 0..0;
+        // Each group's log has an end of its own.
+        let mut last_entries: BTreeMap<&str, Range<usize>> = BTreeMap::new();
         for (name, inode) in self.names.files() {
             let content = &self.files[&inode];
             let mut found = Spans { inode, file: name, spans: &mut spans };
@@ -281,7 +283,9 @@ impl SimDisk {
                     }
                 }
                 FileKind::Segment(_) => {
-                    last_entry = found.add_segment(content).unwrap_or(last_entry);
+                    if let Some(last_entry) = found.add_segment(content) {
+                        last_entries.insert(folder_of(name), last_entry);
+                    }
                 }
                 FileKind::Checkpoint => {
                     for start in (0..content.length()).step_by(BLOCK_SIZE) {
@@ -291,8 +295,8 @@ impl SimDisk {
                 FileKind::DamageMarker | FileKind::Other => {}
             }
         }
-        for span in &mut spans[last_entry] {
-            span.region = Region::Tail;
+        for span in last_entries.into_values().flatten() {
+            spans[span].region = Region::Tail;
         }
         spans
     }

@@ -362,6 +362,28 @@ fn with_two_logs() -> TestDisk {
     disk
 }
 
+/// The end of the last group's log alone was taken for one, and those of the others for their middle.
+#[test]
+fn the_log_of_each_group_has_an_end() {
+    let mut struck = [0; 2];
+    for seed in 0..40 {
+        let mut disk = with_two_logs();
+        let flipped = disk.flip_bit(Region::Tail, &mut Rng::new(seed)).unwrap();
+        for (index, struck) in struck.iter_mut().enumerate() {
+            let folder = DataDir::group_folder(GroupId(index as u16));
+            if flipped.file.starts_with(&folder) {
+                assert_eq!(disk.rot_passes_for_torn_tail(&folder), Ok(()), "{flipped:?}");
+                *struck += 1;
+            }
+        }
+        let mut disk = with_two_logs();
+        let flipped = disk.flip_bit(Region::Payload, &mut Rng::new(seed)).unwrap();
+        let folder = flipped.file.split('/').next().unwrap();
+        assert!(disk.rot_passes_for_torn_tail(folder).is_err(), "{flipped:?} is attested");
+    }
+    assert!(struck.iter().all(|count| *count > 5), "{struck:?}");
+}
+
 /// The last entry of group 1 rots, which nothing attests in its own log; group 0's log has more
 /// entries, whose numbers were taken to attest it. A node that cut it was told to have passed over
 /// damage.

@@ -79,3 +79,16 @@ fn a_peer_that_greets_under_back_pressure_is_heard() {
     });
     assert!(hits.get(Hit::BackPressure) > 20, "{hits:?}");
 }
+
+/// The checkpoint that a node takes when it is asked to stop was never simulated: nobody asked.
+#[test]
+fn nodes_that_are_stopped_cleanly_go_on_from_there() {
+    let hits = scenario(0..6, |plan| {
+        plan.faults = FaultSet::NONE.with(Hit::StoppedCleanly);
+        plan.strike_every = Duration::from_millis(50);
+        plan.log.checkpoint_bytes_min = Some(32 * KIB as u64);
+    });
+    for hit in [Hit::StopCheckpointed, Hit::StopCutShort, Hit::StopChecked] {
+        assert!(hits.get(hit) > 0, "{}: {hits:?}", hit.name());
+    }
+}
