@@ -13,20 +13,18 @@
 
 use tracing::warn;
 
+use crate::base::BlockPool;
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{BlockPool, Checksum};
 use crate::io::{FileOptions, Storage};
 
-use super::checkpoint::Owner;
-use super::format::{FORMAT_VERSION, get_u16, get_u32, get_u64, join, put_u16, put_u32, put_u64};
+use super::format::{get_u32, join, put_u32};
+use super::owned::{CHECKSUM_AT, MARKER, Owner};
 use super::{LogError, LogOptions};
 
 /// The file's name within the group's folder.
 pub(super) const MARKER_NAME: &str = "damaged";
-const MARKER_MAGIC: u32 = u32::from_le_bytes(*b"LgD1");
 const TEXT_AT: usize = 24;
-const CHECKSUM_AT: usize = BLOCK_SIZE - 4;
 /// The most bytes that tell what was found; more is cut off.
 const TEXT_BYTES_MAX: usize = CHECKSUM_AT - TEXT_AT;
 
@@ -36,36 +34,16 @@ fn encode(owner: &Owner, what: &str, block: &mut [u8]) {
         end -= 1;
     }
     let text = &what[..end];
-    let out = &mut block[..BLOCK_SIZE];
-    out.fill(0);
-    put_u32(out, 0, MARKER_MAGIC);
-    put_u16(out, 4, FORMAT_VERSION);
-    put_u16(out, 6, owner.group.0);
-    put_u64(out, 8, owner.cluster.0);
-    put_u16(out, 16, owner.node.0);
-    put_u32(out, 20, text.len() as u32);
-    out[TEXT_AT..TEXT_AT + text.len()].copy_from_slice(text.as_bytes());
-    let checksum = Checksum::of(&out[..CHECKSUM_AT]);
-    put_u32(out, CHECKSUM_AT, checksum.0);
+    MARKER.encode(owner, block, |out| {
+        put_u32(out, 20, text.len() as u32);
+        out[TEXT_AT..TEXT_AT + text.len()].copy_from_slice(text.as_bytes());
+    });
 }
 
 /// What the marker tells; `Err` says why it does not.
 fn decode(owner: &Owner, bytes: &[u8]) -> Result<String, String> {
-    let bytes = bytes.get(..BLOCK_SIZE).ok_or("the marker is cut off")?;
-    if get_u32(bytes, 0) != MARKER_MAGIC {
-        return Err("no marker stands here (wrong magic)".into());
-    }
-    if Checksum::of(&bytes[..CHECKSUM_AT]).0 != get_u32(bytes, CHECKSUM_AT) {
-        return Err("the marker's checksum does not match".into());
-    }
-    match get_u16(bytes, 4) {
-        FORMAT_VERSION => {}
-        other => return Err(format!("format version {other}, {FORMAT_VERSION} is known")),
-    }
-    let found = (get_u64(bytes, 8), get_u16(bytes, 6), get_u16(bytes, 16));
-    if found != (owner.cluster.0, owner.group.0, owner.node.0) {
-        return Err(format!("it is not of {owner}"));
-    }
+    let (found, bytes) = MARKER.decode(bytes)?;
+    MARKER.check_owner(&found, owner)?;
     let size = get_u32(bytes, 20) as usize;
     let text = bytes[TEXT_AT..CHECKSUM_AT].get(..size).ok_or("its text has no end")?;
     String::from_utf8(text.to_vec()).map_err(|_| "its text is none".to_owned())
@@ -147,6 +125,11 @@ mod tests {
         let mut block = vec![0xff; BLOCK_SIZE];
         encode(&OWNER, "segment-1 at offset 4096", &mut block);
         assert_eq!(decode(&OWNER, &block), Ok("segment-1 at offset 4096".to_owned()));
+        assert_eq!(
+            get_u32(&block, CHECKSUM_AT),
+            0x01f7_5bed,
+            "its bytes stand where they always have"
+        );
         for byte in 0..BLOCK_SIZE {
             block[byte] ^= 0x10;
             assert!(decode(&OWNER, &block).is_err(), "byte {byte}");

@@ -27,6 +27,7 @@ mod index;
 pub mod inspect;
 pub mod layout;
 mod marker;
+mod owned;
 mod placements;
 mod prepare;
 mod reads;

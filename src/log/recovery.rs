@@ -24,7 +24,7 @@ use crate::io::{FileId, FileOptions, Storage};
 
 use super::checkpoint::{
     self, CHECKPOINT_NAMES, CHECKPOINT_TEMPORARY, CheckpointBody, CheckpointFile, CheckpointHeader,
-    Checkpointer, Owner,
+    Checkpointer,
 };
 use super::footer::{self, Trailer};
 use super::format::{
@@ -33,6 +33,7 @@ use super::format::{
 };
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_slots};
 use super::marker;
+use super::owned::Owner;
 use super::placements;
 use super::prepare::{Preparer, SPARES_OPEN_MAX};
 use super::reads::{Reads, open_entry};

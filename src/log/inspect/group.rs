@@ -17,10 +17,11 @@ use super::report::{
     CheckpointReport, FooterReport, GroupReport, NotRead, SegmentReport, VoteCopyReport,
 };
 use super::{InspectVisitor, InspectedSlot};
-use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader, Owner};
+use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader};
 use crate::log::format::{
     EntryHeader, EntryKind, Place, SegmentHeader, check_place, join, segment_name, segment_number,
 };
+use crate::log::owned::{Owner, VOTE};
 use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
 use crate::log::walk::{
@@ -398,15 +399,10 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             }
         };
         self.ballot_max = vote.ballot;
-        let cluster = *self.expected.cluster.get_or_insert(vote.cluster);
-        let node = *self.expected.node.get_or_insert(vote.node);
-        let group = self.expected.group;
-        if (vote.cluster, vote.group, vote.node) != (cluster, group, node) {
-            let why = format!(
-                "it is the vote of cluster {}, group {}, node {}; expected cluster {cluster}, \
-                 group {group}, node {node}",
-                vote.cluster, vote.group, vote.node
-            );
+        let cluster = *self.expected.cluster.get_or_insert(vote.owner.cluster);
+        let node = *self.expected.node.get_or_insert(vote.owner.node);
+        let wanted = Owner { cluster, group: self.expected.group, node };
+        if let Err(why) = VOTE.check_owner(&vote.owner, &wanted) {
             self.damage.push(Damage::new(&name, 0, None, why));
         }
         Ok(Some(vote))
