@@ -4,7 +4,9 @@
 //! of this place, continues the chain, and the next segment's header follows from it. Then every
 //! entry of it had been durable and applied when the footer was written, and the chain goes on behind
 //! it. What is not read here is verified afterwards (`scrub.rs`). Every other segment is walked,
-//! entry by entry; the log's last entries always are.
+//! entry by entry; the log's last entries always are. So a footer that is damaged is made again, and one
+//! that the system does not read too, if the next segment follows from the entries that stand: else it
+//! may tell of more, and what cannot be read is never taken for a torn tail.
 //!
 //! Everything is read and judged before anything is changed. The changes then are: a torn tail is
 //! overwritten with zeros and flushed (so that its remains can never be taken for entries again,
@@ -28,8 +30,8 @@ use super::checkpoint::{
 };
 use super::footer::{self, Trailer};
 use super::format::{
-    EntryHeader, EntryKind, GENERATION_FIRST, Place, is_segment_temporary, join, segment_name,
-    segment_number, segment_temporary,
+    EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, is_segment_temporary, join,
+    segment_name, segment_number, segment_temporary,
 };
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_slots};
 use super::marker;
@@ -40,8 +42,8 @@ use super::reads::{Reads, open_entry};
 use super::scrub::Scrubber;
 use super::vote::{self, VOTE_NAME, VoteWriter};
 use super::walk::{
-    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, is_blank,
-    judge_start, look_behind, read_footer, walk_entries,
+    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, header_at,
+    is_blank, judge_start, look_behind, read_footer, walk_entries,
 };
 use super::writer::Writer;
 use super::{Damage, Log, LogError, LogOptions, LogRecovered, LogStats, Restore, Tokens};
@@ -494,7 +496,7 @@ impl<S: Storage> Recovery<'_, S> {
         if self.options.verify_at_start || number as usize >= self.files.len() {
             return Ok(None);
         }
-        let FoundFooter::Valid(trailer, entries) = read_footer(reader, self.storage, place)? else {
+        let FoundFooter::Valid(trailer, entries) = read_footer(reader, self.storage, place) else {
             return Ok(None);
         };
         let Ok(tail) = footer::tail_of(&trailer, &entries, reader.length) else {
@@ -506,7 +508,7 @@ impl<S: Storage> Recovery<'_, S> {
             chosen: self.chain.chosen.max(trailer.told),
         };
         let linked = trailer.first_sequence == self.chain.sequence
-            && self.continues_at(number + 1, &next)?;
+            && self.header_of(number + 1)?.is_some_and(|header| next.goes_on_in(&header));
         if !linked && !planted(Mutant::FooterWithoutChain) {
             return Ok(None);
         }
@@ -516,14 +518,16 @@ impl<S: Storage> Recovery<'_, S> {
         Ok(Some(Broken { offset: tail, slot: None, why, empty: true }))
     }
 
-    /// Whether a segment's header, whole and in its place, continues the chain.
-    fn continues_at(&mut self, number: u64, chain: &Chain) -> Result<bool, LogError> {
+    /// A segment's header, if it stands, whole and where it belongs.
+    fn header_of(&mut self, number: u64) -> Result<Option<SegmentHeader>, LogError> {
+        if number as usize > self.files.len() {
+            return Ok(None);
+        }
         let mut reader = self.reader(number)?;
         reader.read_ahead = BLOCK_SIZE;
-        let length = reader.length;
         let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
         let place = self.options.place(number, generation_of(block));
-        Ok(matches!(judge_start(block, &place, length, chain), Start::Continues))
+        Ok(header_at(block, &place, self.options.segment_bytes))
     }
 
     /// Notes a segment with a footer; `start`: where the chain stood before it.
@@ -566,6 +570,12 @@ impl<S: Storage> Recovery<'_, S> {
         reader: &mut SegmentReader,
         place: &Place,
     ) -> Result<Broken, LogError> {
+        let footer = read_footer(reader, self.storage, place);
+        let next = match &footer {
+            // Its blocks are not walked into.
+            FoundFooter::Unread(_) => self.header_of(place.segment + 1)?,
+            _ => None,
+        };
         let mut rows = Vec::new();
         let ballot_max = &mut self.ballot_max;
         let mut visit = |header: &EntryHeader, _: &[u8]| {
@@ -581,39 +591,32 @@ impl<S: Storage> Recovery<'_, S> {
         };
         let start = self.chain;
         let from = BLOCK_SIZE as u64;
-        let mut broken =
-            walk_entries(reader, self.storage, place, from, &mut self.chain, &mut visit)?;
-        let footer = match read_footer(reader, self.storage, place)? {
+        let until = next.map_or(u64::MAX, |header| header.first_sequence);
+        let chain = &mut self.chain;
+        let mut broken = walk_entries(reader, self.storage, place, from, until, chain, &mut visit)?;
+        let lost = match footer {
             FoundFooter::None => None,
-            FoundFooter::Damaged(_) => {
-                self.footers_damaged += 1;
-                None
+            FoundFooter::Damaged(why) => Some(why),
+            // It may tell of more entries, unless the next segment follows from those that stand.
+            FoundFooter::Unread(error) => {
+                if !next.is_some_and(|header| self.chain.goes_on_in(&header)) {
+                    return Err(error);
+                }
+                Some(error.to_string())
             }
-            FoundFooter::Valid(trailer, entries) => Some((trailer, entries)),
+            FoundFooter::Valid(trailer, entries) => {
+                if self.is_footer_of(&trailer, &entries, &rows, &start, &broken, reader)? {
+                    // The footer stands where the chain's end was found: nothing is torn here.
+                    broken.empty = true;
+                    self.add_by_footer(place, &trailer, &entries, false, start);
+                    return Ok(broken);
+                }
+                Some("it tells of other entries than those that stand".to_owned())
+            }
         };
-        if let Some((trailer, entries)) = footer {
-            let count = rows.len() as u64;
-            let told = rows.iter().map(|row| row.chosen).max().unwrap_or_default();
-            let same = u64::from(trailer.count) == count
-                && trailer.first_sequence == start.sequence
-                && trailer.last == self.chain.previous
-                && (trailer.told == Slot::NONE || trailer.told == told)
-                && footer::tail_of(&trailer, &entries, reader.length).is_ok()
-                && footer::tells_of(
-                    &entries,
-                    rows.iter().map(|row| (row.slot, row.ballot, row.value_size)),
-                );
-            if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
-                let Broken { offset, slot, why, .. } = broken;
-                let why = format!("{why}; the index footer proves that it had been durable");
-                return Err(LogError::Corrupt(Damage::new(&reader.name, offset, slot, why)));
-            }
-            if same {
-                // The footer stands where the chain's end was found: nothing is torn here.
-                broken.empty = true;
-                self.add_by_footer(place, &trailer, &entries, false, start);
-                return Ok(broken);
-            }
+        if let Some(why) = lost {
+            let file = &reader.name;
+            warn!(file, %why, "an index footer is of no use: it is made again from the entries");
             self.footers_damaged += 1;
         }
         self.found.push(Found {
@@ -627,6 +630,35 @@ impl<S: Storage> Recovery<'_, S> {
             last: self.chain.previous,
         });
         Ok(broken)
+    }
+
+    /// Whether a segment's footer tells of its entries, which were walked from `start` on.
+    ///
+    /// # Errors
+    /// It tells of more: then what is missing had been durable.
+    fn is_footer_of(
+        &self,
+        trailer: &Trailer,
+        entries: &[IndexEntry],
+        rows: &[Row],
+        start: &Chain,
+        broken: &Broken,
+        reader: &SegmentReader,
+    ) -> Result<bool, LogError> {
+        let count = rows.len() as u64;
+        if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
+            let Broken { offset, slot, why, .. } = broken;
+            let why = format!("{why}; the index footer proves that it had been durable");
+            return Err(LogError::Corrupt(Damage::new(&reader.name, *offset, *slot, why)));
+        }
+        let told = rows.iter().map(|row| row.chosen).max().unwrap_or_default();
+        let standing = rows.iter().map(|row| (row.slot, row.ballot, row.value_size));
+        Ok(u64::from(trailer.count) == count
+            && trailer.first_sequence == start.sequence
+            && trailer.last == self.chain.previous
+            && (trailer.told == Slot::NONE || trailer.told == told)
+            && footer::tail_of(trailer, entries, reader.length).is_ok()
+            && footer::tells_of(entries, standing))
     }
 
     /// Decides between torn tail and damage, and cuts the torn tail.

@@ -25,8 +25,8 @@ use crate::log::owned::{Owner, VOTE};
 use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
 use crate::log::walk::{
-    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, is_blank, judge_start,
-    look_behind, read_footer, walk_entries,
+    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, header_at, is_blank,
+    judge_start, look_behind, read_footer, walk_entries,
 };
 use crate::log::{Damage, Identity, LogError};
 
@@ -524,7 +524,14 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         resumed: bool,
     ) -> Result<Broken, LogError> {
         let first_sequence = self.chain.sequence;
-        let footer = read_footer(reader, self.storage, place)?;
+        let footer = read_footer(reader, self.storage, place);
+        let mut next = None;
+        if matches!(footer, FoundFooter::Unread(_)) {
+            // Its blocks are not walked into. One file is open at a time.
+            next = self.header_of(index + 1)?;
+            *reader = self.reader(index)?;
+        }
+        let until = next.map_or(u64::MAX, |header| header.first_sequence);
         self.slots.note_footer(&footer);
         let report = &mut self.report.segments[index];
         report.generation = Some(place.generation);
@@ -539,11 +546,20 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             rows.push(*header);
             slots.note(header, value);
         };
-        let mut broken =
-            walk_entries(reader, self.storage, place, from, &mut self.chain, &mut visit)?;
+        let chain = &mut self.chain;
+        let mut broken = walk_entries(reader, self.storage, place, from, until, chain, &mut visit)?;
         let segment = &mut self.files[index];
         segment.walked = true;
         segment.tail = broken.offset;
+        if let FoundFooter::Unread(error) = footer {
+            if !next.is_some_and(|header| self.chain.goes_on_in(&header)) {
+                return Err(error);
+            }
+            let offset = reader.length.saturating_sub(BLOCK_SIZE as u64);
+            self.mended.push(Damage::new(&reader.name, offset, None, error.to_string()));
+            self.report.segments[index].footer = FooterReport::Damaged;
+            return Ok(broken);
+        }
         // With a part of the entries lost there is nothing to hold a footer against.
         if !resumed {
             let state = self.judge_footer(index, footer, &rows, first_sequence);
@@ -551,6 +567,17 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             self.report.segments[index].footer = state;
         }
         Ok(broken)
+    }
+
+    /// A segment's header, if it stands, whole and where it belongs.
+    fn header_of(&mut self, index: usize) -> Result<Option<SegmentHeader>, LogError> {
+        if index >= self.files.len() {
+            return Ok(None);
+        }
+        let mut reader = self.reader(index)?;
+        let block = self.first_block(&mut reader)?;
+        let place = self.place(index, &block);
+        Ok(header_at(&block, &place, reader.length))
     }
 
     /// Holds the footer of a segment that was walked from its start against its entries.
@@ -569,6 +596,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 self.mended.push(Damage::new(&name, last, None, why));
                 return FooterReport::Damaged;
             }
+            FoundFooter::Unread(_) => unreachable!("judged when the segment was walked"),
             FoundFooter::Valid(trailer, entries) => (trailer, entries),
         };
         if trailer.count as usize > rows.len() {
