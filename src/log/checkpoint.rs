@@ -4,7 +4,8 @@
 //! Two files, written in turn: each is made whole under a temporary name, flushed, renamed over the
 //! older of the two, and the folder flushed. So a crash at any step leaves a whole checkpoint, or
 //! two. A checkpoint only saves time: one that is damaged, missing, of another log or of no use is
-//! told of, and the other one taken, or none.
+//! told of, and the other one taken, or none. One that was read and is wrong is taken away; one that
+//! the system does not read stays, since another start may read it.
 //!
 //! What a checkpoint covers is chosen, applied, and durable in this log *before* its first byte is
 //! written. Crash example: the peers choose slot 100 while its own write is in flight here; it is
@@ -13,6 +14,7 @@
 //! again, and readers and peers would find a hole. So the checkpoint also tells the last sequence
 //! that it counts on, and a log that ends before it is damaged.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -134,13 +136,30 @@ impl CheckpointHeader {
     }
 }
 
+/// Why a checkpoint is of no use to a start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    /// It was read, and is not what it must be: it never will be.
+    #[error("{0}")]
+    Wrong(String),
+    /// The system does not read it, which may pass.
+    #[error("it cannot be read: {0}")]
+    Unread(#[from] io::Error),
+}
+
+impl From<String> for Unusable {
+    fn from(why: String) -> Unusable {
+        Unusable::Wrong(why)
+    }
+}
+
 /// A file of a checkpoint, as far as its header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct CheckpointFile {
     /// Relative to the data directory.
     pub name: String,
     /// `Err`: why it is of no use.
-    pub header: Result<CheckpointHeader, String>,
+    pub header: Result<CheckpointHeader, Unusable>,
 }
 
 /// The checkpoints that stand in a folder, by name. Nothing that is wrong with one is an error.
@@ -156,11 +175,10 @@ pub(super) fn read_headers<S: Storage>(
     let files = standing.map(|name| {
         let name = join(folder, name);
         let header = with_file(storage, &name, |storage, file| {
-            let read = storage.read_at(file, 0, &mut block, BLOCK_SIZE);
-            let read = read.map_err(|error| error.to_string())?;
-            let length = storage.len(file).map_err(|error| error.to_string())?;
-            let header = CheckpointHeader::decode(&block[..read], length)?;
-            CHECKPOINT.check_owner(&header.owner, owner).map(|()| header)
+            let read = storage.read_at(file, 0, &mut block, BLOCK_SIZE)?;
+            let header = CheckpointHeader::decode(&block[..read], storage.len(file)?)?;
+            CHECKPOINT.check_owner(&header.owner, owner)?;
+            Ok(header)
         });
         CheckpointFile { name, header }
     });
@@ -170,10 +188,9 @@ pub(super) fn read_headers<S: Storage>(
 fn with_file<S: Storage, T>(
     storage: &mut S,
     name: &str,
-    with: impl FnOnce(&mut S, FileId) -> Result<T, String>,
-) -> Result<T, String> {
-    let opened = storage.open(name, FileOptions::Read);
-    let file = opened.map_err(|error| format!("it cannot be opened: {error}"))?;
+    with: impl FnOnce(&mut S, FileId) -> Result<T, Unusable>,
+) -> Result<T, Unusable> {
+    let file = storage.open(name, FileOptions::Read)?;
     let result = with(storage, file);
     storage.close(file);
     result
@@ -200,7 +217,7 @@ pub(super) fn read_body<S: Storage>(
     name: &str,
     header: &CheckpointHeader,
     pool: &crate::base::BlockPool,
-) -> Result<CheckpointBody, String> {
+) -> Result<CheckpointBody, Unusable> {
     let size = header.body_bytes();
     let mut buffer = pool.take(MIB);
     let bytes = with_file(storage, name, |storage, file| {
@@ -209,17 +226,16 @@ pub(super) fn read_body<S: Storage>(
         while bytes.len() < size {
             let length = block_align(size - bytes.len()).min(MIB);
             let offset = (BLOCK_SIZE + bytes.len()) as u64;
-            let read = storage.read_at(file, offset, &mut buffer, length);
-            let read = read.map_err(|error| error.to_string())?;
+            let read = storage.read_at(file, offset, &mut buffer, length)?;
             if read < length {
-                return Err("the checkpoint is cut off".into());
+                return Err("the checkpoint is cut off".to_owned().into());
             }
             bytes.extend_from_slice(&buffer[..length.min(size - bytes.len())]);
         }
         Ok(bytes)
     })?;
     if Checksum::of(&bytes) != header.body {
-        return Err("the checkpoint's checksum does not match".into());
+        return Err("the checkpoint's checksum does not match".to_owned().into());
     }
     let state_bytes = header.state_bytes as usize;
     let covered = covered::decode(&bytes[state_bytes..])?;

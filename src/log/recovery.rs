@@ -31,7 +31,7 @@ use super::format::{
     EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, is_segment_temporary, join,
     segment_name, segment_number, segment_temporary,
 };
-use super::index::{Index, IndexEntry, Indexed, Segment, applied_slots};
+use super::index::{Index, IndexEntry, Indexed, Segment, applied_runs};
 use super::marker;
 use super::prepare::{Preparer, SPARES_OPEN_MAX};
 use super::reads::{Reads, open_entry};
@@ -107,8 +107,8 @@ struct Found {
 /// What a segment's footer tells.
 struct FoundIndex {
     indexed: Indexed,
-    /// The slots that it tells to be applied; only with a segment before it that has no footer.
-    applied: Vec<Slot>,
+    /// The slots that it tells to be applied, in runs.
+    applied: Vec<(Slot, Slot)>,
     /// Its entries have not been read.
     unread: bool,
 }
@@ -135,6 +135,8 @@ struct Recovery<'a, S: Storage> {
     applied: Slot,
     footers_damaged: u32,
     torn_bytes: u64,
+    /// Checkpoints that were read and are wrong.
+    wrong: Vec<String>,
 }
 
 pub(super) fn open<S: Storage>(
@@ -164,9 +166,10 @@ pub(super) fn open<S: Storage>(
         applied: Slot::NONE,
         footers_damaged: 0,
         torn_bytes: 0,
+        wrong: Vec::new(),
     };
     recovery.open_segments(&names)?;
-    let checkpoints = recovery.read_checkpoints(&names);
+    let checkpoints = recovery.read_checkpoints(&names)?;
     let broken = recovery.walk()?;
     recovery.judge_end(&broken, &checkpoints)?;
     let (vote_file, vote, vote_repaired) = vote::load(recovery.storage, folder, &options)?;
@@ -174,12 +177,12 @@ pub(super) fn open<S: Storage>(
         recovery.create_first(vote.sequence)?;
     }
     recovery.remove_temporaries(&names)?;
-    let checkpoints = recovery.of_this_log(checkpoints);
+    let checkpoints = recovery.of_this_log(checkpoints)?;
     let newest = checkpoints.first().map(|(_, header)| *header);
     let taken = match restore {
         Some(restore) => {
-            let taken = recovery.take_checkpoint(&checkpoints, restore);
-            recovery.remove_unbelieved(&names, &checkpoints, taken.as_ref())?;
+            let taken = recovery.take_checkpoint(&checkpoints, restore)?;
+            recovery.remove_wrong()?;
             taken
         }
         None => None,
@@ -411,9 +414,7 @@ impl<S: Storage> Recovery<'_, S> {
         let indexed = Indexed::of(entries, tail, trailer.size() as u32);
         self.applied = self.applied.max(trailer.chosen);
         self.ballot_max = self.ballot_max.max(indexed.ballot_max);
-        // One in memory before it may hold older values of its slots.
-        let needed = self.found.iter().any(|found| found.footer.is_none());
-        let applied = if needed { applied_slots(entries) } else { Vec::new() };
+        let applied = applied_runs(entries);
         self.found.push(Found {
             number: place.segment,
             generation: place.generation,

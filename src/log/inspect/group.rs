@@ -336,14 +336,14 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             let CheckpointFile { name, header } = file;
             let mut report = CheckpointReport { file: name.clone(), ..CheckpointReport::default() };
             match header {
-                Err(why) => report.why = Some(why),
+                Err(why) => report.why = Some(why.to_string()),
                 Ok(header) => {
                     report.slot = Some(header.slot.0);
                     report.sequence = Some(header.sequence);
                     report.number = Some(header.number);
                     report.state_bytes = Some(header.state_bytes);
                     let body = checkpoint::read_body(self.storage, &name, &header, self.pool);
-                    report.why = body.err();
+                    report.why = body.err().map(|why| why.to_string());
                     self.checkpoints.push((name, header));
                 }
             }

@@ -5,14 +5,11 @@ use std::rc::Rc;
 use tracing::warn;
 
 use crate::base::{Placement, Slot};
-use crate::io::Storage;
+use crate::io::{Storage, is_out_of_files};
 
 use super::{Recovery, Row};
-use crate::log::checkpoint::{
-    self, CHECKPOINT_NAMES, CheckpointBody, CheckpointFile, CheckpointHeader,
-};
+use crate::log::checkpoint::{self, CheckpointBody, CheckpointFile, CheckpointHeader, Unusable};
 use crate::log::covered::CoveredSegment;
-use crate::log::format::join;
 use crate::log::index::Index;
 use crate::log::owned::Owner;
 use crate::log::{LogError, Restore, placements};
@@ -24,39 +21,64 @@ pub(super) struct Taken {
 }
 
 impl<S: Storage> Recovery<'_, S> {
-    /// The checkpoints that stand, as far as their headers; those of no use are told of.
-    pub(super) fn read_checkpoints(&mut self, names: &[String]) -> Vec<(String, CheckpointHeader)> {
+    /// The checkpoints that stand, as far as their headers.
+    pub(super) fn read_checkpoints(
+        &mut self,
+        names: &[String],
+    ) -> Result<Vec<(String, CheckpointHeader)>, LogError> {
         let (owner, pool) = (Owner::of(self.options), &self.options.pool);
         let files = checkpoint::read_headers(self.storage, self.folder, names, &owner, pool);
-        let sound = |CheckpointFile { name, header }| match header {
-            Ok(header) => Some((name, header)),
-            Err(why) => {
-                warn!(file = %name, %why, "a checkpoint is of no use");
-                None
+        let mut sound = Vec::new();
+        for CheckpointFile { name, header } in files {
+            match header {
+                Ok(header) => sound.push((name, header)),
+                Err(why) => self.dismiss(&name, why)?,
             }
-        };
-        files.into_iter().filter_map(sound).collect()
+        }
+        Ok(sound)
+    }
+
+    /// This start does without the checkpoint, and says why. If it cannot be read it stays where it
+    /// is, since the next start may read it.
+    ///
+    /// # Errors
+    /// Too many files are open: nothing is wrong with it, nor with the disk, so no start should take
+    /// long because of that. Nor should it miss what the checkpoint proves, see `judge_end`.
+    fn dismiss(&mut self, file: &str, why: Unusable) -> Result<(), LogError> {
+        match why {
+            Unusable::Unread(error) if is_out_of_files(&error) => {
+                return Err(LogError::io(format!("opening {file}"))(error));
+            }
+            Unusable::Unread(error) => {
+                warn!(file, %error, "a checkpoint cannot be read: this start does without it");
+            }
+            Unusable::Wrong(why) => {
+                warn!(file, %why, "a checkpoint is of no use");
+                self.wrong.push(file.to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// Those that were taken in this log, the newest first.
     pub(super) fn of_this_log(
-        &self,
+        &mut self,
         checkpoints: Vec<(String, CheckpointHeader)>,
-    ) -> Vec<(String, CheckpointHeader)> {
-        let is_ours = |(name, header): &(String, CheckpointHeader)| {
+    ) -> Result<Vec<(String, CheckpointHeader)>, LogError> {
+        let mut ours = Vec::new();
+        for (name, header) in checkpoints {
             let segment = self.found.iter().find(|found| found.number == header.segment);
             let linked = segment
                 .ok_or_else(|| "its segment does not stand here".to_owned())
                 .and_then(|found| header.is_of_log(found.first_sequence, found.previous));
-            if let Err(why) = &linked {
-                warn!(file = %name, %why, "a checkpoint is of no use");
+            match linked {
+                Ok(()) => ours.push((name, header)),
+                Err(why) => self.dismiss(&name, why.into())?,
             }
-            linked.is_ok()
-        };
-        let mut ours: Vec<_> = checkpoints.into_iter().filter(is_ours).collect();
+        }
         // Not by number: numbers begin again where no header could be read.
         ours.sort_by_key(|(_, header)| std::cmp::Reverse(header.slot));
-        ours
+        Ok(ours)
     }
 
     /// Takes the newest checkpoint that is of use.
@@ -64,51 +86,73 @@ impl<S: Storage> Recovery<'_, S> {
         &mut self,
         checkpoints: &[(String, CheckpointHeader)],
         restore: &mut Restore<'_>,
-    ) -> Option<Taken> {
+    ) -> Result<Option<Taken>, LogError> {
         for (name, header) in checkpoints {
-            let taken = checkpoint::read_body(self.storage, name, header, &self.options.pool)
-                .and_then(|body| {
-                    self.check_covered(header, &body)?;
-                    restore(header.slot, body.state())?;
-                    Ok(Taken { header: *header, body })
-                });
-            match taken {
-                Ok(taken) => return Some(taken),
-                Err(why) => warn!(file = %name, %why, "a checkpoint is of no use"),
+            match self.take(name, header, restore) {
+                Ok(taken) => return Ok(Some(taken)),
+                Err(why) => self.dismiss(name, why)?,
             }
         }
-        None
+        Ok(None)
     }
 
-    /// Takes away each checkpoint that this start has not believed: it must not count again later.
-    ///
-    /// Example: slot 7 stands in segment 1, whose footer rots, and again behind it. The checkpoint,
-    /// which relies on that footer, is refused; the replay has the later entry hold the slot, and
-    /// writes a footer that says so. Were the checkpoint believed at the next start, since segment 1
-    /// has a footer again, nothing would hold slot 7: the checkpoint does not tell of its later entry.
-    pub(super) fn remove_unbelieved(
+    fn take(
         &mut self,
-        names: &[String],
-        checkpoints: &[(String, CheckpointHeader)],
-        taken: Option<&Taken>,
-    ) -> Result<(), LogError> {
-        let mut removed = false;
-        let standing = CHECKPOINT_NAMES.iter().filter(|name| names.iter().any(|n| n == *name));
-        for name in standing.map(|name| join(self.folder, name)) {
-            // Those older than the one that was taken were not judged.
-            let believed = checkpoints.iter().any(|(file, header)| {
-                *file == name && taken.is_some_and(|taken| header.slot <= taken.header.slot)
-            });
-            if !believed {
-                self.storage.remove(&name).map_err(LogError::io(format!("removing {name}")))?;
-                removed = true;
+        name: &str,
+        header: &CheckpointHeader,
+        restore: &mut Restore<'_>,
+    ) -> Result<Taken, Unusable> {
+        let body = checkpoint::read_body(self.storage, name, header, &self.options.pool)?;
+        self.check_covered(header, &body)?;
+        self.check_held(header, &body)?;
+        restore(header.slot, body.state())?;
+        Ok(Taken { header: *header, body })
+    }
+
+    /// Takes away each checkpoint that was read and is wrong, durably: what it was refused for may be
+    /// mended by this very start, a footer say, and the next one would have less to refuse it for.
+    /// (Those older than the one that was taken were not judged.)
+    pub(super) fn remove_wrong(&mut self) -> Result<(), LogError> {
+        if self.wrong.is_empty() {
+            return Ok(());
+        }
+        for name in &self.wrong {
+            self.storage.remove(name).map_err(LogError::io(format!("removing {name}")))?;
+        }
+        let flushing = LogError::io(format!("flushing {}", self.folder));
+        self.storage.sync_folder(self.folder).map_err(flushing)
+    }
+
+    /// Whether some entry holds each slot that the checkpoint covers: as a footer tells, or as the
+    /// checkpoint does.
+    ///
+    /// Example: slot 7 stands in segment 1, and again in segment 2. The checkpoint tells that the first
+    /// entry holds it. A start cannot read the checkpoint; its replay has the later entry hold the
+    /// slot, and then segment 1 gets a footer that says so. The next start reads the checkpoint, whose
+    /// word for segment 1 is not needed any more, and which tells nothing of segment 2: were it
+    /// believed, nothing would hold slot 7, and whoever asks for it would be told that it is missing.
+    fn check_held(&self, header: &CheckpointHeader, body: &CheckpointBody) -> Result<(), String> {
+        let footers = self.found.iter().filter_map(|found| found.footer.as_ref());
+        let mut held: Vec<(Slot, Slot)> =
+            footers.flat_map(|footer| footer.applied.iter().copied()).collect();
+        let in_memory = |number: u64| {
+            self.found.iter().any(|found| found.number == number && found.footer.is_none())
+        };
+        for covered in body.covered.iter().filter(|covered| in_memory(covered.number)) {
+            held.extend(covered.rows.iter().map(|row| (row.slot, row.slot)));
+        }
+        held.sort_unstable();
+        let mut through = Slot::NONE;
+        for (first, last) in held {
+            if first > through.next() {
+                break;
             }
+            through = through.max(last);
         }
-        if removed {
-            let flushing = LogError::io(format!("flushing {}", self.folder));
-            self.storage.sync_folder(self.folder).map_err(flushing)?;
+        match through >= header.slot {
+            true => Ok(()),
+            false => Err(format!("slot {} is held by no entry any more", through.next())),
         }
-        Ok(())
     }
 
     /// Whether the checkpoint tells of every slot that it covers in a segment without a footer.
