@@ -537,9 +537,7 @@ impl<S: Storage> Recovery<'_, S> {
     ) -> Result<(), LogError> {
         let (number, broken) = end;
         let missing = self.chain.sequence;
-        let ahead = checkpoints.iter().find(|(_, header)| header.sequence >= missing);
-        if let Some((file, _)) = ahead
-            && !planted(Mutant::CheckpointAheadIgnored)
+        if let Some(file) = self.proof_beside(missing, checkpoints)
             && !planted(Mutant::DamageTruncated)
         {
             let why =

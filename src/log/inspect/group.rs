@@ -351,14 +351,30 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         }
     }
 
+    /// Whether the checkpoint was taken in the log that stands here, as the segment that it names
+    /// tells; `None` if the chain does not go through that.
+    fn link(&self, header: &CheckpointHeader) -> Option<Result<(), String>> {
+        let segment = self.files.iter().find(|segment| segment.number == header.segment)?;
+        let found = segment.header?;
+        Some(header.is_of_log(found.first_sequence, found.previous))
+    }
+
+    /// The file that proves the entry `missing` to have been durable: as recovery judges.
+    fn proof_beside(&self, missing: u64) -> Option<&str> {
+        let is_ahead = |header: &CheckpointHeader| {
+            header.sequence >= missing && self.link(header).is_none_or(|linked| linked.is_ok())
+        };
+        let ahead = self.checkpoints.iter().find(|(_, header)| is_ahead(header));
+        ahead.map(|(name, _)| &name[..])
+    }
+
     /// Which of them belong to the log that stands here.
     fn judge_checkpoints(&mut self) {
         for (name, header) in &self.checkpoints {
-            let segment = self.files.iter().find(|segment| segment.number == header.segment);
-            let Some(found) = segment.and_then(|segment| segment.header) else { continue };
-            match header.is_of_log(found.first_sequence, found.previous) {
-                Ok(()) => self.covered = self.covered.max(header.slot),
-                Err(why) => {
+            match self.link(header) {
+                None => {}
+                Some(Ok(())) => self.covered = self.covered.max(header.slot),
+                Some(Err(why)) => {
                     let mut reports = self.report.checkpoints.iter_mut();
                     let report = reports.find(|report| report.file == *name);
                     report.expect("reported when it was read").why.get_or_insert(why);
@@ -653,8 +669,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             }
             remains.extend(seen.remains.into_iter().map(|run| (index, run)));
         }
-        let ahead = self.checkpoints.iter().find(|(_, header)| header.sequence >= missing);
-        if let Some((file, _)) = ahead {
+        if let Some(file) = self.proof_beside(missing) {
             let Broken { offset, slot, why, .. } = &end.broken;
             let why = format!("{why}; {file} proves that entry {missing} had been durable");
             let name = match self.files.get(end.at.index) {

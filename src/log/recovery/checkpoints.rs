@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tracing::warn;
 
+use crate::base::mutants::{Mutant, planted};
 use crate::base::{Placement, Slot};
 use crate::io::{Storage, is_out_of_files};
 
@@ -67,11 +68,8 @@ impl<S: Storage> Recovery<'_, S> {
     ) -> Result<Vec<(String, CheckpointHeader)>, LogError> {
         let mut ours = Vec::new();
         for (name, header) in checkpoints {
-            let segment = self.found.iter().find(|found| found.number == header.segment);
-            let linked = segment
-                .ok_or_else(|| "its segment does not stand here".to_owned())
-                .and_then(|found| header.is_of_log(found.first_sequence, found.previous));
-            match linked {
+            let linked = self.link(&header);
+            match linked.unwrap_or_else(|| Err("its segment does not stand here".to_owned())) {
                 Ok(()) => ours.push((name, header)),
                 Err(why) => self.dismiss(&name, why.into())?,
             }
@@ -79,6 +77,28 @@ impl<S: Storage> Recovery<'_, S> {
         // Not by number: numbers begin again where no header could be read.
         ours.sort_by_key(|(_, header)| std::cmp::Reverse(header.slot));
         Ok(ours)
+    }
+
+    /// Whether the checkpoint was taken in this log, as the segment that it names tells; `None` if
+    /// that does not stand here.
+    fn link(&self, header: &CheckpointHeader) -> Option<Result<(), String>> {
+        let segment = self.found.iter().find(|found| found.number == header.segment)?;
+        Some(header.is_of_log(segment.first_sequence, segment.previous))
+    }
+
+    /// The file that proves the entry `missing` to have been durable. A checkpoint of another log
+    /// proves nothing of this one; but one whose segment does not stand may be of this log, which has
+    /// lost that segment.
+    pub(super) fn proof_beside(
+        &self,
+        missing: u64,
+        checkpoints: &[(String, CheckpointHeader)],
+    ) -> Option<String> {
+        let is_ahead = |header: &CheckpointHeader| {
+            header.sequence >= missing && self.link(header).is_none_or(|linked| linked.is_ok())
+        };
+        let ahead = checkpoints.iter().find(|(_, header)| is_ahead(header));
+        ahead.map(|(name, _)| name.clone()).filter(|_| !planted(Mutant::CheckpointAheadIgnored))
     }
 
     /// Takes the newest checkpoint that is of use.

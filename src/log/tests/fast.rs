@@ -7,7 +7,7 @@ use super::reading::assert_positions;
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::base::{Checksum, NodeId, Slot};
-use crate::io::Storage;
+use crate::io::{FileOptions, Storage};
 use crate::log::layout::footer_bytes;
 use crate::log::{Log, LogError, LogOptions};
 use crate::sim::disk::{OpFault, OpKind, Region, counts};
@@ -301,6 +301,34 @@ pub fn a_log_that_lost_what_a_checkpoint_counts_on() {
             assert_eq!((&damage.file, damage.offset), (&damaged.file, damaged.structure));
             assert!(damage.why.contains("checkpoint"), "{damage}");
         }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_log_proves_nothing_of_this_one() {
+    let mut bed = filled(1);
+    let mut theirs = bed.disk.file_bytes(&checkpoint(0)).unwrap();
+    // It counts on far more than there is here, after another chain.
+    theirs[40..48].copy_from_slice(&1000_u64.to_le_bytes());
+    theirs[64] ^= 1;
+    let seal = |bytes: &mut Vec<u8>| {
+        let checksum = Checksum::of(&bytes[..BLOCK_SIZE - 4]);
+        bytes[BLOCK_SIZE - 4..BLOCK_SIZE].copy_from_slice(&checksum.0.to_le_bytes());
+    };
+    seal(&mut theirs);
+    bed.replace(&checkpoint(0), &theirs);
+    assert_eq!(bed.inspect().damage, []);
+    bed.recover().unwrap();
+    assert_eq!((bed.checkpoints_used, checkpoints_standing(&mut bed)), (1, 1));
+    bed.kill(&mut Rng::new(1));
+    // Of a segment that does not stand here nobody can tell whether it did.
+    theirs[48..56].copy_from_slice(&77_u64.to_le_bytes());
+    seal(&mut theirs);
+    bed.disk.open(&checkpoint(0), FileOptions::CreateNew).unwrap();
+    bed.replace(&checkpoint(0), &theirs);
+    match bed.recover() {
+        Err(LogError::Corrupt(damage)) => assert!(damage.why.contains("checkpoint-0"), "{damage}"),
         other => panic!("{other:?}"),
     }
 }
