@@ -6,10 +6,15 @@
 //! has found everything whole ([`remove`]). Without it a supervisor would start the node again, and
 //! the node would lead and vote over the damage until the next scrub comes to it, again and again.
 //!
-//! The name alone is the marker; what stands in the file is for people. So it counts whatever became
-//! of its content, and a crash at any step is safe: before the folder is flushed the name may be
-//! lost, and the next scrub finds the damage as this one did; from then on it stands. It is removed
-//! only after everything was verified: a crash before that is durable costs one more such start.
+//! The name alone is the marker. So it counts whatever became of its content, and a crash at any step
+//! is safe: before the folder is flushed the name may be lost, and the next scrub finds the damage as
+//! this one did; from then on it stands. It is removed only after everything was verified: a crash
+//! before that is durable costs one more such start.
+//!
+//! In the file stand, for people, what was found and where, and up to which sequence everything had
+//! been durable. Crash example for that: the log's last entry is acknowledged, and rots before another
+//! one attests it; that is found, and the process ends. To the next start, which has nothing but the
+//! segments, it looks like a torn tail, and would be cut; the marker proves that it is none.
 
 use tracing::warn;
 
@@ -18,17 +23,28 @@ use crate::base::limits::BLOCK_SIZE;
 use crate::base::mutants::{Mutant, planted};
 use crate::io::{FileOptions, Storage};
 
-use super::format::{get_u32, join, put_u32};
+use super::format::{get_u32, get_u64, join, put_u32, put_u64};
 use super::owned::{CHECKSUM_AT, MARKER, Owner};
 use super::{LogError, LogOptions};
 
 /// The file's name within the group's folder.
 pub(super) const MARKER_NAME: &str = "damaged";
 const TEXT_AT: usize = 24;
+/// Markers of older builds may have text here, or zeros, which prove nothing.
+const DURABLE_AT: usize = CHECKSUM_AT - 8;
 /// The most bytes that tell what was found; more is cut off.
-const TEXT_BYTES_MAX: usize = CHECKSUM_AT - TEXT_AT;
+const TEXT_BYTES_MAX: usize = DURABLE_AT - TEXT_AT;
 
-fn encode(owner: &Owner, what: &str, block: &mut [u8]) {
+/// What a marker tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Marker {
+    /// What was found, and where.
+    pub what: String,
+    /// Everything up to this sequence had been durable then; 0: not told.
+    pub durable: u64,
+}
+
+fn encode(owner: &Owner, what: &str, durable: u64, block: &mut [u8]) {
     let mut end = what.len().min(TEXT_BYTES_MAX);
     while !what.is_char_boundary(end) {
         end -= 1;
@@ -37,19 +53,23 @@ fn encode(owner: &Owner, what: &str, block: &mut [u8]) {
     MARKER.encode(owner, block, |out| {
         put_u32(out, 20, text.len() as u32);
         out[TEXT_AT..TEXT_AT + text.len()].copy_from_slice(text.as_bytes());
+        put_u64(out, DURABLE_AT, durable);
     });
 }
 
 /// What the marker tells; `Err` says why it does not.
-fn decode(owner: &Owner, bytes: &[u8]) -> Result<String, String> {
+fn decode(owner: &Owner, bytes: &[u8]) -> Result<Marker, String> {
     let (found, bytes) = MARKER.decode(bytes)?;
     MARKER.check_owner(&found, owner)?;
     let size = get_u32(bytes, 20) as usize;
     let text = bytes[TEXT_AT..CHECKSUM_AT].get(..size).ok_or("its text has no end")?;
-    String::from_utf8(text.to_vec()).map_err(|_| "its text is none".to_owned())
+    let what = String::from_utf8(text.to_vec()).map_err(|_| "its text is none".to_owned())?;
+    let durable = if size <= TEXT_BYTES_MAX { get_u64(bytes, DURABLE_AT) } else { 0 };
+    Ok(Marker { what, durable })
 }
 
-/// Makes the marker, durably; `what` was found. Blocks: the node is about to end.
+/// Makes the marker, durably; `what` was found, and everything up to the sequence `durable` had been
+/// durable. Blocks: the node is about to end.
 ///
 /// # Errors
 /// The marker may not survive, or not even stand.
@@ -58,12 +78,13 @@ pub(super) fn write<S: Storage>(
     folder: &str,
     options: &LogOptions,
     what: &str,
+    durable: u64,
 ) -> Result<(), LogError> {
     let name = join(folder, MARKER_NAME);
     match storage.open(&name, FileOptions::CreateNew) {
         Ok(file) => {
             let mut block = options.pool.take(BLOCK_SIZE);
-            encode(&Owner::of(options), what, &mut block);
+            encode(&Owner::of(options), what, durable, &mut block);
             let written = storage.write_at(file, 0, &block, BLOCK_SIZE);
             let written = written.and_then(|()| storage.sync(file));
             storage.close(file);
@@ -78,19 +99,20 @@ pub(super) fn write<S: Storage>(
     storage.sync_folder(folder).map_err(LogError::io(format!("flushing {folder}")))
 }
 
-/// Whether a marker is among the names of the folder: what it tells, as far as that can be read.
+/// The marker, if one is among the names of the folder, with what it tells as far as it can be read.
 pub(super) fn find<S: Storage>(
     storage: &mut S,
     folder: &str,
     names: &[String],
-    options: &LogOptions,
-) -> Option<String> {
+    owner: &Owner,
+    pool: &BlockPool,
+) -> Option<Marker> {
     if !names.iter().any(|name| name == MARKER_NAME) || planted(Mutant::DamageMarkerIgnored) {
         return None;
     }
-    let name = join(folder, MARKER_NAME);
-    let told = read(storage, &name, &Owner::of(options), &options.pool);
-    Some(told.unwrap_or_else(|why| format!("unknown damage: {why}")))
+    let told = read(storage, &join(folder, MARKER_NAME), owner, pool);
+    let unknown = |why| Marker { what: format!("unknown damage: {why}"), durable: 0 };
+    Some(told.unwrap_or_else(unknown))
 }
 
 fn read<S: Storage>(
@@ -98,7 +120,7 @@ fn read<S: Storage>(
     name: &str,
     owner: &Owner,
     pool: &BlockPool,
-) -> Result<String, String> {
+) -> Result<Marker, String> {
     let file = storage.open(name, FileOptions::Read).map_err(|error| error.to_string())?;
     let mut block = pool.take(BLOCK_SIZE);
     let read = storage.read_at(file, 0, &mut block, BLOCK_SIZE);
@@ -123,13 +145,9 @@ mod tests {
     #[test]
     fn a_marker_round_trips_and_every_byte_is_guarded() {
         let mut block = vec![0xff; BLOCK_SIZE];
-        encode(&OWNER, "segment-1 at offset 4096", &mut block);
-        assert_eq!(decode(&OWNER, &block), Ok("segment-1 at offset 4096".to_owned()));
-        assert_eq!(
-            get_u32(&block, CHECKSUM_AT),
-            0x01f7_5bed,
-            "its bytes stand where they always have"
-        );
+        encode(&OWNER, "segment-1 at offset 4096", 77, &mut block);
+        let marker = |durable| Marker { what: "segment-1 at offset 4096".to_owned(), durable };
+        assert_eq!(decode(&OWNER, &block), Ok(marker(77)));
         for byte in 0..BLOCK_SIZE {
             block[byte] ^= 0x10;
             assert!(decode(&OWNER, &block).is_err(), "byte {byte}");
@@ -139,13 +157,28 @@ mod tests {
             assert!(decode(&OWNER, &block[..cut]).is_err());
         }
         assert!(decode(&Owner { node: NodeId(3), ..OWNER }, &block).is_err());
+        // As builds have written it that did not tell what had been durable.
+        encode(&OWNER, "segment-1 at offset 4096", 0, &mut block);
+        assert_eq!(get_u32(&block, CHECKSUM_AT), 0x01f7_5bed);
+        assert_eq!(decode(&OWNER, &block), Ok(marker(0)));
     }
 
     #[test]
     fn a_long_text_is_cut_between_two_characters() {
         let mut block = vec![0; BLOCK_SIZE];
-        encode(&OWNER, &"é".repeat(BLOCK_SIZE), &mut block);
-        let text = decode(&OWNER, &block).expect("it is whole");
-        assert_eq!(text, "é".repeat(TEXT_BYTES_MAX / 2));
+        encode(&OWNER, &"é".repeat(BLOCK_SIZE), 77, &mut block);
+        let marker = decode(&OWNER, &block).expect("it is whole");
+        assert_eq!((marker.what, marker.durable), ("é".repeat(TEXT_BYTES_MAX / 2), 77));
+    }
+
+    #[test]
+    fn the_text_of_an_older_marker_proves_nothing() {
+        let mut block = vec![0; BLOCK_SIZE];
+        let text = "e".repeat(CHECKSUM_AT - TEXT_AT);
+        MARKER.encode(&OWNER, &mut block, |out| {
+            put_u32(out, 20, text.len() as u32);
+            out[TEXT_AT..CHECKSUM_AT].copy_from_slice(text.as_bytes());
+        });
+        assert_eq!(decode(&OWNER, &block), Ok(Marker { what: text, durable: 0 }));
     }
 }

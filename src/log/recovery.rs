@@ -32,7 +32,8 @@ use super::format::{
     segment_name, segment_number, segment_temporary,
 };
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_runs};
-use super::marker;
+use super::marker::{self, Marker};
+use super::owned::Owner;
 use super::prepare::{Preparer, SPARES_OPEN_MAX};
 use super::reads::{Reads, open_entry};
 use super::scrub::Scrubber;
@@ -137,6 +138,8 @@ struct Recovery<'a, S: Storage> {
     torn_bytes: u64,
     /// Checkpoints that were read and are wrong.
     wrong: Vec<String>,
+    /// Everything up to this sequence had been durable when a marker of damage was left.
+    marked: u64,
 }
 
 pub(super) fn open<S: Storage>(
@@ -150,9 +153,9 @@ pub(super) fn open<S: Storage>(
     if !names.iter().any(|name| name == VOTE_NAME) {
         return Err(LogError::Unformatted(folder.to_owned()));
     }
-    let marked = marker::find(storage, folder, &names, &options);
-    if let Some(damage) = &marked {
-        warn!(folder, %damage, "damage was found while the log ran: this start verifies everything");
+    let marked = marker::find(storage, folder, &names, &Owner::of(&options), &options.pool);
+    if let Some(Marker { what, .. }) = &marked {
+        warn!(folder, damage = %what, "damage was found while the log ran: this start verifies everything");
         options.verify_at_start = true;
     }
     let mut recovery = Recovery {
@@ -167,6 +170,7 @@ pub(super) fn open<S: Storage>(
         footers_damaged: 0,
         torn_bytes: 0,
         wrong: Vec::new(),
+        marked: marked.as_ref().map_or(0, |marker| marker.durable),
     };
     recovery.open_segments(&names)?;
     let checkpoints = recovery.read_checkpoints(&names)?;

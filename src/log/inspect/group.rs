@@ -21,6 +21,7 @@ use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader};
 use crate::log::format::{
     EntryHeader, EntryKind, Place, SegmentHeader, check_place, join, segment_name, segment_number,
 };
+use crate::log::marker::{self, MARKER_NAME};
 use crate::log::owned::{Owner, VOTE};
 use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
@@ -190,6 +191,8 @@ pub(super) struct GroupWalk<'a, S: Storage> {
     checkpoints: Vec<(String, CheckpointHeader)>,
     /// The highest slot that one of them covers which belongs to this log.
     covered: Slot,
+    /// Everything up to this sequence had been durable when a marker of damage was left.
+    marked: u64,
     slots: Slots<'a>,
     report: GroupReport,
     damage: Vec<Damage>,
@@ -238,6 +241,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             slot_max: Slot::NONE,
             checkpoints: Vec::new(),
             covered: Slot::NONE,
+            marked: 0,
             slots,
             report: GroupReport::new(group, folder),
             damage: Vec::new(),
@@ -304,6 +308,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 None
             }
         };
+        self.read_marker(&names);
         self.read_checkpoints(&names);
         self.measure_segments(&folder, &names)?;
         if self.files.is_empty() && vote.is_some_and(|vote| vote.sequence > 1) {
@@ -325,12 +330,21 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
 
     // ---- checkpoints ------------------------------------------------------------------------
 
-    /// Reads all of the checkpoints; without an identity and a vote nobody knows whose they must be.
+    /// Whose the files must be; without an identity and a vote nobody knows.
+    fn owner(&self) -> Option<Owner> {
+        let Expected { group, cluster, node, .. } = self.expected;
+        Some(Owner { cluster: cluster?, group, node: node? })
+    }
+
+    fn read_marker(&mut self, names: &[String]) {
+        let Some(owner) = self.owner() else { return };
+        let marker = marker::find(self.storage, &self.report.folder, names, &owner, self.pool);
+        self.marked = marker.map_or(0, |marker| marker.durable);
+    }
+
+    /// Reads all of the checkpoints.
     fn read_checkpoints(&mut self, names: &[String]) {
-        let Expected { group, cluster: Some(cluster), node: Some(node), .. } = self.expected else {
-            return;
-        };
-        let owner = Owner { cluster, group, node };
+        let Some(owner) = self.owner() else { return };
         let folder = &self.report.folder;
         for file in checkpoint::read_headers(self.storage, folder, names, &owner, self.pool) {
             let CheckpointFile { name, header } = file;
@@ -360,12 +374,15 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
     }
 
     /// The file that proves the entry `missing` to have been durable: as recovery judges.
-    fn proof_beside(&self, missing: u64) -> Option<&str> {
+    fn proof_beside(&self, missing: u64) -> Option<String> {
         let is_ahead = |header: &CheckpointHeader| {
             header.sequence >= missing && self.link(header).is_none_or(|linked| linked.is_ok())
         };
+        if self.marked >= missing {
+            return Some(join(&self.report.folder, MARKER_NAME));
+        }
         let ahead = self.checkpoints.iter().find(|(_, header)| is_ahead(header));
-        ahead.map(|(name, _)| &name[..])
+        ahead.map(|(name, _)| name.clone())
     }
 
     /// Which of them belong to the log that stands here.

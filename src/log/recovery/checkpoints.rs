@@ -11,7 +11,9 @@ use crate::io::{Storage, is_out_of_files};
 use super::{Recovery, Row};
 use crate::log::checkpoint::{self, CheckpointBody, CheckpointFile, CheckpointHeader, Unusable};
 use crate::log::covered::CoveredSegment;
+use crate::log::format::join;
 use crate::log::index::Index;
+use crate::log::marker::MARKER_NAME;
 use crate::log::owned::Owner;
 use crate::log::{LogError, Restore, placements};
 
@@ -86,7 +88,8 @@ impl<S: Storage> Recovery<'_, S> {
         Some(header.is_of_log(segment.first_sequence, segment.previous))
     }
 
-    /// The file that proves the entry `missing` to have been durable. A checkpoint of another log
+    /// The file that proves the entry `missing` to have been durable: the marker of damage tells what
+    /// was durable when it was left, a checkpoint what it counts on. A checkpoint of another log
     /// proves nothing of this one; but one whose segment does not stand may be of this log, which has
     /// lost that segment.
     pub(super) fn proof_beside(
@@ -97,6 +100,9 @@ impl<S: Storage> Recovery<'_, S> {
         let is_ahead = |header: &CheckpointHeader| {
             header.sequence >= missing && self.link(header).is_none_or(|linked| linked.is_ok())
         };
+        if self.marked >= missing {
+            return Some(join(self.folder, MARKER_NAME));
+        }
         let ahead = checkpoints.iter().find(|(_, header)| is_ahead(header));
         ahead.map(|(name, _)| name.clone()).filter(|_| !planted(Mutant::CheckpointAheadIgnored))
     }

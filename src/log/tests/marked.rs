@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use super::bed::{Bed, folder};
+use super::bed::{Bed, Step::*, folder, options};
 use super::fast::filled;
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::io::{FileOptions, Storage};
 use crate::log::marker::{self, MARKER_NAME};
-use crate::log::{Damage, LogError};
+use crate::log::owned::Owner;
+use crate::log::{Damage, LogError, LogOptions};
 use crate::sim::disk::{Flipped, OpFault, OpKind, Region};
 
 fn marker() -> String {
@@ -58,8 +59,10 @@ pub fn damage_is_remembered() {
         }
         bed.disk.flip_at(&flipped.file, flipped.offset, flipped.bit);
         let names = bed.disk.list(&folder()).unwrap();
-        let told = marker::find(&mut bed.disk, &folder(), &names, &bed.options);
-        assert_eq!(told, Some(found.to_string()));
+        let (owner, pool) = (Owner::of(&bed.options), bed.options.pool.clone());
+        let told = marker::find(&mut bed.disk, &folder(), &names, &owner, &pool).unwrap();
+        assert_eq!(told.what, found.to_string());
+        assert!(told.durable >= bed.model.durable as u64, "marks are counted too: {told:?}");
         let recovered = bed.recover().unwrap();
         assert!(recovered.marked && !is_marked(&mut bed));
         bed.power_loss(&mut Rng::new(seed));
@@ -74,7 +77,7 @@ pub fn damage_is_remembered() {
 fn a_start_that_ends_before_it_has_replayed_everything_leaves_the_marker() {
     let mut bed = filled(1);
     let options = bed.options.clone();
-    marker::write(&mut bed.disk, &folder(), &options, "something").unwrap();
+    marker::write(&mut bed.disk, &folder(), &options, "something", 0).unwrap();
     assert!(bed.recover_quietly().unwrap().marked);
     bed.power_loss(&mut Rng::new(1));
     assert!(is_marked(&mut bed));
@@ -100,7 +103,7 @@ fn whatever_fails_while_the_marker_is_made_damage_stays_damage() {
             let (mut bed, _) = damaged(1);
             let options = bed.options.clone();
             bed.disk.inject(kind, skip, fault);
-            let written = marker::write(&mut bed.disk, &folder(), &options, "damage");
+            let written = marker::write(&mut bed.disk, &folder(), &options, "damage", 0);
             bed.disk.forget_injected();
             // The name is the marker, whatever its content.
             let named = kind != OpKind::Name && skip == 0;
@@ -136,6 +139,32 @@ fn a_marker_that_nobody_can_read_counts_and_goes_when_all_is_whole() {
         assert!(bed.recover_quietly().unwrap().marked);
         assert!(bed.recover().unwrap().marked);
         assert!(!is_marked(&mut bed));
+    }
+}
+
+#[test]
+fn what_a_marker_tells_to_have_been_durable_is_not_cut_for_a_torn_tail() {
+    for told in [3, 2] {
+        let mut bed = Bed::new(1, LogOptions { mark_idle_after: None, ..options() });
+        for _ in 0..3 {
+            bed.play(&[Append(500), Drain], u32::MAX);
+        }
+        assert_eq!(bed.model.durable, 3);
+        bed.kill(&mut Rng::new(1));
+        // The last entry, which no other one attests.
+        let flipped = bed.disk.flip_bit(Region::Tail, &mut Rng::new(1)).unwrap();
+        let options = bed.options.clone();
+        marker::write(&mut bed.disk, &folder(), &options, "something", told).unwrap();
+        if told == 3 {
+            let damage = refused(bed.recover());
+            assert_eq!((&damage.file, damage.offset), (&flipped.file, flipped.structure));
+            assert!(damage.why.contains(&marker()), "{damage}");
+            assert!(is_marked(&mut bed));
+        } else {
+            // Of the third entry it says nothing: it may have been in flight.
+            let found = bed.recover_quietly().unwrap();
+            assert_eq!((found.entries, found.torn_bytes), (2, BLOCK_SIZE as u64));
+        }
     }
 }
 
