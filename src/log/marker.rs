@@ -1,10 +1,12 @@
 //! The marker of damage: a file in the group's folder which tells the next start that damage was
 //! found while the log ran, in what its start had not read.
 //!
-//! Written by the scrub before the process ends ([`write`]), looked for by every start ([`find`]),
-//! which then reads and verifies everything before it says a word, and taken away once such a start
-//! has found everything whole ([`remove`]). Without it a supervisor would start the node again, and
-//! the node would lead and vote over the damage until the next scrub comes to it, again and again.
+//! Written by the scrub before the process ends ([`write`]), and beside whatever else goes on when a
+//! read meets a damaged entry ([`MarkerWriter`]): that read fails, and the node serves on. Looked for by
+//! every start ([`find`]), which then reads and verifies everything before it says a word, and taken
+//! away once such a start has found everything whole ([`remove`]). Without it a supervisor would start
+//! the node again, and the node would lead and vote over the damage until the next scrub comes to it,
+//! again and again.
 //!
 //! The name alone is the marker. So it counts whatever became of its content, and a crash at any step
 //! is safe: before the folder is flushed the name may be lost, and the next scrub finds the damage as
@@ -16,16 +18,20 @@
 //! one attests it; that is found, and the process ends. To the next start, which has nothing but the
 //! segments, it looks like a torn tail, and would be cut; the marker proves that it is none.
 
-use tracing::warn;
+use std::io;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use tracing::{error, warn};
 
 use crate::base::BlockPool;
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::mutants::{Mutant, planted};
-use crate::io::{FileOptions, Storage};
+use crate::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, WritePart};
 
 use super::format::{get_u32, get_u64, join, put_u32, put_u64};
 use super::owned::{CHECKSUM_AT, MARKER, Owner};
-use super::{LogError, LogOptions};
+use super::{Damage, Log, LogError, LogFailure, LogOptions, Op};
 
 /// The file's name within the group's folder.
 pub(super) const MARKER_NAME: &str = "damaged";
@@ -93,7 +99,7 @@ pub(super) fn write<S: Storage>(
                 warn!(file = %name, %error, "the marker of damage stands, but cannot say why");
             }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(LogError::io(format!("creating {name}"))(error)),
     }
     storage.sync_folder(folder).map_err(LogError::io(format!("flushing {folder}")))
@@ -133,6 +139,117 @@ pub(super) fn remove<S: Storage>(storage: &mut S, folder: &str) -> Result<(), Lo
     let name = join(folder, MARKER_NAME);
     storage.remove(&name).map_err(LogError::io(format!("removing {name}")))?;
     storage.sync_folder(folder).map_err(LogError::io(format!("flushing {folder}")))
+}
+
+// ---- beside what else goes on -----------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Write,
+    Flush,
+    SyncFolder,
+}
+
+struct Job {
+    stage: Stage,
+    file: Option<FileId>,
+    what: String,
+}
+
+/// Makes the marker while the log runs, once.
+#[derive(Default)]
+pub(super) struct MarkerWriter {
+    job: Option<Job>,
+    stands: bool,
+}
+
+impl Log {
+    /// A read has met a damaged entry: has the next start verify everything.
+    pub(super) fn mark_damage<D: Disk>(&mut self, disk: &mut D, damage: &Damage) {
+        if self.marker.stands || self.marker.job.is_some() {
+            return;
+        }
+        let folder = &self.folder;
+        error!(folder, %damage, "a read has found damage: the next start verifies everything");
+        let (stage, file, what) = (Stage::Open, None, damage.to_string());
+        self.marker.job = Some(Job { stage, file, what });
+        self.write_marker(disk);
+    }
+
+    /// Starts the next step.
+    fn write_marker<D: Disk>(&mut self, disk: &mut D) {
+        let job = self.marker.job.as_ref().expect("a step belongs to a job");
+        let token = self.tokens.issue(Op::Marker);
+        let file = job.file.unwrap_or(FileId(u32::MAX));
+        match job.stage {
+            Stage::Open => {
+                let name = join(&self.folder, MARKER_NAME);
+                disk.open_async(token, &name, FileOptions::CreateNew);
+            }
+            Stage::Write => {
+                let mut block = self.options.pool.take(BLOCK_SIZE);
+                let (owner, durable) = (Owner::of(&self.options), self.writer.durable());
+                encode(&owner, &job.what, durable, &mut block);
+                let parts = vec![WritePart::Buffer(Rc::new(block), BLOCK_SIZE)];
+                disk.write(token, file, 0, parts, Sync::Cached);
+            }
+            Stage::Flush => disk.flush(token, file),
+            Stage::SyncFolder => disk.sync_folder_async(token, &self.folder),
+        }
+    }
+
+    pub(super) fn on_marker<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        event: DiskEvent,
+    ) -> Result<(), LogFailure> {
+        let doing = format!("writing {}", join(&self.folder, MARKER_NAME));
+        let job = self.marker.job.as_mut().expect("a step belongs to a job");
+        let stage = job.stage;
+        // The next step, or the end, and whether the marker stands then.
+        let next = match (stage, event.result) {
+            (Stage::Open, Ok(file)) => {
+                job.file = Some(FileId(file));
+                ControlFlow::Continue(Stage::Write)
+            }
+            // One that stands counts, once its name is durable.
+            (Stage::Open, Err(error)) if error.source.kind() == io::ErrorKind::AlreadyExists => {
+                ControlFlow::Continue(Stage::SyncFolder)
+            }
+            // The name alone is the marker.
+            (Stage::Write, Err(error)) if error.is_full() => {
+                warn!(%error, "the marker of damage stands, but cannot say why");
+                ControlFlow::Continue(Stage::Flush)
+            }
+            (Stage::Open | Stage::SyncFolder, Err(error))
+                if error.is_out_of_files() || (error.is_full() && stage == Stage::Open) =>
+            {
+                error!(%error, "no marker of damage could be left: the next read that meets it tries");
+                ControlFlow::Break(false)
+            }
+            (_, Err(error)) => return Err(LogFailure::failed(&doing, &error)),
+            (Stage::Write, Ok(_)) => ControlFlow::Continue(Stage::Flush),
+            (Stage::Flush, Ok(_)) => ControlFlow::Continue(Stage::SyncFolder),
+            (Stage::SyncFolder, Ok(_)) => ControlFlow::Break(true),
+        };
+        match next {
+            ControlFlow::Continue(stage) => {
+                job.stage = stage;
+                self.write_marker(disk);
+            }
+            ControlFlow::Break(stands) => self.end_marker(disk, stands),
+        }
+        Ok(())
+    }
+
+    fn end_marker<D: Disk>(&mut self, disk: &mut D, stands: bool) {
+        let job = self.marker.job.take().expect("a step belongs to a job");
+        self.marker.stands = stands;
+        if let Some(file) = job.file {
+            disk.close(file);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use super::format::{
     segment_name, segment_number, segment_temporary,
 };
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_runs};
-use super::marker::{self, Marker};
+use super::marker::{self, Marker, MarkerWriter};
 use super::owned::Owner;
 use super::prepare::{Preparer, SPARES_OPEN_MAX};
 use super::reads::{Reads, open_entry};
@@ -226,6 +226,7 @@ pub(super) fn open<S: Storage>(
         reads: Reads::default(),
         checkpointer: Checkpointer::new(newest.as_ref()),
         scrubber: Scrubber::new(unread),
+        marker: MarkerWriter::default(),
         marked: marked.is_some(),
         replay_through: recovered.chosen,
         replayed_bytes: 0,
