@@ -75,8 +75,13 @@ impl DiskError {
     /// Whether no file could be opened because the process or the host has too many open: nothing
     /// was done.
     pub fn is_out_of_files(&self) -> bool {
-        matches!(self.source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+        is_out_of_files(&self.source)
     }
+}
+
+/// As [`DiskError::is_out_of_files`], of what a [`Storage`] says.
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 impl fmt::Display for DiskError {

@@ -12,7 +12,10 @@ mod net;
 
 use std::time::Duration;
 
-pub use disk::{Disk, DiskError, DiskEvent, FileId, FileOptions, Storage, Sync, Token, WritePart};
+pub use disk::{
+    Disk, DiskError, DiskEvent, FileId, FileOptions, Storage, Sync, Token, WritePart,
+    is_out_of_files,
+};
 pub use net::{CloseReason, ConnId, HANDOVER_BYTES_MAX, Net, SendPart};
 
 use crate::base::Instant;

@@ -4,7 +4,8 @@
 //! Two files, written in turn: each is made whole under a temporary name, flushed, renamed over the
 //! older of the two, and the folder flushed. So a crash at any step leaves a whole checkpoint, or
 //! two. A checkpoint only saves time: one that is damaged, missing, of another log or of no use is
-//! told of, and the other one taken, or none.
+//! told of, and the other one taken, or none. One that was read and is wrong is taken away; one that
+//! the system does not read stays, since another start may read it.
 //!
 //! What a checkpoint covers is chosen, applied, and durable in this log *before* its first byte is
 //! written. Crash example: the peers choose slot 100 while its own write is in flight here; it is
@@ -13,6 +14,7 @@
 //! again, and readers and peers would find a hole. So the checkpoint also tells the last sequence
 //! that it counts on, and a log that ends before it is damaged.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,15 +22,14 @@ use tracing::{info, warn};
 
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{BlockBuf, Checksum, ClusterId, GroupId, Instant, NodeId, RunningChecksum, Slot};
+use crate::base::{BlockBuf, Checksum, Instant, RunningChecksum, Slot};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, WritePart};
 
 use super::covered::{self, CoveredSegment};
-use super::format::{
-    FORMAT_VERSION, get_slot, get_u16, get_u32, get_u64, join, put_u16, put_u32, put_u64,
-};
+use super::format::{get_slot, get_u32, get_u64, join, put_u32, put_u64};
+use super::owned::{CHECKPOINT, Owner};
 use super::shortage::Shortage;
-use super::{Log, LogFailure, LogOptions, Op};
+use super::{Log, LogFailure, Op};
 
 /// The two files' names within the group's folder, by the parity of the checkpoint's number.
 pub(super) const CHECKPOINT_NAMES: [&str; 2] = ["checkpoint-0", "checkpoint-1"];
@@ -52,15 +53,10 @@ const STOP_GROWTH_BYTES_MIN: u64 = 8 * MIB as u64;
 /// And when the last one was not larger: so much is written in an eighth of a second.
 const STOP_CHECKPOINT_BYTES_MAX: u64 = 8 * MIB as u64;
 
-const CHECKPOINT_MAGIC: u32 = u32::from_le_bytes(*b"LgC1");
-const CHECKSUM_AT: usize = BLOCK_SIZE - 4;
-
 /// The first block of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CheckpointHeader {
-    pub cluster: ClusterId,
-    pub group: GroupId,
-    pub node: NodeId,
+    pub owner: Owner,
     /// Rises by one with each checkpoint.
     pub number: u64,
     /// The slot after which the machine stood so.
@@ -81,43 +77,24 @@ pub(super) struct CheckpointHeader {
 
 impl CheckpointHeader {
     fn encode(&self, block: &mut [u8]) {
-        let out = &mut block[..BLOCK_SIZE];
-        out.fill(0);
-        put_u32(out, 0, CHECKPOINT_MAGIC);
-        put_u16(out, 4, FORMAT_VERSION);
-        put_u16(out, 6, self.group.0);
-        put_u64(out, 8, self.cluster.0);
-        put_u16(out, 16, self.node.0);
-        put_u64(out, 24, self.number);
-        put_u64(out, 32, self.slot.0);
-        put_u64(out, 40, self.sequence);
-        put_u64(out, 48, self.segment);
-        put_u64(out, 56, self.first_sequence);
-        put_u32(out, 64, self.previous.0);
-        put_u32(out, 68, self.body.0);
-        put_u64(out, 72, self.state_bytes);
-        put_u64(out, 80, self.covered_bytes);
-        let checksum = Checksum::of(&out[..CHECKSUM_AT]);
-        put_u32(out, CHECKSUM_AT, checksum.0);
+        CHECKPOINT.encode(&self.owner, block, |out| {
+            put_u64(out, 24, self.number);
+            put_u64(out, 32, self.slot.0);
+            put_u64(out, 40, self.sequence);
+            put_u64(out, 48, self.segment);
+            put_u64(out, 56, self.first_sequence);
+            put_u32(out, 64, self.previous.0);
+            put_u32(out, 68, self.body.0);
+            put_u64(out, 72, self.state_bytes);
+            put_u64(out, 80, self.covered_bytes);
+        });
     }
 
     /// Reads the first block of a file of `length` bytes; `Err` says what is wrong.
     fn decode(block: &[u8], length: u64) -> Result<CheckpointHeader, String> {
-        let bytes = block.get(..BLOCK_SIZE).ok_or("the checkpoint is cut off")?;
-        if get_u32(bytes, 0) != CHECKPOINT_MAGIC {
-            return Err("no checkpoint stands here (wrong magic)".into());
-        }
-        if Checksum::of(&bytes[..CHECKSUM_AT]).0 != get_u32(bytes, CHECKSUM_AT) {
-            return Err("the checksum of the checkpoint's header does not match".into());
-        }
-        match get_u16(bytes, 4) {
-            FORMAT_VERSION => {}
-            other => return Err(format!("format version {other}, {FORMAT_VERSION} is known")),
-        }
+        let (owner, bytes) = CHECKPOINT.decode(block)?;
         let header = CheckpointHeader {
-            group: GroupId(get_u16(bytes, 6)),
-            cluster: ClusterId(get_u64(bytes, 8)),
-            node: NodeId(get_u16(bytes, 16)),
+            owner,
             number: get_u64(bytes, 24),
             slot: get_slot(bytes, 32)?,
             sequence: get_u64(bytes, 40),
@@ -149,14 +126,6 @@ impl CheckpointHeader {
         (BLOCK_SIZE + block_align(self.body_bytes())) as u64
     }
 
-    fn check_owner(&self, owner: &Owner) -> Result<(), String> {
-        let found = Owner { cluster: self.cluster, group: self.group, node: self.node };
-        match found == *owner {
-            true => Ok(()),
-            false => Err(format!("it is the checkpoint of {found}, where {owner} is expected")),
-        }
-    }
-
     /// Whether the segment that it names is the one that it was taken in: one whose first entry has
     /// this sequence, and follows a header with this checksum.
     pub fn is_of_log(&self, first_sequence: u64, previous: Checksum) -> Result<(), String> {
@@ -167,28 +136,30 @@ impl CheckpointHeader {
     }
 }
 
-/// Whose checkpoint it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub cluster: ClusterId,
-    pub group: GroupId,
-    pub node: NodeId,
+/// Why a checkpoint is of no use to a start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    /// It was read, and is not what it must be: it never will be.
+    #[error("{0}")]
+    Wrong(String),
+    /// The system does not read it, which may pass.
+    #[error("it cannot be read: {0}")]
+    Unread(#[from] io::Error),
 }
 
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Owner { cluster, group, node } = self;
-        write!(f, "cluster {cluster}, group {group}, node {node}")
+impl From<String> for Unusable {
+    fn from(why: String) -> Unusable {
+        Unusable::Wrong(why)
     }
 }
 
 /// A file of a checkpoint, as far as its header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct CheckpointFile {
     /// Relative to the data directory.
     pub name: String,
     /// `Err`: why it is of no use.
-    pub header: Result<CheckpointHeader, String>,
+    pub header: Result<CheckpointHeader, Unusable>,
 }
 
 /// The checkpoints that stand in a folder, by name. Nothing that is wrong with one is an error.
@@ -204,11 +175,10 @@ pub(super) fn read_headers<S: Storage>(
     let files = standing.map(|name| {
         let name = join(folder, name);
         let header = with_file(storage, &name, |storage, file| {
-            let read = storage.read_at(file, 0, &mut block, BLOCK_SIZE);
-            let read = read.map_err(|error| error.to_string())?;
-            let length = storage.len(file).map_err(|error| error.to_string())?;
-            let header = CheckpointHeader::decode(&block[..read], length)?;
-            header.check_owner(owner).map(|()| header)
+            let read = storage.read_at(file, 0, &mut block, BLOCK_SIZE)?;
+            let header = CheckpointHeader::decode(&block[..read], storage.len(file)?)?;
+            CHECKPOINT.check_owner(&header.owner, owner)?;
+            Ok(header)
         });
         CheckpointFile { name, header }
     });
@@ -218,10 +188,9 @@ pub(super) fn read_headers<S: Storage>(
 fn with_file<S: Storage, T>(
     storage: &mut S,
     name: &str,
-    with: impl FnOnce(&mut S, FileId) -> Result<T, String>,
-) -> Result<T, String> {
-    let opened = storage.open(name, FileOptions::Read);
-    let file = opened.map_err(|error| format!("it cannot be opened: {error}"))?;
+    with: impl FnOnce(&mut S, FileId) -> Result<T, Unusable>,
+) -> Result<T, Unusable> {
+    let file = storage.open(name, FileOptions::Read)?;
     let result = with(storage, file);
     storage.close(file);
     result
@@ -248,7 +217,7 @@ pub(super) fn read_body<S: Storage>(
     name: &str,
     header: &CheckpointHeader,
     pool: &crate::base::BlockPool,
-) -> Result<CheckpointBody, String> {
+) -> Result<CheckpointBody, Unusable> {
     let size = header.body_bytes();
     let mut buffer = pool.take(MIB);
     let bytes = with_file(storage, name, |storage, file| {
@@ -257,17 +226,16 @@ pub(super) fn read_body<S: Storage>(
         while bytes.len() < size {
             let length = block_align(size - bytes.len()).min(MIB);
             let offset = (BLOCK_SIZE + bytes.len()) as u64;
-            let read = storage.read_at(file, offset, &mut buffer, length);
-            let read = read.map_err(|error| error.to_string())?;
+            let read = storage.read_at(file, offset, &mut buffer, length)?;
             if read < length {
-                return Err("the checkpoint is cut off".into());
+                return Err("the checkpoint is cut off".to_owned().into());
             }
             bytes.extend_from_slice(&buffer[..length.min(size - bytes.len())]);
         }
         Ok(bytes)
     })?;
     if Checksum::of(&bytes) != header.body {
-        return Err("the checkpoint's checksum does not match".into());
+        return Err("the checkpoint's checksum does not match".to_owned().into());
     }
     let state_bytes = header.state_bytes as usize;
     let covered = covered::decode(&bytes[state_bytes..])?;
@@ -404,9 +372,7 @@ impl Log {
         // Everything appended so far, and with it every applied slot.
         let sequence = self.index.next_sequence() - 1;
         let header = CheckpointHeader {
-            cluster: self.options.cluster,
-            group: self.options.group,
-            node: self.options.node,
+            owner: Owner::of(&self.options),
             number: last.number + 1,
             slot,
             sequence,
@@ -561,21 +527,15 @@ impl Job {
     }
 }
 
-impl Owner {
-    pub fn of(options: &LogOptions) -> Owner {
-        Owner { cluster: options.cluster, group: options.group, node: options.node }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::{ClusterId, GroupId, NodeId};
+    use crate::log::owned::CHECKSUM_AT;
 
     fn header() -> CheckpointHeader {
         CheckpointHeader {
-            cluster: ClusterId(9),
-            group: GroupId(1),
-            node: NodeId(2),
+            owner: Owner { cluster: ClusterId(9), group: GroupId(1), node: NodeId(2) },
             number: 7,
             slot: Slot(100),
             sequence: 120,
@@ -595,6 +555,11 @@ mod tests {
         let length = header().file_bytes();
         assert_eq!(length, 3 * BLOCK_SIZE as u64);
         assert_eq!(CheckpointHeader::decode(&block, length), Ok(header()));
+        assert_eq!(
+            get_u32(&block, CHECKSUM_AT),
+            0x31e8_9a7b,
+            "its bytes stand where they always have"
+        );
         assert!(CheckpointHeader::decode(&block, length - 1).is_err());
         assert!(CheckpointHeader::decode(&block[1..], length).is_err());
         for byte in 0..BLOCK_SIZE {
@@ -605,12 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn another_owner_and_wild_sizes_are_refused() {
-        let owner = Owner { cluster: ClusterId(9), group: GroupId(1), node: NodeId(2) };
-        assert_eq!(header().check_owner(&owner), Ok(()));
-        assert!(header().check_owner(&Owner { node: NodeId(3), ..owner }).is_err());
-        assert!(header().check_owner(&Owner { group: GroupId(3), ..owner }).is_err());
-        assert!(header().check_owner(&Owner { cluster: ClusterId(3), ..owner }).is_err());
+    fn wild_sizes_are_refused() {
         let mut block = vec![0; BLOCK_SIZE];
         let wild = CheckpointHeader { state_bytes: u64::MAX - 5, ..header() };
         wild.encode(&mut block);

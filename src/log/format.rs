@@ -231,7 +231,7 @@ impl EntryHeader {
     }
 }
 
-fn check_version(bytes: &[u8]) -> Result<(), String> {
+pub(super) fn check_version(bytes: &[u8]) -> Result<(), String> {
     match get_u16(bytes, 4) {
         FORMAT_VERSION => Ok(()),
         other => Err(format!("format version {other}, where {FORMAT_VERSION} is known")),

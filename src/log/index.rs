@@ -209,9 +209,18 @@ impl Indexed {
     }
 }
 
-/// The slots that a footer's rows tell to be applied.
-pub(super) fn applied_slots(entries: &[IndexEntry]) -> Vec<Slot> {
-    applied(entries).map(|entry| entry.slot).collect()
+/// The slots that a footer's rows tell to be applied, as runs without a gap, by slot.
+pub(super) fn applied_runs(entries: &[IndexEntry]) -> Vec<(Slot, Slot)> {
+    let mut slots: Vec<Slot> = applied(entries).map(|entry| entry.slot).collect();
+    slots.sort_unstable();
+    let mut runs: Vec<(Slot, Slot)> = Vec::new();
+    for slot in slots {
+        match runs.last_mut() {
+            Some((_, last)) if slot <= last.next() => *last = slot,
+            _ => runs.push((slot, slot)),
+        }
+    }
+    runs
 }
 
 fn note_slot(slots: &mut Option<(Slot, Slot)>, slot: Slot) {
@@ -705,8 +714,8 @@ impl Index {
     }
 
     /// Fills the active segment, which is empty, from its footer on disk (recovery). `applied`: the
-    /// slots that it tells to be applied; may be empty when no segment before is in memory.
-    pub fn add_indexed(&mut self, indexed: Indexed, applied: &[Slot]) {
+    /// slots that it tells to be applied, in runs.
+    pub fn add_indexed(&mut self, indexed: Indexed, applied: &[(Slot, Slot)]) {
         let active = self.active_mut();
         assert_eq!(active.count, 0, "a segment is filled once");
         active.count = indexed.count;
@@ -725,13 +734,15 @@ impl Index {
         // Earlier segments may be without a footer (it was damaged, or its write was cut short):
         // an entry of theirs must not pass for the slot's value again. (One that a checkpoint
         // covers has its place already, and the same value.)
-        for slot in applied {
-            let older = self.latest.get(slot).copied().filter(|older| self.is_pending(*older));
-            if let Some(older) = older
-                && !planted(Mutant::OlderValueAfterFooterLoss)
-            {
-                self.latest.remove(slot);
-                self.settle(older, None);
+        for (first, last) in applied {
+            let held = self.latest.range(*first..=*last).map(|(slot, entry)| (*slot, *entry));
+            let mut older: Vec<(Slot, EntryRef)> = held.collect();
+            older.retain(|(_, entry)| self.is_pending(*entry));
+            for (slot, entry) in older {
+                if !planted(Mutant::OlderValueAfterFooterLoss) {
+                    self.latest.remove(&slot);
+                    self.settle(entry, None);
+                }
             }
         }
     }

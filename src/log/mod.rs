@@ -11,11 +11,10 @@
 //! - After any failed or short write nothing is ever reported durable again ([`LogFailure`]).
 //!
 //! Files of a group's folder: `vote` ([`vote`](self)), `checkpoint-0` and `checkpoint-1` (the state
-//! of the machine, so that a start need not apply every slot), `damaged` (after the scrub has found
-//! damage), and `segment-<16 hex digits>.log`, of fixed
-//! size: one header block, entries (header, value, zeros up to the block), zeros, and at the end
-//! the index footer, once everything in the segment has been applied. `src/README.md` has the
-//! formats.
+//! of the machine, so that a start need not apply every slot), `damaged` (after the scrub or a read
+//! has found damage), and `segment-<16 hex digits>.log`, of fixed size: one header block, entries
+//! (header, value, zeros up to the block), zeros, and at the end the index footer, once everything in
+//! the segment has been applied. `src/README.md` has the formats.
 
 mod checkpoint;
 mod covered;
@@ -27,6 +26,7 @@ mod index;
 pub mod inspect;
 pub mod layout;
 mod marker;
+mod owned;
 mod placements;
 mod prepare;
 mod reads;
@@ -63,6 +63,7 @@ use crate::io::{Disk, DiskEvent, Storage, Token};
 use checkpoint::Checkpointer;
 use format::Place;
 use index::Index;
+use marker::MarkerWriter;
 use prepare::{FILL_PAUSE, Preparer};
 use reads::Reads;
 use scrub::Scrubber;
@@ -386,6 +387,8 @@ enum Op {
     Checkpoint,
     /// A step in verifying what the start did not read.
     Scrub,
+    /// A step in leaving the marker of damage.
+    Marker,
 }
 
 /// Issues tokens and knows what is in flight.
@@ -428,6 +431,7 @@ pub struct Log {
     reads: Reads,
     checkpointer: Checkpointer,
     scrubber: Scrubber,
+    marker: MarkerWriter,
     /// Chosen slots up to here are replayed.
     replay_through: Slot,
     /// Bytes of the entries that were replayed.
@@ -589,6 +593,7 @@ impl Log {
             Op::Footer(segment) => self.on_footer(disk, segment, event),
             Op::Checkpoint => self.on_checkpoint(now, disk, event),
             Op::Scrub => self.on_scrub(now, disk, event, out),
+            Op::Marker => self.on_marker(disk, event),
             Op::OpenFile(_) | Op::LoadFooter(_) | Op::ReadEntry(_) => {
                 self.on_read(now, disk, op, event, out);
                 Ok(())

@@ -240,6 +240,10 @@ impl Log {
             Op::ReadEntry(ticket) => {
                 let result = self.finish_entry(ticket, event);
                 self.reads.jobs.remove(&ticket);
+                // (A damaged footer is made again by the next start in any case.)
+                if let Err(ReadError::Damaged(damage)) = &result {
+                    self.mark_damage(disk, damage);
+                }
                 out.push(LogEvent::Read { ticket, result });
                 return;
             }

@@ -4,46 +4,47 @@
 //! of this place, continues the chain, and the next segment's header follows from it. Then every
 //! entry of it had been durable and applied when the footer was written, and the chain goes on behind
 //! it. What is not read here is verified afterwards (`scrub.rs`). Every other segment is walked,
-//! entry by entry; the log's last entries always are.
+//! entry by entry; the log's last entries always are. So a footer that is damaged is made again, and one
+//! that the system does not read too, if the next segment follows from the entries that stand: else it
+//! may tell of more, and what cannot be read is never taken for a torn tail.
 //!
 //! Everything is read and judged before anything is changed. The changes then are: a torn tail is
 //! overwritten with zeros and flushed (so that its remains can never be taken for entries again,
 //! whatever is written over a part of them later), the first segment is created, left-over
 //! temporary files are removed.
 
+mod checkpoints;
+
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use tracing::warn;
 
 use crate::base::limits::ENTRY_HEADER_SIZE;
 use crate::base::limits::{BLOCK_SIZE, MIB, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, Placement, Slot};
+use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
-use super::checkpoint::{
-    self, CHECKPOINT_NAMES, CHECKPOINT_TEMPORARY, CheckpointBody, CheckpointFile, CheckpointHeader,
-    Checkpointer, Owner,
-};
+use super::checkpoint::{CHECKPOINT_TEMPORARY, CheckpointHeader, Checkpointer};
 use super::footer::{self, Trailer};
 use super::format::{
-    EntryHeader, EntryKind, GENERATION_FIRST, Place, is_segment_temporary, join, segment_name,
-    segment_number, segment_temporary,
+    EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, is_segment_temporary, join,
+    segment_name, segment_number, segment_temporary,
 };
-use super::index::{Index, IndexEntry, Indexed, Segment, applied_slots};
-use super::marker;
-use super::placements;
+use super::index::{Index, IndexEntry, Indexed, Segment, applied_runs};
+use super::marker::{self, Marker, MarkerWriter};
+use super::owned::Owner;
 use super::prepare::{Preparer, SPARES_OPEN_MAX};
 use super::reads::{Reads, open_entry};
 use super::scrub::Scrubber;
 use super::vote::{self, VOTE_NAME, VoteWriter};
 use super::walk::{
-    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, is_blank,
-    judge_start, look_behind, read_footer, walk_entries,
+    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, header_at,
+    is_blank, judge_start, look_behind, read_footer, walk_entries,
 };
 use super::writer::Writer;
 use super::{Damage, Log, LogError, LogOptions, LogRecovered, LogStats, Restore, Tokens};
+use checkpoints::{Covering, Taken};
 
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = MIB;
@@ -107,8 +108,8 @@ struct Found {
 /// What a segment's footer tells.
 struct FoundIndex {
     indexed: Indexed,
-    /// The slots that it tells to be applied; only with a segment before it that has no footer.
-    applied: Vec<Slot>,
+    /// The slots that it tells to be applied, in runs.
+    applied: Vec<(Slot, Slot)>,
     /// Its entries have not been read.
     unread: bool,
 }
@@ -120,12 +121,6 @@ struct Row {
     value_size: u32,
     placement_bytes_max: u32,
     chosen: Slot,
-}
-
-/// A checkpoint that this start goes on from.
-struct Taken {
-    header: CheckpointHeader,
-    body: CheckpointBody,
 }
 
 struct Recovery<'a, S: Storage> {
@@ -141,6 +136,10 @@ struct Recovery<'a, S: Storage> {
     applied: Slot,
     footers_damaged: u32,
     torn_bytes: u64,
+    /// Checkpoints that were read and are wrong.
+    wrong: Vec<String>,
+    /// Everything up to this sequence had been durable when a marker of damage was left.
+    marked: u64,
 }
 
 pub(super) fn open<S: Storage>(
@@ -154,9 +153,9 @@ pub(super) fn open<S: Storage>(
     if !names.iter().any(|name| name == VOTE_NAME) {
         return Err(LogError::Unformatted(folder.to_owned()));
     }
-    let marked = marker::find(storage, folder, &names, &options);
-    if let Some(damage) = &marked {
-        warn!(folder, %damage, "damage was found while the log ran: this start verifies everything");
+    let marked = marker::find(storage, folder, &names, &Owner::of(&options), &options.pool);
+    if let Some(Marker { what, .. }) = &marked {
+        warn!(folder, damage = %what, "damage was found while the log ran: this start verifies everything");
         options.verify_at_start = true;
     }
     let mut recovery = Recovery {
@@ -170,9 +169,11 @@ pub(super) fn open<S: Storage>(
         applied: Slot::NONE,
         footers_damaged: 0,
         torn_bytes: 0,
+        wrong: Vec::new(),
+        marked: marked.as_ref().map_or(0, |marker| marker.durable),
     };
     recovery.open_segments(&names)?;
-    let checkpoints = recovery.read_checkpoints(&names);
+    let checkpoints = recovery.read_checkpoints(&names)?;
     let broken = recovery.walk()?;
     recovery.judge_end(&broken, &checkpoints)?;
     let (vote_file, vote, vote_repaired) = vote::load(recovery.storage, folder, &options)?;
@@ -180,12 +181,12 @@ pub(super) fn open<S: Storage>(
         recovery.create_first(vote.sequence)?;
     }
     recovery.remove_temporaries(&names)?;
-    let checkpoints = recovery.of_this_log(checkpoints);
+    let checkpoints = recovery.of_this_log(checkpoints)?;
     let newest = checkpoints.first().map(|(_, header)| *header);
     let taken = match restore {
         Some(restore) => {
-            let taken = recovery.take_checkpoint(&checkpoints, restore);
-            recovery.remove_unbelieved(&names, &checkpoints, taken.as_ref())?;
+            let taken = recovery.take_checkpoint(&checkpoints, restore)?;
+            recovery.remove_wrong()?;
             taken
         }
         None => None,
@@ -225,6 +226,7 @@ pub(super) fn open<S: Storage>(
         reads: Reads::default(),
         checkpointer: Checkpointer::new(newest.as_ref()),
         scrubber: Scrubber::new(unread),
+        marker: MarkerWriter::default(),
         marked: marked.is_some(),
         replay_through: recovered.chosen,
         replayed_bytes: 0,
@@ -312,130 +314,6 @@ impl<S: Storage> Recovery<'_, S> {
         self.storage.sync_folder(folder).map_err(LogError::io(format!("flushing {folder}")))
     }
 
-    // ---- checkpoints ------------------------------------------------------------------------
-
-    /// The checkpoints that stand, as far as their headers; those of no use are told of.
-    fn read_checkpoints(&mut self, names: &[String]) -> Vec<(String, CheckpointHeader)> {
-        let (owner, pool) = (Owner::of(self.options), &self.options.pool);
-        let files = checkpoint::read_headers(self.storage, self.folder, names, &owner, pool);
-        let sound = |CheckpointFile { name, header }| match header {
-            Ok(header) => Some((name, header)),
-            Err(why) => {
-                warn!(file = %name, %why, "a checkpoint is of no use");
-                None
-            }
-        };
-        files.into_iter().filter_map(sound).collect()
-    }
-
-    /// Those that were taken in this log, the newest first.
-    fn of_this_log(
-        &self,
-        checkpoints: Vec<(String, CheckpointHeader)>,
-    ) -> Vec<(String, CheckpointHeader)> {
-        let is_ours = |(name, header): &(String, CheckpointHeader)| {
-            let segment = self.found.iter().find(|found| found.number == header.segment);
-            let linked = segment
-                .ok_or_else(|| "its segment does not stand here".to_owned())
-                .and_then(|found| header.is_of_log(found.first_sequence, found.previous));
-            if let Err(why) = &linked {
-                warn!(file = %name, %why, "a checkpoint is of no use");
-            }
-            linked.is_ok()
-        };
-        let mut ours: Vec<_> = checkpoints.into_iter().filter(is_ours).collect();
-        // Not by number: numbers begin again where no header could be read.
-        ours.sort_by_key(|(_, header)| std::cmp::Reverse(header.slot));
-        ours
-    }
-
-    /// Takes the newest checkpoint that is of use.
-    fn take_checkpoint(
-        &mut self,
-        checkpoints: &[(String, CheckpointHeader)],
-        restore: &mut Restore<'_>,
-    ) -> Option<Taken> {
-        for (name, header) in checkpoints {
-            let taken = checkpoint::read_body(self.storage, name, header, &self.options.pool)
-                .and_then(|body| {
-                    self.check_covered(header, &body)?;
-                    restore(header.slot, body.state())?;
-                    Ok(Taken { header: *header, body })
-                });
-            match taken {
-                Ok(taken) => return Some(taken),
-                Err(why) => warn!(file = %name, %why, "a checkpoint is of no use"),
-            }
-        }
-        None
-    }
-
-    /// Takes away each checkpoint that this start has not believed: it must not count again later.
-    ///
-    /// Example: slot 7 stands in segment 1, whose footer rots, and again behind it. The checkpoint,
-    /// which relies on that footer, is refused; the replay has the later entry hold the slot, and
-    /// writes a footer that says so. Were the checkpoint believed at the next start, since segment 1
-    /// has a footer again, nothing would hold slot 7: the checkpoint does not tell of its later entry.
-    fn remove_unbelieved(
-        &mut self,
-        names: &[String],
-        checkpoints: &[(String, CheckpointHeader)],
-        taken: Option<&Taken>,
-    ) -> Result<(), LogError> {
-        let mut removed = false;
-        let standing = CHECKPOINT_NAMES.iter().filter(|name| names.iter().any(|n| n == *name));
-        for name in standing.map(|name| join(self.folder, name)) {
-            // Those older than the one that was taken were not judged.
-            let believed = checkpoints.iter().any(|(file, header)| {
-                *file == name && taken.is_some_and(|taken| header.slot <= taken.header.slot)
-            });
-            if !believed {
-                self.storage.remove(&name).map_err(LogError::io(format!("removing {name}")))?;
-                removed = true;
-            }
-        }
-        if removed {
-            let flushing = LogError::io(format!("flushing {}", self.folder));
-            self.storage.sync_folder(self.folder).map_err(flushing)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the checkpoint tells of every slot that it covers in a segment without a footer.
-    fn check_covered(
-        &self,
-        header: &CheckpointHeader,
-        body: &CheckpointBody,
-    ) -> Result<(), String> {
-        for found in self.found.iter().filter(|found| found.footer.is_none()) {
-            let number = found.number;
-            let covered = body.covered.iter().find(|covered| covered.number == number);
-            let Some(covered) = covered else {
-                if found.first_sequence <= header.sequence {
-                    return Err(format!(
-                        "segment {number:x} has lost the footer that it had when it was taken"
-                    ));
-                }
-                continue;
-            };
-            if covered.entries as usize > found.rows.len() {
-                return Err(format!("it tells of more entries than segment {number:x} has"));
-            }
-            for row in &covered.rows {
-                let entry = &found.rows[row.at as usize];
-                if entry.slot != row.slot || row.slot > header.slot {
-                    let (told, at) = (row.slot, row.at);
-                    return Err(format!(
-                        "it tells of slot {told} in entry {at}, where {} stands",
-                        entry.slot
-                    ));
-                }
-                placements::fits(&row.placement, entry.placement_bytes_max)?;
-            }
-        }
-        Ok(())
-    }
-
     // ---- the walk ---------------------------------------------------------------------------
 
     /// Walks the chain through the segments; returns where it ended.
@@ -493,7 +371,7 @@ impl<S: Storage> Recovery<'_, S> {
         if self.options.verify_at_start || number as usize >= self.files.len() {
             return Ok(None);
         }
-        let FoundFooter::Valid(trailer, entries) = read_footer(reader, self.storage, place)? else {
+        let FoundFooter::Valid(trailer, entries) = read_footer(reader, self.storage, place) else {
             return Ok(None);
         };
         let Ok(tail) = footer::tail_of(&trailer, &entries, reader.length) else {
@@ -505,7 +383,7 @@ impl<S: Storage> Recovery<'_, S> {
             chosen: self.chain.chosen.max(trailer.told),
         };
         let linked = trailer.first_sequence == self.chain.sequence
-            && self.continues_at(number + 1, &next)?;
+            && self.header_of(number + 1)?.is_some_and(|header| next.goes_on_in(&header));
         if !linked && !planted(Mutant::FooterWithoutChain) {
             return Ok(None);
         }
@@ -515,14 +393,16 @@ impl<S: Storage> Recovery<'_, S> {
         Ok(Some(Broken { offset: tail, slot: None, why, empty: true }))
     }
 
-    /// Whether a segment's header, whole and in its place, continues the chain.
-    fn continues_at(&mut self, number: u64, chain: &Chain) -> Result<bool, LogError> {
+    /// A segment's header, if it stands, whole and where it belongs.
+    fn header_of(&mut self, number: u64) -> Result<Option<SegmentHeader>, LogError> {
+        if number as usize > self.files.len() {
+            return Ok(None);
+        }
         let mut reader = self.reader(number)?;
         reader.read_ahead = BLOCK_SIZE;
-        let length = reader.length;
         let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
         let place = self.options.place(number, generation_of(block));
-        Ok(matches!(judge_start(block, &place, length, chain), Start::Continues))
+        Ok(header_at(block, &place, self.options.segment_bytes))
     }
 
     /// Notes a segment with a footer; `start`: where the chain stood before it.
@@ -539,9 +419,7 @@ impl<S: Storage> Recovery<'_, S> {
         let indexed = Indexed::of(entries, tail, trailer.size() as u32);
         self.applied = self.applied.max(trailer.chosen);
         self.ballot_max = self.ballot_max.max(indexed.ballot_max);
-        // One in memory before it may hold older values of its slots.
-        let needed = self.found.iter().any(|found| found.footer.is_none());
-        let applied = if needed { applied_slots(entries) } else { Vec::new() };
+        let applied = applied_runs(entries);
         self.found.push(Found {
             number: place.segment,
             generation: place.generation,
@@ -565,6 +443,12 @@ impl<S: Storage> Recovery<'_, S> {
         reader: &mut SegmentReader,
         place: &Place,
     ) -> Result<Broken, LogError> {
+        let footer = read_footer(reader, self.storage, place);
+        let next = match &footer {
+            // Its blocks are not walked into.
+            FoundFooter::Unread(_) => self.header_of(place.segment + 1)?,
+            _ => None,
+        };
         let mut rows = Vec::new();
         let ballot_max = &mut self.ballot_max;
         let mut visit = |header: &EntryHeader, _: &[u8]| {
@@ -580,39 +464,32 @@ impl<S: Storage> Recovery<'_, S> {
         };
         let start = self.chain;
         let from = BLOCK_SIZE as u64;
-        let mut broken =
-            walk_entries(reader, self.storage, place, from, &mut self.chain, &mut visit)?;
-        let footer = match read_footer(reader, self.storage, place)? {
+        let until = next.map_or(u64::MAX, |header| header.first_sequence);
+        let chain = &mut self.chain;
+        let mut broken = walk_entries(reader, self.storage, place, from, until, chain, &mut visit)?;
+        let lost = match footer {
             FoundFooter::None => None,
-            FoundFooter::Damaged(_) => {
-                self.footers_damaged += 1;
-                None
+            FoundFooter::Damaged(why) => Some(why),
+            // It may tell of more entries, unless the next segment follows from those that stand.
+            FoundFooter::Unread(error) => {
+                if !next.is_some_and(|header| self.chain.goes_on_in(&header)) {
+                    return Err(error);
+                }
+                Some(error.to_string())
             }
-            FoundFooter::Valid(trailer, entries) => Some((trailer, entries)),
+            FoundFooter::Valid(trailer, entries) => {
+                if self.is_footer_of(&trailer, &entries, &rows, &start, &broken, reader)? {
+                    // The footer stands where the chain's end was found: nothing is torn here.
+                    broken.empty = true;
+                    self.add_by_footer(place, &trailer, &entries, false, start);
+                    return Ok(broken);
+                }
+                Some("it tells of other entries than those that stand".to_owned())
+            }
         };
-        if let Some((trailer, entries)) = footer {
-            let count = rows.len() as u64;
-            let told = rows.iter().map(|row| row.chosen).max().unwrap_or_default();
-            let same = u64::from(trailer.count) == count
-                && trailer.first_sequence == start.sequence
-                && trailer.last == self.chain.previous
-                && (trailer.told == Slot::NONE || trailer.told == told)
-                && footer::tail_of(&trailer, &entries, reader.length).is_ok()
-                && footer::tells_of(
-                    &entries,
-                    rows.iter().map(|row| (row.slot, row.ballot, row.value_size)),
-                );
-            if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
-                let Broken { offset, slot, why, .. } = broken;
-                let why = format!("{why}; the index footer proves that it had been durable");
-                return Err(LogError::Corrupt(Damage::new(&reader.name, offset, slot, why)));
-            }
-            if same {
-                // The footer stands where the chain's end was found: nothing is torn here.
-                broken.empty = true;
-                self.add_by_footer(place, &trailer, &entries, false, start);
-                return Ok(broken);
-            }
+        if let Some(why) = lost {
+            let file = &reader.name;
+            warn!(file, %why, "an index footer is of no use: it is made again from the entries");
             self.footers_damaged += 1;
         }
         self.found.push(Found {
@@ -628,6 +505,35 @@ impl<S: Storage> Recovery<'_, S> {
         Ok(broken)
     }
 
+    /// Whether a segment's footer tells of its entries, which were walked from `start` on.
+    ///
+    /// # Errors
+    /// It tells of more: then what is missing had been durable.
+    fn is_footer_of(
+        &self,
+        trailer: &Trailer,
+        entries: &[IndexEntry],
+        rows: &[Row],
+        start: &Chain,
+        broken: &Broken,
+        reader: &SegmentReader,
+    ) -> Result<bool, LogError> {
+        let count = rows.len() as u64;
+        if u64::from(trailer.count) > count && !planted(Mutant::DamageTruncated) {
+            let Broken { offset, slot, why, .. } = broken;
+            let why = format!("{why}; the index footer proves that it had been durable");
+            return Err(LogError::Corrupt(Damage::new(&reader.name, *offset, *slot, why)));
+        }
+        let told = rows.iter().map(|row| row.chosen).max().unwrap_or_default();
+        let standing = rows.iter().map(|row| (row.slot, row.ballot, row.value_size));
+        Ok(u64::from(trailer.count) == count
+            && trailer.first_sequence == start.sequence
+            && trailer.last == self.chain.previous
+            && (trailer.told == Slot::NONE || trailer.told == told)
+            && footer::tail_of(trailer, entries, reader.length).is_ok()
+            && footer::tells_of(entries, standing))
+    }
+
     /// Decides between torn tail and damage, and cuts the torn tail.
     fn judge_end(
         &mut self,
@@ -636,9 +542,7 @@ impl<S: Storage> Recovery<'_, S> {
     ) -> Result<(), LogError> {
         let (number, broken) = end;
         let missing = self.chain.sequence;
-        let ahead = checkpoints.iter().find(|(_, header)| header.sequence >= missing);
-        if let Some((file, _)) = ahead
-            && !planted(Mutant::CheckpointAheadIgnored)
+        if let Some(file) = self.proof_beside(missing, checkpoints)
             && !planted(Mutant::DamageTruncated)
         {
             let why =
@@ -809,50 +713,6 @@ impl<S: Storage> Recovery<'_, S> {
             accepted.push((slot, found.entry.ballot, batch));
         }
         Ok(accepted)
-    }
-}
-
-/// What a checkpoint covers of the segments in memory, while the index is built.
-struct Covering {
-    /// The checkpoint's slot.
-    through: Slot,
-    segments: Vec<super::covered::CoveredSegment>,
-    placed: Vec<(Slot, Rc<Placement>)>,
-}
-
-impl Covering {
-    fn of(taken: Option<Taken>) -> Covering {
-        let through = taken.as_ref().map_or(Slot::NONE, |taken| taken.header.slot);
-        let segments = taken.map_or(Vec::new(), |taken| taken.body.covered);
-        Covering { through, segments, placed: Vec::new() }
-    }
-
-    /// Adds the rows of a segment in memory to the index.
-    fn push_rows(&mut self, index: &mut Index, number: u64, rows: &[Row]) {
-        let covered = self.segments.iter_mut().find(|covered| covered.number == number);
-        let covered = covered.map_or(Vec::new(), |covered| std::mem::take(&mut covered.rows));
-        let mut covered = covered.into_iter().peekable();
-        for (at, row) in (0_u32..).zip(rows) {
-            let (slot, room) = (row.slot, row.placement_bytes_max);
-            if slot == Slot::NONE || slot > self.through {
-                index.push(slot, row.ballot, row.value_size, room);
-                continue;
-            }
-            let holds = covered.next_if(|covered| covered.at == at);
-            let placement = holds.map(|covered| covered.placement);
-            if let Some(placement) = &placement {
-                self.placed.push((slot, placement.clone()));
-            }
-            index.push_covered(slot, row.ballot, row.value_size, room, placement);
-        }
-        assert!(covered.next().is_none(), "the rows were held against the entries");
-    }
-
-    /// Everything is in the index.
-    fn finish(mut self, index: &mut Index) {
-        self.placed.sort_by_key(|(slot, _)| *slot);
-        self.placed.dedup_by_key(|(slot, _)| *slot);
-        index.cover(self.through, self.placed);
     }
 }
 

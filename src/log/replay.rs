@@ -159,7 +159,7 @@ fn load_footer<S: Storage>(
     let generation = log.index.segment(number).map_or(0, |segment| segment.generation);
     let place = log.options.place(number, generation);
     let reader = window.on(log, storage, number)?;
-    let why = match read_footer(reader, storage, &place)? {
+    let why = match read_footer(reader, storage, &place) {
         FoundFooter::Valid(_, entries) => {
             let loaded = Rc::new(LoadedFooter::new(entries));
             log.reads.footers_mut().insert(number, loaded);
@@ -167,6 +167,7 @@ fn load_footer<S: Storage>(
         }
         FoundFooter::None => "the index footer has vanished".to_owned(),
         FoundFooter::Damaged(why) => why,
+        FoundFooter::Unread(error) => return Err(error),
     };
     Err(LogError::Corrupt(Damage::new(&reader.name, 0, None, why)))
 }

@@ -208,7 +208,9 @@ impl Log {
             // The process may have no other file left to open.
             disk.close(file);
         }
-        if let Err(error) = marker::write(disk, &self.folder, &self.options, what) {
+        if let Err(error) =
+            marker::write(disk, &self.folder, &self.options, what, self.writer.durable())
+        {
             let folder = &self.folder;
             error!(
                 folder,

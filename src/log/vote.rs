@@ -10,24 +10,21 @@ use std::rc::Rc;
 
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, ClusterId, Epoch, GroupId, NodeId};
+use crate::base::{Ballot, Epoch, NodeId};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, WritePart};
 
-use super::format::{FORMAT_VERSION, get_u16, get_u32, get_u64, join, put_u16, put_u32, put_u64};
+use super::format::{get_u16, get_u32, get_u64, join, put_u16, put_u32, put_u64};
+use super::owned::{Owner, VOTE};
 use super::{Damage, Log, LogError, LogEvent, LogFailure, LogOptions, LogSync, Op, Tokens, VoteId};
 
 /// The file's name within the group's folder.
 pub(super) const VOTE_NAME: &str = "vote";
-const VOTE_MAGIC: u32 = u32::from_le_bytes(*b"LgV1");
 const COPIES: usize = 2;
-const CHECKSUM_AT: usize = BLOCK_SIZE - 4;
 
 /// One copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Vote {
-    pub cluster: ClusterId,
-    pub group: GroupId,
-    pub node: NodeId,
+    pub owner: Owner,
     /// Rises by one with each promise; 1 when formatted.
     pub sequence: u64,
     pub ballot: Ballot,
@@ -36,37 +33,18 @@ pub(super) struct Vote {
 
 impl Vote {
     pub fn encode(&self, block: &mut [u8]) {
-        let out = &mut block[..BLOCK_SIZE];
-        out.fill(0);
-        put_u32(out, 0, VOTE_MAGIC);
-        put_u16(out, 4, FORMAT_VERSION);
-        put_u16(out, 6, self.group.0);
-        put_u64(out, 8, self.cluster.0);
-        put_u16(out, 16, self.node.0);
-        put_u16(out, 18, self.ballot.node.0);
-        put_u32(out, 20, self.epoch.0);
-        put_u64(out, 24, self.sequence);
-        put_u64(out, 32, self.ballot.round);
-        let checksum = Checksum::of(&out[..CHECKSUM_AT]);
-        put_u32(out, CHECKSUM_AT, checksum.0);
+        VOTE.encode(&self.owner, block, |out| {
+            put_u16(out, 18, self.ballot.node.0);
+            put_u32(out, 20, self.epoch.0);
+            put_u64(out, 24, self.sequence);
+            put_u64(out, 32, self.ballot.round);
+        });
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Vote, String> {
-        let bytes = bytes.get(..BLOCK_SIZE).ok_or("the copy is cut off")?;
-        if get_u32(bytes, 0) != VOTE_MAGIC {
-            return Err("no vote stands here (wrong magic)".into());
-        }
-        if Checksum::of(&bytes[..CHECKSUM_AT]).0 != get_u32(bytes, CHECKSUM_AT) {
-            return Err("the vote's checksum does not match".into());
-        }
-        match get_u16(bytes, 4) {
-            FORMAT_VERSION => {}
-            other => return Err(format!("format version {other}, {FORMAT_VERSION} is known")),
-        }
+        let (owner, bytes) = VOTE.decode(bytes)?;
         Ok(Vote {
-            cluster: ClusterId(get_u64(bytes, 8)),
-            group: GroupId(get_u16(bytes, 6)),
-            node: NodeId(get_u16(bytes, 16)),
+            owner,
             sequence: get_u64(bytes, 24),
             ballot: Ballot { round: get_u64(bytes, 32), node: NodeId(get_u16(bytes, 18)) },
             epoch: Epoch(get_u32(bytes, 20)),
@@ -74,14 +52,7 @@ impl Vote {
     }
 
     fn first(options: &LogOptions) -> Vote {
-        Vote {
-            cluster: options.cluster,
-            group: options.group,
-            node: options.node,
-            sequence: 1,
-            ballot: Ballot::NONE,
-            epoch: Epoch(0),
-        }
+        Vote { owner: Owner::of(options), sequence: 1, ballot: Ballot::NONE, epoch: Epoch(0) }
     }
 }
 
@@ -167,12 +138,7 @@ pub(super) fn load<S: Storage>(
             return Err(LogError::Corrupt(Damage::new(&name, 0, None, why)));
         }
     };
-    let wanted = Vote { sequence: vote.sequence, ballot: vote.ballot, ..Vote::first(options) };
-    if (vote.cluster, vote.group, vote.node) != (wanted.cluster, wanted.group, wanted.node) {
-        let why = format!(
-            "it is the vote of cluster {}, group {}, node {}; expected cluster {}, group {}, node {}",
-            vote.cluster, vote.group, vote.node, wanted.cluster, wanted.group, wanted.node
-        );
+    if let Err(why) = VOTE.check_owner(&vote.owner, &Owner::of(options)) {
         return Err(LogError::Foreign { file: name, why });
     }
     if !agree {
@@ -297,5 +263,23 @@ impl Log {
         vote.acknowledged = id;
         out.push(LogEvent::VoteDurable(VoteId(id)));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ClusterId, GroupId};
+    use crate::log::owned::CHECKSUM_AT;
+
+    #[test]
+    fn a_vote_round_trips_and_its_bytes_stand_where_they_always_have() {
+        let owner = Owner { cluster: ClusterId(9), group: GroupId(1), node: NodeId(2) };
+        let ballot = Ballot { round: 6, node: NodeId(3) };
+        let vote = Vote { owner, sequence: 5, ballot, epoch: Epoch(4) };
+        let mut block = vec![0xff; BLOCK_SIZE];
+        vote.encode(&mut block);
+        assert_eq!(Vote::decode(&block), Ok(vote));
+        assert_eq!(get_u32(&block, CHECKSUM_AT), 0x764a_14fe);
     }
 }

@@ -60,9 +60,14 @@ impl SegmentReader {
             if wanted == 0 {
                 return Ok(&[]);
             }
-            self.filled = storage
-                .read_at(self.file, offset, &mut self.buffer, wanted)
-                .map_err(LogError::io(format!("reading {} at {offset}", self.name)))?;
+            let mut read = storage.read_at(self.file, offset, &mut self.buffer, wanted);
+            if read.is_err() && wanted > length {
+                // What cannot be read may stand behind what is asked for, in a footer say.
+                self.read_ahead = BLOCK_SIZE;
+                read = storage.read_at(self.file, offset, &mut self.buffer, length);
+            }
+            let reading = || format!("reading {} at {offset}", self.name);
+            self.filled = read.map_err(|error| LogError::io(reading())(error))?;
         }
         let from = (offset - self.start) as usize;
         let to = (from + length).min(self.filled);
@@ -82,6 +87,11 @@ pub(super) struct Chain {
 
 impl Chain {
     pub const START: Chain = Chain { sequence: 1, previous: Checksum(0), chosen: Slot::NONE };
+
+    /// Whether the segment of this header holds what comes next.
+    pub fn goes_on_in(&self, header: &SegmentHeader) -> bool {
+        (header.first_sequence, header.previous) == (self.sequence, self.previous)
+    }
 }
 
 /// Why no entry follows.
@@ -94,20 +104,24 @@ pub(super) struct Broken {
     pub empty: bool,
 }
 
-/// Walks the entries from `from` on while they continue the chain. Returns where and why it
-/// ended; `Broken::offset` is the tail.
+/// Walks the entries from `from` on while they continue the chain, up to the one before the sequence
+/// `until`: nothing is read behind that. Returns where and why it ended; `Broken::offset` is the tail.
 pub(super) fn walk_entries<S: Storage>(
     reader: &mut SegmentReader,
     storage: &mut S,
     place: &Place,
     from: u64,
+    until: u64,
     chain: &mut Chain,
     visit: &mut dyn FnMut(&EntryHeader, &[u8]),
 ) -> Result<Broken, LogError> {
     let mut offset = from;
     loop {
-        let block = reader.at(storage, offset, BLOCK_SIZE)?;
         let broken = |slot, why: String, empty| Ok(Broken { offset, slot, why, empty });
+        if chain.sequence >= until {
+            return broken(None, "the next segment goes on".into(), true);
+        }
+        let block = reader.at(storage, offset, BLOCK_SIZE)?;
         if block.len() < BLOCK_SIZE {
             return broken(None, "the segment ends here".into(), true);
         }
@@ -149,11 +163,22 @@ pub(super) enum FoundFooter {
     None,
     /// Something that begins like one, but is not whole.
     Damaged(String),
+    /// The system does not read it. So it may tell of entries that are missing: only a next segment
+    /// that follows from those that stand shows that it does not.
+    Unread(LogError),
     Valid(Trailer, Vec<IndexEntry>),
 }
 
 /// Reads and verifies the footer.
 pub(super) fn read_footer<S: Storage>(
+    reader: &mut SegmentReader,
+    storage: &mut S,
+    place: &Place,
+) -> FoundFooter {
+    find_footer(reader, storage, place).unwrap_or_else(FoundFooter::Unread)
+}
+
+fn find_footer<S: Storage>(
     reader: &mut SegmentReader,
     storage: &mut S,
     place: &Place,
@@ -286,7 +311,7 @@ pub(super) fn look_behind<S: Storage>(
         offset += block_size;
     }
     if behind.proof.is_none()
-        && let FoundFooter::Valid(trailer, _) = read_footer(reader, storage, place)?
+        && let FoundFooter::Valid(trailer, _) = find_footer(reader, storage, place)?
         && trailer.first_sequence + u64::from(trailer.count) > missing
     {
         behind.proof = Some(format!("the index footer of {}", reader.name));
@@ -303,6 +328,13 @@ fn proof_in(block: &[u8], place: &Place, offset: u64, missing: u64) -> Option<St
     let (header, _) = EntryHeader::decode(block).ok()?;
     header.stands_at(place, offset).ok()?;
     (header.durable_sequence >= missing).then(|| format!("entry {}", header.sequence))
+}
+
+/// A segment's header, if its first block is whole and stands in a file of this place and length.
+pub(super) fn header_at(block: &[u8], place: &Place, length: u64) -> Option<SegmentHeader> {
+    let header = SegmentHeader::decode(block).ok()?;
+    let fits = check_place(&header.place, place).is_ok() && header.segment_bytes == length;
+    fits.then_some(header)
 }
 
 /// The generation that the segment's own header tells, if it has a valid one.
@@ -341,7 +373,7 @@ pub(super) fn judge_start(block: &[u8], place: &Place, length: u64, chain: &Chai
         let stated = header.segment_bytes;
         return Start::Foreign(format!("it says {stated} bytes, but is {length} bytes long"));
     }
-    if (header.first_sequence, header.previous) != (chain.sequence, chain.previous) {
+    if !chain.goes_on_in(&header) {
         let (found, wanted) = (header.first_sequence, chain.sequence);
         return Start::Gap(format!(
             "the segment starts at entry {found}, but entry {wanted} comes next"

@@ -161,7 +161,13 @@ impl Uring {
                 outcome = self.end_open(&name, outcome);
                 token
             }
-            Op::Rename { token, .. } | Op::SyncFolder { token, .. } => token,
+            Op::Rename { token, from, to } => {
+                if let (Ok(_), Ok(from), Ok(to)) = (&outcome, from.to_str(), to.to_str()) {
+                    self.storage.renamed(from, to);
+                }
+                token
+            }
+            Op::SyncFolder { token, .. } => token,
             _ => unreachable!("the operation is one of the disk"),
         };
         DiskEvent { token, result: outcome, buffer: buffer_back }

@@ -120,6 +120,14 @@ impl DirectStorage {
         FileId(id)
     }
 
+    /// A file has been renamed: messages about it, where it is open, say the new name. Another one
+    /// that stood there keeps the name that it was opened by.
+    pub(super) fn renamed(&mut self, from: &str, to: &str) {
+        for open in self.files.iter_mut().filter(|open| open.name == from) {
+            to.clone_into(&mut open.name);
+        }
+    }
+
     /// Refuses a file system whose O_DIRECT wants more than the log's block.
     pub(super) fn check_alignment(&self) -> io::Result<()> {
         let Some((path, _)) = &self.root else { return Ok(()) };
@@ -297,7 +305,9 @@ impl Storage for DirectStorage {
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let root = self.root()?;
-        Ok(rustix::fs::renameat(root, check_name(from)?, root, check_name(to)?)?)
+        rustix::fs::renameat(root, check_name(from)?, root, check_name(to)?)?;
+        self.renamed(from, to);
+        Ok(())
     }
 }
 

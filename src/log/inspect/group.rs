@@ -17,15 +17,17 @@ use super::report::{
     CheckpointReport, FooterReport, GroupReport, NotRead, SegmentReport, VoteCopyReport,
 };
 use super::{InspectVisitor, InspectedSlot};
-use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader, Owner};
+use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader};
 use crate::log::format::{
     EntryHeader, EntryKind, Place, SegmentHeader, check_place, join, segment_name, segment_number,
 };
+use crate::log::marker::{self, MARKER_NAME};
+use crate::log::owned::{Owner, VOTE};
 use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
 use crate::log::walk::{
-    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, is_blank, judge_start,
-    look_behind, read_footer, walk_entries,
+    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, header_at, is_blank,
+    judge_start, look_behind, read_footer, walk_entries,
 };
 use crate::log::{Damage, Identity, LogError};
 
@@ -189,6 +191,8 @@ pub(super) struct GroupWalk<'a, S: Storage> {
     checkpoints: Vec<(String, CheckpointHeader)>,
     /// The highest slot that one of them covers which belongs to this log.
     covered: Slot,
+    /// Everything up to this sequence had been durable when a marker of damage was left.
+    marked: u64,
     slots: Slots<'a>,
     report: GroupReport,
     damage: Vec<Damage>,
@@ -237,6 +241,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             slot_max: Slot::NONE,
             checkpoints: Vec::new(),
             covered: Slot::NONE,
+            marked: 0,
             slots,
             report: GroupReport::new(group, folder),
             damage: Vec::new(),
@@ -303,6 +308,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 None
             }
         };
+        self.read_marker(&names);
         self.read_checkpoints(&names);
         self.measure_segments(&folder, &names)?;
         if self.files.is_empty() && vote.is_some_and(|vote| vote.sequence > 1) {
@@ -324,25 +330,34 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
 
     // ---- checkpoints ------------------------------------------------------------------------
 
-    /// Reads all of the checkpoints; without an identity and a vote nobody knows whose they must be.
+    /// Whose the files must be; without an identity and a vote nobody knows.
+    fn owner(&self) -> Option<Owner> {
+        let Expected { group, cluster, node, .. } = self.expected;
+        Some(Owner { cluster: cluster?, group, node: node? })
+    }
+
+    fn read_marker(&mut self, names: &[String]) {
+        let Some(owner) = self.owner() else { return };
+        let marker = marker::find(self.storage, &self.report.folder, names, &owner, self.pool);
+        self.marked = marker.map_or(0, |marker| marker.durable);
+    }
+
+    /// Reads all of the checkpoints.
     fn read_checkpoints(&mut self, names: &[String]) {
-        let Expected { group, cluster: Some(cluster), node: Some(node), .. } = self.expected else {
-            return;
-        };
-        let owner = Owner { cluster, group, node };
+        let Some(owner) = self.owner() else { return };
         let folder = &self.report.folder;
         for file in checkpoint::read_headers(self.storage, folder, names, &owner, self.pool) {
             let CheckpointFile { name, header } = file;
             let mut report = CheckpointReport { file: name.clone(), ..CheckpointReport::default() };
             match header {
-                Err(why) => report.why = Some(why),
+                Err(why) => report.why = Some(why.to_string()),
                 Ok(header) => {
                     report.slot = Some(header.slot.0);
                     report.sequence = Some(header.sequence);
                     report.number = Some(header.number);
                     report.state_bytes = Some(header.state_bytes);
                     let body = checkpoint::read_body(self.storage, &name, &header, self.pool);
-                    report.why = body.err();
+                    report.why = body.err().map(|why| why.to_string());
                     self.checkpoints.push((name, header));
                 }
             }
@@ -350,14 +365,33 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         }
     }
 
+    /// Whether the checkpoint was taken in the log that stands here, as the segment that it names
+    /// tells; `None` if the chain does not go through that.
+    fn link(&self, header: &CheckpointHeader) -> Option<Result<(), String>> {
+        let segment = self.files.iter().find(|segment| segment.number == header.segment)?;
+        let found = segment.header?;
+        Some(header.is_of_log(found.first_sequence, found.previous))
+    }
+
+    /// The file that proves the entry `missing` to have been durable: as recovery judges.
+    fn proof_beside(&self, missing: u64) -> Option<String> {
+        let is_ahead = |header: &CheckpointHeader| {
+            header.sequence >= missing && self.link(header).is_none_or(|linked| linked.is_ok())
+        };
+        if self.marked >= missing {
+            return Some(join(&self.report.folder, MARKER_NAME));
+        }
+        let ahead = self.checkpoints.iter().find(|(_, header)| is_ahead(header));
+        ahead.map(|(name, _)| name.clone())
+    }
+
     /// Which of them belong to the log that stands here.
     fn judge_checkpoints(&mut self) {
         for (name, header) in &self.checkpoints {
-            let segment = self.files.iter().find(|segment| segment.number == header.segment);
-            let Some(found) = segment.and_then(|segment| segment.header) else { continue };
-            match header.is_of_log(found.first_sequence, found.previous) {
-                Ok(()) => self.covered = self.covered.max(header.slot),
-                Err(why) => {
+            match self.link(header) {
+                None => {}
+                Some(Ok(())) => self.covered = self.covered.max(header.slot),
+                Some(Err(why)) => {
                     let mut reports = self.report.checkpoints.iter_mut();
                     let report = reports.find(|report| report.file == *name);
                     report.expect("reported when it was read").why.get_or_insert(why);
@@ -398,15 +432,10 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             }
         };
         self.ballot_max = vote.ballot;
-        let cluster = *self.expected.cluster.get_or_insert(vote.cluster);
-        let node = *self.expected.node.get_or_insert(vote.node);
-        let group = self.expected.group;
-        if (vote.cluster, vote.group, vote.node) != (cluster, group, node) {
-            let why = format!(
-                "it is the vote of cluster {}, group {}, node {}; expected cluster {cluster}, \
-                 group {group}, node {node}",
-                vote.cluster, vote.group, vote.node
-            );
+        let cluster = *self.expected.cluster.get_or_insert(vote.owner.cluster);
+        let node = *self.expected.node.get_or_insert(vote.owner.node);
+        let wanted = Owner { cluster, group: self.expected.group, node };
+        if let Err(why) = VOTE.check_owner(&vote.owner, &wanted) {
             self.damage.push(Damage::new(&name, 0, None, why));
         }
         Ok(Some(vote))
@@ -528,7 +557,14 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         resumed: bool,
     ) -> Result<Broken, LogError> {
         let first_sequence = self.chain.sequence;
-        let footer = read_footer(reader, self.storage, place)?;
+        let footer = read_footer(reader, self.storage, place);
+        let mut next = None;
+        if matches!(footer, FoundFooter::Unread(_)) {
+            // Its blocks are not walked into. One file is open at a time.
+            next = self.header_of(index + 1)?;
+            *reader = self.reader(index)?;
+        }
+        let until = next.map_or(u64::MAX, |header| header.first_sequence);
         self.slots.note_footer(&footer);
         let report = &mut self.report.segments[index];
         report.generation = Some(place.generation);
@@ -543,11 +579,20 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             rows.push(*header);
             slots.note(header, value);
         };
-        let mut broken =
-            walk_entries(reader, self.storage, place, from, &mut self.chain, &mut visit)?;
+        let chain = &mut self.chain;
+        let mut broken = walk_entries(reader, self.storage, place, from, until, chain, &mut visit)?;
         let segment = &mut self.files[index];
         segment.walked = true;
         segment.tail = broken.offset;
+        if let FoundFooter::Unread(error) = footer {
+            if !next.is_some_and(|header| self.chain.goes_on_in(&header)) {
+                return Err(error);
+            }
+            let offset = reader.length.saturating_sub(BLOCK_SIZE as u64);
+            self.mended.push(Damage::new(&reader.name, offset, None, error.to_string()));
+            self.report.segments[index].footer = FooterReport::Damaged;
+            return Ok(broken);
+        }
         // With a part of the entries lost there is nothing to hold a footer against.
         if !resumed {
             let state = self.judge_footer(index, footer, &rows, first_sequence);
@@ -555,6 +600,17 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             self.report.segments[index].footer = state;
         }
         Ok(broken)
+    }
+
+    /// A segment's header, if it stands, whole and where it belongs.
+    fn header_of(&mut self, index: usize) -> Result<Option<SegmentHeader>, LogError> {
+        if index >= self.files.len() {
+            return Ok(None);
+        }
+        let mut reader = self.reader(index)?;
+        let block = self.first_block(&mut reader)?;
+        let place = self.place(index, &block);
+        Ok(header_at(&block, &place, reader.length))
     }
 
     /// Holds the footer of a segment that was walked from its start against its entries.
@@ -573,6 +629,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                 self.mended.push(Damage::new(&name, last, None, why));
                 return FooterReport::Damaged;
             }
+            FoundFooter::Unread(_) => unreachable!("judged when the segment was walked"),
             FoundFooter::Valid(trailer, entries) => (trailer, entries),
         };
         if trailer.count as usize > rows.len() {
@@ -629,8 +686,7 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             }
             remains.extend(seen.remains.into_iter().map(|run| (index, run)));
         }
-        let ahead = self.checkpoints.iter().find(|(_, header)| header.sequence >= missing);
-        if let Some((file, _)) = ahead {
+        if let Some(file) = self.proof_beside(missing) {
             let Broken { offset, slot, why, .. } = &end.broken;
             let why = format!("{why}; {file} proves that entry {missing} had been durable");
             let name = match self.files.get(end.at.index) {

@@ -22,7 +22,7 @@ use crate::log::{
     LogOptions, LogRecovered, LogSync, Member, PositionLookup, ReadEntry, ReadError, ReadTicket,
     VoteId,
 };
-use crate::sim::disk::{DiskOptions, TestDisk};
+use crate::sim::disk::{DiskOptions, OpFault, OpKind, TestDisk};
 
 pub const KIB: usize = 1024;
 /// Events after which a bed that should come to rest does not.
@@ -113,6 +113,8 @@ pub struct Bed {
     pub checkpoints_used: u32,
     /// Completions taken since the bed was made.
     pub events: u32,
+    /// Meets the first such operation of the next recovery that may go on from a checkpoint.
+    pub fault_at_open: Option<(OpKind, OpFault)>,
 }
 
 pub fn options() -> LogOptions {
@@ -171,6 +173,7 @@ impl Bed {
             reads: Vec::new(),
             checkpoints_used: 0,
             events: 0,
+            fault_at_open: None,
         }
     }
 
@@ -483,6 +486,9 @@ impl Bed {
             Ok(())
         };
         let options = self.options.clone();
+        if let Some((kind, fault)) = self.fault_at_open.take() {
+            self.disk.inject(kind, 0, fault);
+        }
         let opened = Log::open_from(&mut self.disk, &folder(), options, &mut restore)?;
         let (mut log, again) = opened;
         assert_eq!(again.checkpoint, from);

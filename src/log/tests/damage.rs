@@ -117,6 +117,64 @@ fn a_damaged_footer_is_made_again() {
     }
 }
 
+#[test]
+fn a_footer_that_cannot_be_read_is_made_again_from_entries_that_the_next_segment_follows_from() {
+    for verify_at_start in [true, false] {
+        for seed in 0..20 {
+            let mut bed = filled_with(seed, LogOptions { verify_at_start, ..options() });
+            let found = bed.disk.make_unreadable(Region::Footer, &mut Rng::new(seed)).unwrap();
+            let report = bed.inspect();
+            assert_eq!((report.damage.len(), report.mended_at_start.len()), (0, 1), "{report:?}");
+            assert_eq!(report.mended_at_start[0].file, found.file);
+            let recovered = bed.recover().unwrap();
+            assert_eq!((recovered.footers_damaged, recovered.torn_bytes), (1, 0));
+            assert_eq!(bed.model.durable, 12);
+            while bed.apply() {}
+            assert_positions(&mut bed);
+            bed.idle(Duration::from_millis(200), u32::MAX);
+            bed.kill(&mut Rng::new(seed));
+            assert_eq!(bed.recover().unwrap().footers_damaged, 0, "it stands again");
+        }
+    }
+}
+
+#[test]
+fn without_a_footer_that_can_be_read_entries_must_be_whole_to_the_next_segment() {
+    for verify_at_start in [true, false] {
+        for seed in 0..20 {
+            let mut bed = filled_with(seed, LogOptions { verify_at_start, ..options() });
+            let found = bed.disk.make_unreadable(Region::Footer, &mut Rng::new(seed)).unwrap();
+            let entries = entries_in(&bed, &found.file);
+            let at = entries[seed as usize % entries.len()];
+            bed.disk.flip_at(&found.file, at + 20, 1);
+            let before = all_bytes(&bed);
+            let error = bed.recover_quietly().unwrap_err();
+            assert!(matches!(error, LogError::Io { .. }), "{error}");
+            assert!(error.to_string().contains(&found.file), "{error}");
+            assert!(all_bytes(&bed) == before, "nothing is changed");
+            assert_eq!(bed.inspect().not_read.len(), 1);
+        }
+    }
+    // Of the segment in which the log ends nothing shows that it tells of no more.
+    let mut bed = Bed::new(1, options());
+    bed.play(&[Append(12_000), Append(12_000), Append(12_000), Append(12_000)], u32::MAX);
+    bed.play(&[Drain, Append(16_000), Drain, Apply(9), Idle(200)], u32::MAX);
+    assert_eq!(bed.log().stats().indexed_segments, 1);
+    bed.kill(&mut Rng::new(1));
+    let second = bed.disk.file_bytes(&Bed::segment(2)).unwrap();
+    bed.replace(&Bed::segment(2), &vec![0; second.len()]);
+    bed.disk.make_unreadable(Region::Footer, &mut Rng::new(1)).unwrap();
+    let error = bed.recover_quietly().unwrap_err();
+    assert!(matches!(error, LogError::Io { .. }), "{error}");
+}
+
+/// Where the entries of a segment start.
+fn entries_in(bed: &Bed, file: &str) -> Vec<u64> {
+    let bytes = bed.disk.file_bytes(file).unwrap();
+    let blocks = (0_u64..).step_by(BLOCK_SIZE).zip(bytes.chunks(BLOCK_SIZE));
+    blocks.filter(|(_, block)| EntryHeader::decode(block).is_ok()).map(|(at, _)| at).collect()
+}
+
 /// Sets one byte in the first row of segment 1's footer, and makes the checksum fit.
 fn forge_footer(bed: &mut Bed, at: usize, value: u8) {
     let segment = Bed::segment(1);

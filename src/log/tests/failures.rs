@@ -110,6 +110,16 @@ fn the_failure_names_the_file_and_the_cause() {
     while bed.event() {}
     let text = bed.failure.as_ref().expect("the write was short").to_string();
     assert!(text.contains("4096 of 8192 bytes"), "{text}");
+
+    // A segment that was made since the log was opened, under a temporary name.
+    let mut bed = Bed::new(1, options());
+    bed.play(&[Append(16_000), Append(16_000), Append(16_000), Drain, Idle(100)], u32::MAX);
+    bed.disk.inject(OpKind::Write, 0, OpFault::Error);
+    bed.append(16_000);
+    while bed.event() {}
+    let text = bed.failure.as_ref().expect("the write has failed").to_string();
+    let at = format!("bytes of {}", Bed::segment(2));
+    assert!(text.contains(&at) && !text.contains(".tmp"), "{text}");
 }
 
 #[test]

@@ -7,10 +7,10 @@ use super::reading::assert_positions;
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::base::{Checksum, NodeId, Slot};
-use crate::io::Storage;
+use crate::io::{FileOptions, Storage};
 use crate::log::layout::footer_bytes;
 use crate::log::{Log, LogError, LogOptions};
-use crate::sim::disk::{Region, counts};
+use crate::sim::disk::{OpFault, OpKind, Region, counts};
 
 fn checkpoint(number: u64) -> String {
     format!("{}/checkpoint-{}", folder(), number % 2)
@@ -141,6 +141,93 @@ fn a_checkpoint_that_is_damaged_missing_or_old_costs_nothing_but_time() {
     assert!(used >= 30 && unused >= 10, "{used} used, {unused} not");
 }
 
+/// The slot of the checkpoint that a start takes, and how many footers it found damaged.
+fn start(bed: &mut Bed) -> Result<(u64, u32), LogError> {
+    let opened = Log::open_from(&mut bed.disk, &folder(), options(), &mut |_, _| Ok(()));
+    opened.map(|(_, recovered)| (recovered.checkpoint.0, recovered.footers_damaged))
+}
+
+fn checkpoints_standing(bed: &mut Bed) -> usize {
+    let names = bed.disk.list(&folder()).unwrap();
+    names.iter().filter(|name| name.starts_with("checkpoint-")).count()
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_left_where_it_is_and_used_when_it_can_be() {
+    let (mut older, mut none) = (0, 0);
+    for (faults, skip) in
+        [(1, 0), (1, 1), (2, 0), (1, 2)].into_iter().chain((3..40).map(|n| (1, n)))
+    {
+        let mut bed = filled(1);
+        let newest = *bed_checkpoints(&mut bed).last().unwrap();
+        // The first two reads are of the headers; those of the log, and of the state, follow.
+        (0..faults).for_each(|_| bed.disk.inject(OpKind::Read, skip, OpFault::Error));
+        match start(&mut bed) {
+            Ok((_, 1)) => continue,
+            Ok((slot, _)) => {
+                older += u32::from((1..newest).contains(&slot));
+                none += u32::from(slot == 0);
+            }
+            Err(error) => assert!(matches!(error, LogError::Io { .. }), "{error}"),
+        }
+        bed.disk.forget_injected();
+        bed.power_loss(&mut Rng::new(1));
+        assert_eq!(checkpoints_standing(&mut bed), 2, "read {skip} has failed");
+        assert_eq!(start(&mut bed).unwrap(), (newest, 0), "read {skip} had failed");
+        bed.recover().unwrap();
+        assert_eq!(bed.checkpoints_used, 1);
+    }
+    assert!(older >= 2 && none >= 1, "an older one {older} times, none {none} times");
+}
+
+#[test]
+fn a_start_that_may_open_no_more_files_says_so_and_takes_no_checkpoint_away() {
+    let mut of_checkpoints = 0;
+    for skip in 0..20 {
+        let mut bed = filled(1);
+        let newest = *bed_checkpoints(&mut bed).last().unwrap();
+        bed.disk.inject(OpKind::Name, skip, OpFault::NoFile);
+        if let Err(error) = start(&mut bed) {
+            let text = error.to_string();
+            assert!(matches!(error, LogError::Io { .. }), "{text}");
+            assert!(text.contains("opening ") && text.contains("os error 24"), "{text}");
+            of_checkpoints += u32::from(text.contains("checkpoint-"));
+        }
+        bed.disk.forget_injected();
+        bed.power_loss(&mut Rng::new(1));
+        assert_eq!(checkpoints_standing(&mut bed), 2);
+        assert_eq!(start(&mut bed).unwrap(), (newest, 0));
+    }
+    assert_eq!(of_checkpoints, 3, "both headers, and the state of the newer one");
+}
+
+#[test]
+fn a_checkpoint_that_starts_did_without_is_refused_when_no_entry_holds_a_slot_that_it_covers() {
+    let mut bed = Bed::new(1, options());
+    let play = [Append(12_000), Append(12_000), Append(12_000), Drain, Apply(9), Idle(50)];
+    bed.play(&play, u32::MAX);
+    assert_eq!(bed_checkpoints(&mut bed), [3]);
+    bed.options.checkpoint_bytes_min = None;
+    bed.kill(&mut Rng::new(1));
+    bed.recover().unwrap();
+    assert_eq!(bed.checkpoints_used, 1);
+    // Slot 4 fills segment 1; slot 3 stands once more, in segment 2.
+    bed.play(&[Append(12_000), Repeat, Drain], u32::MAX);
+    assert_eq!((bed.log().stats().segments, bed.model.applied), (3, Slot(3)));
+    bed.kill(&mut Rng::new(1));
+    bed.fault_at_open = Some((OpKind::Read, OpFault::Error));
+    bed.recover().unwrap();
+    assert_eq!(bed.checkpoints_used, 1, "it could not be read");
+    // Slot 3 is held by segment 2 from now on, says the footer of segment 1.
+    bed.play(&[Apply(1), Drain], u32::MAX);
+    assert_eq!(bed.log().stats().indexed_segments, 1);
+    bed.kill(&mut Rng::new(1));
+    assert_eq!(bed_checkpoints(&mut bed), [3], "it stands");
+    bed.recover().unwrap();
+    assert_positions(&mut bed);
+    assert_eq!((bed.checkpoints_used, checkpoints_standing(&mut bed)), (1, 0));
+}
+
 #[test]
 fn a_checkpoint_of_another_node_or_of_another_log_is_not_taken() {
     for other_node in [true, false] {
@@ -214,6 +301,34 @@ pub fn a_log_that_lost_what_a_checkpoint_counts_on() {
             assert_eq!((&damage.file, damage.offset), (&damaged.file, damaged.structure));
             assert!(damage.why.contains("checkpoint"), "{damage}");
         }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_log_proves_nothing_of_this_one() {
+    let mut bed = filled(1);
+    let mut theirs = bed.disk.file_bytes(&checkpoint(0)).unwrap();
+    // It counts on far more than there is here, after another chain.
+    theirs[40..48].copy_from_slice(&1000_u64.to_le_bytes());
+    theirs[64] ^= 1;
+    let seal = |bytes: &mut Vec<u8>| {
+        let checksum = Checksum::of(&bytes[..BLOCK_SIZE - 4]);
+        bytes[BLOCK_SIZE - 4..BLOCK_SIZE].copy_from_slice(&checksum.0.to_le_bytes());
+    };
+    seal(&mut theirs);
+    bed.replace(&checkpoint(0), &theirs);
+    assert_eq!(bed.inspect().damage, []);
+    bed.recover().unwrap();
+    assert_eq!((bed.checkpoints_used, checkpoints_standing(&mut bed)), (1, 1));
+    bed.kill(&mut Rng::new(1));
+    // Of a segment that does not stand here nobody can tell whether it did.
+    theirs[48..56].copy_from_slice(&77_u64.to_le_bytes());
+    seal(&mut theirs);
+    bed.disk.open(&checkpoint(0), FileOptions::CreateNew).unwrap();
+    bed.replace(&checkpoint(0), &theirs);
+    match bed.recover() {
+        Err(LogError::Corrupt(damage)) => assert!(damage.why.contains("checkpoint-0"), "{damage}"),
         other => panic!("{other:?}"),
     }
 }

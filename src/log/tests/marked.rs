@@ -1,15 +1,18 @@
-//! Damage that the scrub finds is remembered: the next start verifies everything, and opens only
+//! Damage that the scrub or a read finds is remembered: the next start verifies everything, and opens only
 //! when everything is whole.
 
 use std::time::Duration;
 
-use super::bed::{Bed, folder};
+use super::bed::{Bed, Step::*, folder, options};
 use super::fast::filled;
+use super::reading::read_slot;
+use crate::base::Slot;
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::io::{FileOptions, Storage};
 use crate::log::marker::{self, MARKER_NAME};
-use crate::log::{Damage, LogError};
+use crate::log::owned::Owner;
+use crate::log::{Damage, LogError, LogOptions, ReadError};
 use crate::sim::disk::{Flipped, OpFault, OpKind, Region};
 
 fn marker() -> String {
@@ -58,8 +61,10 @@ pub fn damage_is_remembered() {
         }
         bed.disk.flip_at(&flipped.file, flipped.offset, flipped.bit);
         let names = bed.disk.list(&folder()).unwrap();
-        let told = marker::find(&mut bed.disk, &folder(), &names, &bed.options);
-        assert_eq!(told, Some(found.to_string()));
+        let (owner, pool) = (Owner::of(&bed.options), bed.options.pool.clone());
+        let told = marker::find(&mut bed.disk, &folder(), &names, &owner, &pool).unwrap();
+        assert_eq!(told.what, found.to_string());
+        assert!(told.durable >= bed.model.durable as u64, "marks are counted too: {told:?}");
         let recovered = bed.recover().unwrap();
         assert!(recovered.marked && !is_marked(&mut bed));
         bed.power_loss(&mut Rng::new(seed));
@@ -74,7 +79,7 @@ pub fn damage_is_remembered() {
 fn a_start_that_ends_before_it_has_replayed_everything_leaves_the_marker() {
     let mut bed = filled(1);
     let options = bed.options.clone();
-    marker::write(&mut bed.disk, &folder(), &options, "something").unwrap();
+    marker::write(&mut bed.disk, &folder(), &options, "something", 0).unwrap();
     assert!(bed.recover_quietly().unwrap().marked);
     bed.power_loss(&mut Rng::new(1));
     assert!(is_marked(&mut bed));
@@ -100,7 +105,7 @@ fn whatever_fails_while_the_marker_is_made_damage_stays_damage() {
             let (mut bed, _) = damaged(1);
             let options = bed.options.clone();
             bed.disk.inject(kind, skip, fault);
-            let written = marker::write(&mut bed.disk, &folder(), &options, "damage");
+            let written = marker::write(&mut bed.disk, &folder(), &options, "damage", 0);
             bed.disk.forget_injected();
             // The name is the marker, whatever its content.
             let named = kind != OpKind::Name && skip == 0;
@@ -136,6 +141,114 @@ fn a_marker_that_nobody_can_read_counts_and_goes_when_all_is_whole() {
         assert!(bed.recover_quietly().unwrap().marked);
         assert!(bed.recover().unwrap().marked);
         assert!(!is_marked(&mut bed));
+    }
+}
+
+#[test]
+fn what_a_marker_tells_to_have_been_durable_is_not_cut_for_a_torn_tail() {
+    for told in [3, 2] {
+        let mut bed = Bed::new(1, LogOptions { mark_idle_after: None, ..options() });
+        for _ in 0..3 {
+            bed.play(&[Append(500), Drain], u32::MAX);
+        }
+        assert_eq!(bed.model.durable, 3);
+        bed.kill(&mut Rng::new(1));
+        // The last entry, which no other one attests.
+        let flipped = bed.disk.flip_bit(Region::Tail, &mut Rng::new(1)).unwrap();
+        let options = bed.options.clone();
+        marker::write(&mut bed.disk, &folder(), &options, "something", told).unwrap();
+        if told == 3 {
+            let damage = refused(bed.recover());
+            assert_eq!((&damage.file, damage.offset), (&flipped.file, flipped.structure));
+            assert!(damage.why.contains(&marker()), "{damage}");
+            assert!(is_marked(&mut bed));
+        } else {
+            // Of the third entry it says nothing: it may have been in flight.
+            let found = bed.recover_quietly().unwrap();
+            assert_eq!((found.entries, found.torn_bytes), (2, BLOCK_SIZE as u64));
+        }
+    }
+}
+
+/// The first entry of the log; it stands in a segment with a footer.
+const FIRST: u64 = BLOCK_SIZE as u64;
+
+/// A log, open, in which nothing is left to verify, and whose first entry has rotted since.
+fn rotten() -> Bed {
+    let mut bed = filled(1);
+    bed.recover().unwrap();
+    assert_eq!(bed.scrub(), None);
+    bed.disk.flip_at(&Bed::segment(1), FIRST + 20, 1);
+    bed
+}
+
+fn read_damaged(bed: &mut Bed, slot: Slot) -> Damage {
+    match read_slot(bed, slot) {
+        Err(ReadError::Damaged(damage)) => damage,
+        other => panic!("slot {slot} is damaged: {other:?}"),
+    }
+}
+
+#[test]
+fn a_read_that_meets_damage_has_the_next_start_verify_everything_and_the_log_goes_on() {
+    a_read_leaves_a_marker();
+}
+
+pub fn a_read_leaves_a_marker() {
+    let mut bed = rotten();
+    let found = read_damaged(&mut bed, Slot(1));
+    assert_eq!((&found.file, found.offset), (&Bed::segment(1), FIRST));
+    let durable = bed.model.durable;
+    bed.play(&[Append(500), Drain, Apply(1)], u32::MAX);
+    assert_eq!((bed.model.durable, &bed.failure), (durable + 1, &None));
+    read_damaged(&mut bed, Slot(1));
+    assert!(read_slot(&mut bed, Slot(2)).is_ok());
+    bed.power_loss(&mut Rng::new(1));
+    assert!(is_marked(&mut bed), "durably");
+    let again = refused(bed.recover_quietly());
+    assert_eq!((&again.file, again.offset), (&found.file, found.offset), "{again}");
+    bed.disk.flip_at(&Bed::segment(1), FIRST + 20, 1);
+    assert!(bed.recover().unwrap().marked && !is_marked(&mut bed));
+}
+
+#[test]
+fn an_entry_that_a_read_has_found_damaged_is_not_cut_though_nothing_else_attests_it() {
+    let mut bed = Bed::new(1, LogOptions { mark_idle_after: None, ..options() });
+    bed.play(&[Append(500), Drain, Append(700), Drain, Apply(2)], u32::MAX);
+    let flipped = bed.disk.flip_bit(Region::Tail, &mut Rng::new(1)).unwrap();
+    read_damaged(&mut bed, Slot(2));
+    while bed.event() {}
+    bed.power_loss(&mut Rng::new(1));
+    let damage = refused(bed.recover());
+    assert_eq!((&damage.file, damage.offset), (&flipped.file, flipped.structure), "{damage}");
+}
+
+#[test]
+fn what_fails_while_a_read_leaves_the_marker_is_fatal_or_tried_again() {
+    // What fails, whether that ends the log, and whether the marker stands then.
+    for (kind, fault, fatal, stands) in [
+        (OpKind::Name, OpFault::NoFile, false, false),
+        (OpKind::Name, OpFault::Full, false, false),
+        (OpKind::Name, OpFault::Error, true, false),
+        (OpKind::Write, OpFault::Full, false, true),
+        (OpKind::Write, OpFault::Short(512), false, true),
+        (OpKind::Write, OpFault::Error, true, false),
+        (OpKind::Flush, OpFault::Error, true, false),
+    ] {
+        let mut bed = rotten();
+        // The segment's file is open from here on.
+        assert!(read_slot(&mut bed, Slot(2)).is_ok());
+        bed.disk.inject(kind, 0, fault);
+        read_damaged(&mut bed, Slot(1));
+        while bed.event() {}
+        assert_eq!(bed.failure.is_some(), fatal, "{kind:?} {fault:?}");
+        if !fatal && !stands {
+            assert!(!is_marked(&mut bed), "{kind:?} {fault:?}");
+            read_damaged(&mut bed, Slot(1));
+            while bed.event() {}
+        }
+        bed.power_loss(&mut Rng::new(1));
+        assert!(is_marked(&mut bed) || fatal, "{kind:?} {fault:?}");
     }
 }
 

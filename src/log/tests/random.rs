@@ -165,7 +165,7 @@ fn rot(bed: &mut Bed, rng: &mut Rng) -> bool {
     }
     let marks = rng.below(8) == 0;
     if marks {
-        marker::write(&mut bed.disk, &folder(), &bed.options, "something").unwrap();
+        marker::write(&mut bed.disk, &folder(), &bed.options, "something", 0).unwrap();
     }
     marks
 }

@@ -36,7 +36,7 @@ fn finish(bed: &mut Bed, ticket: u64) -> Result<ReadEntry, ReadError> {
     }
 }
 
-fn read_slot(bed: &mut Bed, slot: Slot) -> Result<ReadEntry, ReadError> {
+pub fn read_slot(bed: &mut Bed, slot: Slot) -> Result<ReadEntry, ReadError> {
     let log = bed.log.as_mut().unwrap();
     log.read_slot(&mut bed.disk, ReadTicket(slot.0), slot).expect("it is stored");
     finish(bed, slot.0)

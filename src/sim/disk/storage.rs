@@ -77,6 +77,9 @@ impl SimDisk {
         self.fail_name(fault.filter(|fault| *fault != OpFault::NoFile))?;
         self.names.rename(self.done, from, to)?;
         let inode = self.names.file(to)?;
+        for handle in self.handles.values_mut().filter(|handle| handle.inode == inode) {
+            to.clone_into(&mut handle.name);
+        }
         // Under a new name a file starts anew: a segment that is used again.
         self.files.get_mut(&inode).expect("a named file stands").forget_acknowledged();
         self.collect_garbage();

@@ -146,6 +146,29 @@ fn other_errors_of_a_write_are_reported_at_once_with_the_place() {
 
 /// A file that was made and could not be kept would be in the way of the next attempt.
 #[test]
+fn an_error_after_a_rename_says_the_new_name() {
+    let mut it = one_file(LogSync::Dsync);
+    it.uring.rename_async(Token(1), "written", "renamed");
+    wait_for(&mut it.uring, Token(1)).result.unwrap();
+    fail_some(&mut it.uring, 1, libc::EIO, is_write);
+    write_blocks(&mut it, Token(2), 2);
+    let error = wait_for(&mut it.uring, Token(2)).result.unwrap_err();
+    assert!(error.to_string().contains("write 8192 bytes at 0 of renamed"), "{error}");
+    it.uring.rename("renamed", "again").unwrap();
+    fail_some(&mut it.uring, 1, libc::EIO, is_write);
+    write_blocks(&mut it, Token(3), 2);
+    let error = wait_for(&mut it.uring, Token(3)).result.unwrap_err();
+    assert!(error.to_string().contains("write 8192 bytes at 0 of again"), "{error}");
+    // One that fails changes no name.
+    it.uring.rename_async(Token(4), "again", "none/there");
+    wait_for(&mut it.uring, Token(4)).result.unwrap_err();
+    fail_some(&mut it.uring, 1, libc::EIO, is_write);
+    write_blocks(&mut it, Token(5), 2);
+    let error = wait_for(&mut it.uring, Token(5)).result.unwrap_err();
+    assert!(error.to_string().contains("write 8192 bytes at 0 of again"), "{error}");
+}
+
+#[test]
 fn with_too_many_files_open_none_is_made_until_there_is_a_place() {
     let limit = getrlimit(Resource::Nofile);
     if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_err()
