@@ -29,7 +29,8 @@ pub struct Leases {
     grants: Vec<BTreeMap<Ballot, Granted>>,
     /// What the leader of a ballot has given up.
     released: BTreeMap<Ballot, Release>,
-    /// What the candidate of a ballot shows of that.
+    /// The most that the candidate of a ballot has shown of that: one that campaigns again at its ballot may show
+    /// less, and its first word may still be on its way, or its answer.
     shown: BTreeMap<Ballot, Release>,
     /// The highest ballot that a quorum has promised.
     elected: Ballot,
@@ -102,7 +103,8 @@ impl Leases {
                 return Ok(());
             }
             Message::Prepare { ballot, release, .. } => {
-                self.shown.insert(*ballot, *release);
+                let shown = self.shown.entry(*ballot).or_insert(*release);
+                *shown = (*shown).max(*release);
                 *ballot
             }
             Message::Promise { ballot, .. } => *ballot,
@@ -187,8 +189,12 @@ mod tests {
         leases.granted(NodeId(2), grant(8, 100), &|_| Instant(50));
         assert!(leases.sent(NodeId(2), &prepare(7), Instant(99), hits).is_err());
         assert_eq!(leases.sent(NodeId(2), &prepare(0), Instant(100), hits), Ok(()));
-        leases.granted(NodeId(3), grant(7, 100), &|_| Instant(50));
+        leases.granted(NodeId(3), grant(8, 100), &|_| Instant(50));
         let promise = Message::<()>::Promise { ballot: NEXT, chosen: Slot::NONE, accepted: vec![] };
         assert!(leases.sent(NodeId(3), &promise, Instant(60), hits).is_err());
+        // The answer to a word that showed more than the last one.
+        leases.sent(NodeId(2), &prepare(8), Instant(100), hits).unwrap();
+        leases.sent(NodeId(2), &prepare(0), Instant(100), hits).unwrap();
+        assert_eq!(leases.sent(NodeId(3), &promise, Instant(60), hits), Ok(()));
     }
 }
