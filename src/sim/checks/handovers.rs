@@ -33,21 +33,24 @@ impl Handovers {
 
     /// A node sends this to another one.
     pub fn sent<V>(&mut self, node: NodeId, to: NodeId, message: &Message<V>) {
-        match message {
-            Message::Accept { ballot, slot, .. } => {
-                let last = self.proposed.entry((*ballot, to)).or_default();
-                *last = (*last).max(*slot);
-            }
+        if let Message::Accept { ballot, slot, .. } = message {
+            let last = self.proposed.entry((*ballot, to)).or_default();
+            *last = (*last).max(*slot);
+        }
+        // Also what it told while it led itself: the next leader may hand over to it at once.
+        let chosen = match message {
             Message::PreVote { chosen, .. }
             | Message::PreVoteReply { chosen, .. }
             | Message::Prepare { chosen, .. }
             | Message::Promise { chosen, .. }
-            | Message::HeartbeatReply { chosen, .. } => {
-                let told = &mut self.chosen[usize::from(node.0) - 1];
-                *told = (*told).max(*chosen);
-            }
-            _ => {}
-        }
+            | Message::Accept { chosen, .. }
+            | Message::Heartbeat { chosen, .. }
+            | Message::HeartbeatReply { chosen, .. }
+            | Message::Learn { slot: chosen, .. } => *chosen,
+            _ => return,
+        };
+        let told = &mut self.chosen[usize::from(node.0) - 1];
+        *told = (*told).max(chosen);
     }
 
     /// The leader of `ballot`, to whom every slot up to `told` is chosen, tells `to` to take over,
@@ -118,5 +121,10 @@ mod tests {
         assert!(check_at(&handovers, &accepted, 4).is_err(), "chosen, and never sent to it");
         propose(&mut handovers, 4, NodeId(2));
         assert!(check_at(&handovers, &accepted, 3).is_err(), "sent to it before that word");
+        // What it told as a leader counts too.
+        let (ballot, chosen) = (Ballot::NONE, Slot(4));
+        let beat = Message::<()>::Heartbeat { ballot, chosen, sequence: 1, lease_ms: 0 };
+        handovers.sent(NodeId(2), NodeId(3), &beat);
+        assert_eq!(check_at(&handovers, &accepted, 4), Ok(()));
     }
 }
