@@ -87,9 +87,18 @@ pub const SEGMENT_BYTES_MAX: u64 = 2048 * MIB as u64;
 /// Writes started and not yet acknowledged, at most. A write that has completed before an older
 /// one counts too: so whole writes behind a torn one are at most one (the in-flight window).
 pub const WRITES_UNACKNOWLEDGED_MAX: usize = 2;
-/// A second write starts beside the first one only with this many bytes, when nothing else is
-/// said (two small writes at once cost a flush each and gain nothing).
+/// A second write starts beside the first one with this many bytes, when nothing else is said (below
+/// that a larger write later is better than another one now), or earlier, see
+/// [`SECOND_WRITE_EQUAL_BYTES_MAX`].
 pub const SECOND_WRITE_BYTES_MIN: usize = 256 * KIB;
+/// Beside a write of values of up to so many bytes a second one starts as soon as as many bytes wait.
+///
+/// Clients that wait for their answers come in two halves: one half's appends are in flight, and the
+/// other's wait until they are durable, so each pays for two flushes. The disk can flush for both at
+/// once, which takes it hardly longer while writes are small. Only as many, not any: a single append
+/// that comes while a hundred are in flight would else take the disk from the ninety-nine that follow.
+/// Measured with one replica, 16 in flight: p50 260 us becomes 196.
+pub const SECOND_WRITE_EQUAL_BYTES_MAX: usize = 64 * KIB;
 /// With writes of this size, in the mean of the last ones, segments are reserved and not filled with
 /// zeros, when nothing else is said. Measured with three writers on one disk (MB/s of entries, filled
 /// first against reserved only): 64 KiB 691 and 553, 256 KiB 1,152 and 1,305, 1 MiB 1,333 and 1,784.
@@ -151,7 +160,8 @@ pub struct LogOptions {
     pub fill_ahead_pause: Duration,
     /// How writes are made durable.
     pub log_sync: LogSync,
-    /// A second write starts beside the first one only with this many bytes.
+    /// A second write starts beside the first one with this many bytes, or earlier beside a small one
+    /// ([`SECOND_WRITE_EQUAL_BYTES_MAX`]).
     pub second_write_bytes_min: usize,
     /// Below this size of a write, in the mean, the segments ahead are filled with zeros; from there
     /// on they are only reserved, if the filling does not keep ahead of the log.

@@ -17,8 +17,8 @@ use crate::io::{Disk, DiskEvent, FileId, Sync, WritePart};
 use super::format::{EntryHeader, EntryKind, SegmentHeader, segment_name};
 use super::index::Footer;
 use super::{
-    AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, WRITE_BYTES_MAX,
-    WRITES_UNACKNOWLEDGED_MAX, footer, placements,
+    AppendId, Entry, Log, LogEvent, LogFailure, LogSync, Op, SECOND_WRITE_EQUAL_BYTES_MAX,
+    WRITE_BYTES_MAX, WRITES_UNACKNOWLEDGED_MAX, footer, placements,
 };
 
 struct Pending {
@@ -46,6 +46,8 @@ struct Write {
     file: FileId,
     segment: u64,
     bytes: u32,
+    /// Of the values in it.
+    value_bytes: usize,
     last_sequence: u64,
     /// The last of the caller's appends in it.
     id: Option<AppendId>,
@@ -57,6 +59,8 @@ struct Write {
 pub(super) struct Writer {
     queue: VecDeque<Pending>,
     queued_bytes: usize,
+    /// Of the values alone.
+    queued_value_bytes: usize,
     /// In log order.
     writes: VecDeque<Write>,
     next_write: u64,
@@ -94,6 +98,7 @@ impl Writer {
             second_write_bytes_min,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            queued_value_bytes: 0,
             writes: VecDeque::new(),
             next_write: 0,
             next_id: 1,
@@ -132,13 +137,22 @@ impl Writer {
 
     /// Whether entries wait for a segment or for a write in flight.
     pub fn is_free_for(&self, bytes: usize) -> bool {
-        let waiting = self.queued_bytes + bytes;
+        let waiting = self.queued_value_bytes + bytes;
         match self.writes.len() {
             0 => self.queued_bytes < WRITE_BYTES_MAX,
             count if count < WRITES_UNACKNOWLEDGED_MAX => {
-                waiting >= self.second_write_bytes_min && self.queued_bytes < WRITE_BYTES_MAX
+                waiting >= self.second_write_from() && self.queued_bytes < WRITE_BYTES_MAX
             }
             _ => false,
+        }
+    }
+
+    /// Bytes of values with which a second write starts beside the one in flight.
+    fn second_write_from(&self) -> usize {
+        let first = self.writes.back().map_or(0, |write| write.value_bytes);
+        match first {
+            ..=SECOND_WRITE_EQUAL_BYTES_MAX => first.min(self.second_write_bytes_min),
+            _ => self.second_write_bytes_min,
         }
     }
 
@@ -146,7 +160,7 @@ impl Writer {
         match self.writes.len() {
             0 => !self.queue.is_empty(),
             count if count < WRITES_UNACKNOWLEDGED_MAX => {
-                !self.queue.is_empty() && self.queued_bytes >= self.second_write_bytes_min
+                !self.queue.is_empty() && self.queued_value_bytes >= self.second_write_from()
             }
             _ => false,
         }
@@ -174,6 +188,7 @@ impl Writer {
     fn push(&mut self, pending: Pending) {
         let size = pending.batch.entry_size();
         self.queued_bytes += size;
+        self.queued_value_bytes += pending.batch.value_size();
         self.placed_bytes += size as u64;
         self.queue.push_back(pending);
     }
@@ -225,6 +240,7 @@ impl Log {
             offset = 0;
         }
         let (mut id, mut slot_max, mut told) = (None, Slot::NONE, Slot::NONE);
+        let mut value_bytes = 0;
         while let Some(head) = self.writer.queue.front() {
             let size = head.batch.entry_size();
             let fits = parts.len() < D::WRITE_PARTS_MAX && bytes + size <= WRITE_BYTES_MAX;
@@ -238,6 +254,8 @@ impl Log {
             told = told.max(pending.chosen);
             parts.push(WritePart::Entry(self.stamp(&pending, place)));
             self.writer.queued_bytes -= size;
+            self.writer.queued_value_bytes -= pending.batch.value_size();
+            value_bytes += pending.batch.value_size();
             bytes += size;
         }
         let previous = self.writer.previous;
@@ -251,6 +269,7 @@ impl Log {
             file,
             segment: number,
             bytes: bytes as u32,
+            value_bytes,
             last_sequence: self.writer.next_sequence - 1,
             id,
             slot_max,

@@ -186,6 +186,38 @@ fn files_kept_open_for_reads_give_way_to_the_log() {
     }
 }
 
+// ---- writes side by side ----------------------------------------------------------------------
+
+#[test]
+fn beside_a_small_write_a_second_one_starts_when_as_much_waits() {
+    let mut bed = Bed::new(1, LogOptions { segment_bytes: 1 << 20, ..options() });
+    bed.idle(100 * MS, u32::MAX);
+    let mut in_flight_after = |size: usize| {
+        bed.append(size);
+        bed.submit();
+        writes(&bed)
+    };
+    assert_eq!([1000, 600, 500, 4000].map(&mut in_flight_after), [1, 1, 2, 2]);
+    assert!(!bed.log().is_free_for(1 << 20), "there are no more than two");
+    bed.idle(300 * MS, u32::MAX);
+    assert_eq!(bed.model.durable, 4);
+
+    // Beside a large one a larger write later is better.
+    for _ in 0..6 {
+        bed.append(12_000);
+    }
+    bed.submit();
+    for _ in 0..12 {
+        bed.append(12_000);
+    }
+    bed.submit();
+    assert_eq!(writes(&bed), 1);
+    bed.idle(300 * MS, u32::MAX);
+    assert_eq!(bed.model.durable, 4 + 18);
+    bed.power_loss(&mut Rng::new(1));
+    bed.recover().unwrap();
+}
+
 // ---- what is filled ahead --------------------------------------------------------------------
 
 /// Six segments stand behind the active one while nothing is appended, one at any time.
