@@ -14,7 +14,7 @@ const FOUND_BY: &[(Mutant, fn())] = &[
     (Mutant::ShortWriteTakenAsWhole, failures::every_failure),
     (Mutant::FailedWriteIgnored, failures::every_failure),
     (Mutant::FailedFlushRetried, failures::every_failure),
-    (Mutant::SegmentNameNotDurable, crashes::power_loss_after_every_completion),
+    (Mutant::SegmentNameNotDurable, segments::names_after_power_loss),
     (Mutant::FooterBeforeDurable, crashes::power_loss_after_every_completion),
     (Mutant::VoteKeptInMemory, votes::every_crash_point),
     (Mutant::VoteOneCopyInPlace, votes::every_crash_point),

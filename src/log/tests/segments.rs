@@ -186,6 +186,31 @@ fn files_kept_open_for_reads_give_way_to_the_log() {
     }
 }
 
+// ---- names ------------------------------------------------------------------------------------
+
+#[test]
+fn a_segment_stands_with_its_entries_after_a_power_loss() {
+    names_after_power_loss();
+}
+
+/// Segments that were made while the log ran hold acknowledged entries when the power fails, and nothing
+/// else has made their names durable meanwhile.
+pub fn names_after_power_loss() {
+    for seed in 0..20 {
+        let options = LogOptions { checkpoint_bytes_min: None, ..options() };
+        let mut bed = Bed::new(seed, options);
+        bed.idle(100 * MS, u32::MAX);
+        for entry in 0..4 * 3 {
+            bed.append(12_000);
+            while bed.model.durable <= entry {
+                bed.idle(MS, u32::MAX);
+            }
+        }
+        bed.power_loss(&mut Rng::new(seed));
+        assert_eq!(bed.recover().unwrap().entries, 12, "seed {seed}");
+    }
+}
+
 // ---- writes side by side ----------------------------------------------------------------------
 
 #[test]
