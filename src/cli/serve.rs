@@ -24,7 +24,7 @@ use crate::io::{Clock, Net};
 use crate::log::{DataDir, Identity as DiskIdentity, LogError, SCRUB_BYTES_PER_S};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
-use crate::uring::host::{filesystem_of, require_real_disk};
+use crate::uring::host::require_real_disk;
 use crate::uring::{
     DirLock, DirectStorage, FILES_MAX, Leftover, Seat, Uring, UringOptions, Waker, lock_data_dir,
     seats,
@@ -57,7 +57,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
             "{data} is not a directory: make it with `loggos format --data {data} …`"
         )));
     }
-    require_real_disk(&options.data).map_err(CliError::usage)?;
+    let filesystem = require_real_disk(&options.data).map_err(CliError::usage)?;
     let mut storage = DirectStorage::new(&options.data)
         .map_err(|error| CliError::usage(format!("{data} cannot be used: {error}")))?;
     let identity =
@@ -67,12 +67,8 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let listen = listen_address(options, &identity, &addresses)?;
 
     let group_count = identity.group_count;
-    let fill_ahead_bytes = match options.fill_ahead_bytes {
-        Some(bytes) => bytes,
-        None => filesystem_of(&options.data)
-            .map(|filesystem| fill_ahead_bytes_default(filesystem.free_bytes, 1))
-            .map_err(|error| CliError::failed(format!("the file system of {data}: {error}")))?,
-    };
+    let fill_ahead_bytes_default = fill_ahead_bytes_default(filesystem.free_bytes, 1);
+    let fill_ahead_bytes = options.fill_ahead_bytes.unwrap_or(fill_ahead_bytes_default);
     let options = options.clone();
     let connections_max = permit_connections(usize::from(group_count), identity.members.len());
     let shared = Arc::new(Shared {

@@ -541,8 +541,8 @@ impl Log {
         self.is_free_for(0)
     }
 
-    /// As [`Log::is_free`], for a batch that would take `bytes`: a large one may start beside the
-    /// write in flight.
+    /// As [`Log::is_free`], for a value of so many `bytes`: one as large as what is in flight, or a large
+    /// one, may start beside that.
     pub fn is_free_for(&self, bytes: usize) -> bool {
         self.failure.is_none() && self.writer.is_free_for(bytes)
     }

@@ -315,10 +315,10 @@ impl Log {
         let (placed, writing) = (self.writer.placed_bytes(), !self.writer.is_at_rest());
         let quiet_since = self.preparer.quiet.look(now, placed, writing);
         self.preparer.fill_ahead_at = None;
-        let need = self.need();
         if self.preparer.in_flight {
             return;
         }
+        let need = self.need();
         let is_time = match need {
             Need::None => false,
             Need::Reserve => self.may_fill_ahead(now, disk, quiet_since),
@@ -332,22 +332,21 @@ impl Log {
         let number = preparer.prepared_through + 1;
         let job = preparer.job.get_or_insert_with(|| Job::new(number, placed));
         job.pause = FILL_PAUSE;
+        if need == Need::Reserve {
+            job.placed_at_start = placed;
+            job.pause = self.options.fill_ahead_pause;
+        }
+        let behind = job.is_behind(placed);
         let hurry = match need {
-            Need::Reserve => {
-                job.placed_at_start = placed;
-                job.pause = self.options.fill_ahead_pause;
-                Hurry::None
-            }
             Need::Urgent => Hurry::Urgent,
-            Need::Spare if job.is_behind(placed) => Hurry::Behind,
-            Need::None | Need::Spare => Hurry::None,
+            _ if behind => Hurry::Behind,
+            _ => Hurry::None,
         };
         let hurries = !preparer.full && hurry != Hurry::None;
         if preparer.pause_until.is_some_and(|until| until > now) && !hurries {
             return;
         }
-        let costly = job.is_behind(placed)
-            && self.writer.write_bytes_mean() >= self.options.fill_write_bytes_max;
+        let costly = behind && self.writer.write_bytes_mean() >= self.options.fill_write_bytes_max;
         if job.stage == Stage::Fill && job.reserved && (hurry == Hurry::Urgent || costly) {
             job.stage = Stage::Flush;
             preparer.unfilled_bytes += self.options.segment_bytes - job.filled;

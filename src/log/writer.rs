@@ -135,7 +135,7 @@ impl Writer {
         self.queue.len()
     }
 
-    /// Whether entries wait for a segment or for a write in flight.
+    /// Whether values of so many bytes more would start to be written now.
     pub fn is_free_for(&self, bytes: usize) -> bool {
         let waiting = self.queued_value_bytes + bytes;
         match self.writes.len() {

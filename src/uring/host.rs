@@ -214,11 +214,11 @@ pub fn probe_ring() -> RingProbe {
     RingProbe { available: problem.is_none(), disabled_level, problem }
 }
 
-/// Refuses a path on a file system that lives in memory.
+/// The file system of an existing path; refuses one that lives in memory.
 ///
 /// # Errors
 /// With a message for the user: when the path lies on tmpfs or ramfs, or cannot be looked at.
-pub fn require_real_disk(path: &Path) -> io::Result<()> {
+pub fn require_real_disk(path: &Path) -> io::Result<Filesystem> {
     let filesystem = filesystem_of(path)?;
     if filesystem.in_memory {
         return Err(io::Error::new(
@@ -231,7 +231,7 @@ pub fn require_real_disk(path: &Path) -> io::Result<()> {
             ),
         ));
     }
-    Ok(())
+    Ok(filesystem)
 }
 
 /// The file system of an existing path.
