@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use loggos::base::{AppendTerms, BlockPool, ClusterId, LogId, NodeId};
+use loggos::base::{AppendTerms, BlockPool, ClusterId, Incarnation, LogId, NodeId};
 use loggos::client::connection::{ClientConnection, Incoming};
 use loggos::io::{Clock, Net};
 use loggos::log::Log;
@@ -164,6 +164,7 @@ fn start_node(index: usize, dir: &Path, addresses: &[SocketAddr]) -> (Waker, Joi
     let identity = Identity {
         cluster_name: "bench".to_owned(),
         cluster: ClusterId::of_name("bench"),
+        incarnation: Incarnation(u128::from(node.0)),
         node,
         members: addresses.iter().map(|(id, address)| (*id, address.to_string())).collect(),
         group_count: 1,

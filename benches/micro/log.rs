@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput};
 
 use loggos::base::rng::Rng;
 use loggos::base::{
-    Ballot, Batch, BlockBuf, BlockPool, ClusterId, GroupId, Instant, LogId, NodeId, Placement,
+    Ballot, Batch, BlockBuf, BlockPool, GroupId, Incarnation, Instant, LogId, NodeId, Placement,
     Position, Slot,
 };
 use loggos::io::{Disk, DiskEvent, FileId, FileOptions, Storage, Sync, Token, WritePart};
@@ -131,8 +131,8 @@ impl Appender {
         let storage = DirectStorage::new(dir.path()).expect("the folder can be used");
         let mut disk = InstantDisk { storage, done: VecDeque::new() };
         let pool = BlockPool::new(32 << 20);
-        let cluster = ClusterId::of_name("bench");
-        let mut options = LogOptions::new(cluster, NodeId(1), GroupId(0), pool.clone());
+        let incarnation = Incarnation(7);
+        let mut options = LogOptions::new(incarnation, NodeId(1), GroupId(0), pool.clone());
         options.segment_bytes = segment_bytes;
         Log::format(&mut disk, "group", &options, 0).expect("the log can be formatted");
         let (mut log, _) = Log::open(&mut disk, "group", options).expect("the log opens");

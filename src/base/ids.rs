@@ -194,6 +194,40 @@ impl fmt::Display for ClusterId {
     }
 }
 
+/// Names one format of a data directory: 128 random bits, drawn anew by each `loggos format`. Two
+/// directories of the same node of the same cluster differ in it; a copy of a directory does not.
+/// 0 names none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(pub u128);
+
+impl Incarnation {
+    /// None, or not known.
+    pub const NONE: Incarnation = Incarnation(0);
+
+    /// The digest that stands in the headers on disk, where 16 bytes would not fit everywhere. The
+    /// bits are random, so that half of them is a digest as good as any.
+    pub fn tag(self) -> IncarnationTag {
+        IncarnationTag((self.0 >> 64) as u64 ^ self.0 as u64)
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The 64-bit digest of an [`Incarnation`], which binds every header on disk to the directory that
+/// it was written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IncarnationTag(pub u64);
+
+impl fmt::Display for IncarnationTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

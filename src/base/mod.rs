@@ -21,8 +21,8 @@ pub mod time;
 pub use checksum::{Checksum, RunningChecksum};
 pub use hash::{IdMap, IdSet};
 pub use ids::{
-    Ballot, ClusterId, DEFAULT_LOG_NAME, Epoch, FenceToken, GroupId, LogId, NodeId, Position,
-    Sequence, SessionId, Slot,
+    Ballot, ClusterId, DEFAULT_LOG_NAME, Epoch, FenceToken, GroupId, Incarnation, IncarnationTag,
+    LogId, NodeId, Position, Sequence, SessionId, Slot,
 };
 pub use memory::{Batch, BlockBuf, BlockPool};
 pub use pages::LogPages;

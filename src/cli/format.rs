@@ -2,10 +2,11 @@
 
 use super::error::CliError;
 use super::options::FormatOptions;
+use crate::base::Incarnation;
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::log::{DataDir, FormatRequest, Member};
 use crate::uring::host::require_real_disk;
-use crate::uring::{DirectStorage, lock_data_dir};
+use crate::uring::{DirectStorage, lock_data_dir, random_u128};
 
 /// Makes the directory if it is not there, and the member in it.
 pub fn run(options: &FormatOptions) -> Result<(), CliError> {
@@ -18,6 +19,7 @@ pub fn run(options: &FormatOptions) -> Result<(), CliError> {
     let members = options.members.0.iter();
     let request = FormatRequest {
         cluster: options.cluster.clone(),
+        incarnation: Incarnation(random_u128().map_err(|error| cannot(&error))?),
         node: options.node,
         members: members
             .map(|member| Member { node: member.node, address: member.address.to_string() })

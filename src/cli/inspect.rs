@@ -5,7 +5,7 @@
 //!
 //! ```json
 //! {"directory":"…","sound":true,
-//!  "identity":{"cluster":"…","cluster_id":"…","node":1,"members":["1=HOST:PORT"],"group_count":1,"segment_bytes":0},
+//!  "identity":{"cluster":"…","cluster_id":"…","incarnation":"…","node":1,"members":["1=HOST:PORT"],"group_count":1,"segment_bytes":0},
 //!  "groups":[{"group":0,"folder":"group-0000","records":0,"records_not_known_chosen":0,
 //!             "promised":{"round":0,"node":0},"vote":[{"sequence":1,"ballot":{…},"why":null},…],
 //!             "chosen":0,"accepted":0,"entries":0,"marks":0,"superseded":0,"entries_lost":0,
@@ -298,6 +298,7 @@ fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
     match printed.identity {
         Some(id) => {
             writeln!(out, "node {} of cluster {} ({})", id.node, id.cluster, id.cluster_id)?;
+            writeln!(out, "incarnation {}", id.incarnation)?;
             writeln!(out, "members {}", id.members.join(", "))?;
         }
         None => writeln!(out, "the identity cannot be read")?,

@@ -364,6 +364,7 @@ fn node_options(
     let identity = Identity {
         cluster_name: disk.cluster.clone(),
         cluster: disk.cluster_id,
+        incarnation: disk.incarnation,
         node: disk.node,
         members: members.collect(),
         group_count: disk.group_count,

@@ -530,12 +530,12 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ClusterId, GroupId, NodeId};
+    use crate::base::{GroupId, IncarnationTag, NodeId};
     use crate::log::owned::CHECKSUM_AT;
 
     fn header() -> CheckpointHeader {
         CheckpointHeader {
-            owner: Owner { cluster: ClusterId(9), group: GroupId(1), node: NodeId(2) },
+            owner: Owner { incarnation: IncarnationTag(9), group: GroupId(1), node: NodeId(2) },
             number: 7,
             slot: Slot(100),
             sequence: 120,
@@ -557,7 +557,7 @@ mod tests {
         assert_eq!(CheckpointHeader::decode(&block, length), Ok(header()));
         assert_eq!(
             get_u32(&block, CHECKSUM_AT),
-            0x31e8_9a7b,
+            0x5928_38be,
             "its bytes stand where they always have"
         );
         assert!(CheckpointHeader::decode(&block, length - 1).is_err());

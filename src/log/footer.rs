@@ -89,7 +89,7 @@ pub(super) fn encode(trailer: &Trailer, entries: &[IndexEntry], out: &mut [u8]) 
     let at = size - TRAILER_SIZE;
     put_u32(out, at, FOOTER_MAGIC);
     put_u16(out, at + 4, FORMAT_VERSION);
-    put_u64(out, at + 8, trailer.place.cluster.0);
+    put_u64(out, at + 8, trailer.place.incarnation.0);
     put_u16(out, at + 16, trailer.place.group.0);
     put_u32(out, at + 20, trailer.place.generation);
     put_u64(out, at + 24, trailer.place.segment);
@@ -128,7 +128,7 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<(Trailer, Vec<IndexE
     }
     let trailer = Trailer {
         place: Place {
-            cluster: crate::base::ClusterId(get_u64(bytes, at + 8)),
+            incarnation: crate::base::IncarnationTag(get_u64(bytes, at + 8)),
             group: crate::base::GroupId(get_u16(bytes, at + 16)),
             generation: get_u32(bytes, at + 20),
             segment: get_u64(bytes, at + 24),
@@ -222,10 +222,10 @@ mod tests {
 
     use super::*;
     use crate::base::rng::Rng;
-    use crate::base::{ClusterId, GroupId, LogId, Placement, Span};
+    use crate::base::{GroupId, IncarnationTag, LogId, Placement, Span};
 
     const PLACE: Place =
-        Place { cluster: ClusterId(9), group: GroupId(1), segment: 4, generation: 1 };
+        Place { incarnation: IncarnationTag(9), group: GroupId(1), segment: 4, generation: 1 };
 
     /// Some rows are all there is to say of their slot; others have spans of other logs, or
     /// refusals, or both, with records in log 0 or without.

@@ -1,19 +1,19 @@
 //! Bytes on disk: the header of an entry and of a segment. Pure; used by the writer, the walk and
 //! the reads. All numbers are little-endian.
 //!
-//! A header binds what follows it to its place: cluster, group, segment, generation, file offset,
+//! A header binds what follows it to its place: incarnation, group, segment, generation, file offset,
 //! sequence in the log and the checksum of the header before. A block that is valid in itself but
 //! stands where it does not belong (a misdirected or lost write, a file of another node, remains of
 //! an older generation) is told from the right one.
 
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX, block_align};
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Checksum, ClusterId, GroupId, NodeId, Slot};
+use crate::base::{Ballot, Checksum, GroupId, IncarnationTag, NodeId, Slot};
 
 use super::placements::PLACEMENT_BYTES_MAX;
 
 /// The version of every structure in the log's files.
-pub(super) const FORMAT_VERSION: u16 = 2;
+pub(super) const FORMAT_VERSION: u16 = 3;
 
 /// How often the blocks of a segment file have been used, from 1. It rises when a file is used
 /// again for a later segment (which needs trimming first, so it is 1 in every file so far).
@@ -28,7 +28,7 @@ pub(super) const KIND_MARK: u16 = 2;
 /// Which segment a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    pub cluster: ClusterId,
+    pub incarnation: IncarnationTag,
     pub group: GroupId,
     pub segment: u64,
     pub generation: u32,
@@ -116,12 +116,12 @@ pub(super) fn get_u64(bytes: &[u8], at: usize) -> u64 {
 const ENTRY_CHECKSUM_AT: usize = ENTRY_HEADER_SIZE - 4;
 const BLOCK_CHECKSUM_AT: usize = BLOCK_SIZE - 4;
 
-/// Both structures start alike: magic, version, kind, cluster, group, -, generation, segment.
+/// Both structures start alike: magic, version, kind, incarnation, group, -, generation, segment.
 fn put_place(out: &mut [u8], magic: u32, kind: u16, place: &Place) {
     put_u32(out, 0, magic);
     put_u16(out, 4, FORMAT_VERSION);
     put_u16(out, 6, kind);
-    put_u64(out, 8, place.cluster.0);
+    put_u64(out, 8, place.incarnation.0);
     put_u16(out, 16, place.group.0);
     put_u32(out, 20, place.generation);
     put_u64(out, 24, place.segment);
@@ -129,7 +129,7 @@ fn put_place(out: &mut [u8], magic: u32, kind: u16, place: &Place) {
 
 fn get_place(bytes: &[u8]) -> Place {
     Place {
-        cluster: ClusterId(get_u64(bytes, 8)),
+        incarnation: IncarnationTag(get_u64(bytes, 8)),
         group: GroupId(get_u16(bytes, 16)),
         generation: get_u32(bytes, 20),
         segment: get_u64(bytes, 24),
@@ -240,8 +240,9 @@ pub(super) fn check_version(bytes: &[u8]) -> Result<(), String> {
 
 /// Whether a structure that says it belongs to `found` may stand in `wanted`.
 pub(super) fn check_place(found: &Place, wanted: &Place) -> Result<(), String> {
-    if found.cluster != wanted.cluster {
-        return Err(format!("it belongs to cluster {}, not {}", found.cluster, wanted.cluster));
+    if found.incarnation != wanted.incarnation {
+        let (found, wanted) = (found.incarnation, wanted.incarnation);
+        return Err(format!("it belongs to the directory of incarnation {found}, not {wanted}"));
     }
     if found.group != wanted.group {
         return Err(format!("it belongs to group {}, not {}", found.group, wanted.group));
@@ -333,7 +334,7 @@ mod tests {
     fn header() -> EntryHeader {
         EntryHeader {
             place: Place {
-                cluster: ClusterId(0x0123_4567_89ab_cdef),
+                incarnation: IncarnationTag(0x0123_4567_89ab_cdef),
                 group: GroupId(3),
                 segment: 77,
                 generation: 2,
@@ -370,7 +371,7 @@ mod tests {
         assert_eq!(header.stands_at(&header.place, 8192), Ok(()));
         assert!(header.stands_at(&header.place, 4096).is_err());
         for place in [
-            Place { cluster: ClusterId(1), ..header.place },
+            Place { incarnation: IncarnationTag(1), ..header.place },
             Place { group: GroupId(1), ..header.place },
             Place { segment: 1, ..header.place },
             Place { generation: 1, ..header.place },

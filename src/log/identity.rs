@@ -7,13 +7,14 @@
 //! line is a comment with the checksum of everything behind that line, so that a flipped bit or an
 //! edit is noticed; the identity is never edited by hand.
 
+use std::cmp::Ordering;
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::{BLOCK_SIZE, GROUPS_MAX, MEMBERS_MAX, block_align};
 use crate::base::memory::BUFFER_BYTES_MAX;
-use crate::base::{BlockPool, Checksum, ClusterId, GroupId, NodeId};
+use crate::base::{BlockPool, Checksum, ClusterId, GroupId, Incarnation, NodeId};
 use crate::io::{FileOptions, Storage};
 
 use super::{Log, LogError, LogOptions, format};
@@ -47,8 +48,10 @@ pub struct Member {
 pub struct Identity {
     /// The cluster's name.
     pub cluster: String,
-    /// The digest of the name, which stands in every header.
+    /// The digest of the name.
     pub cluster_id: ClusterId,
+    /// What this directory alone is called; a digest of it stands in every header.
+    pub incarnation: Incarnation,
     /// The node.
     pub node: NodeId,
     /// All members, sorted by id.
@@ -64,6 +67,8 @@ pub struct Identity {
 pub struct FormatRequest {
     /// The cluster's name.
     pub cluster: String,
+    /// Drawn at random by the caller for this call, and for no other.
+    pub incarnation: Incarnation,
     /// The node.
     pub node: NodeId,
     /// All members, the node included, in any order.
@@ -90,8 +95,20 @@ pub enum IdentityError {
     /// The file is not what was written.
     #[error("{FILE} is damaged: {0}")]
     Damaged(String),
-    /// Written by another version.
-    #[error("{FILE} has format {found}, this version reads {FORMAT_VERSION}")]
+    /// Written by a version before.
+    #[error(
+        "it has format {found}, which an older version wrote, and this one reads {FORMAT_VERSION} only. \
+         To take the records along: make a new cluster with this version in other directories, and \
+         for each log pipe what the old version's `loggos read` prints into this one's `loggos append`"
+    )]
+    OlderVersion {
+        /// What the file says.
+        found: u32,
+    },
+    /// Written by a later version.
+    #[error(
+        "it has format {found}, which a newer version wrote, and this one reads {FORMAT_VERSION} only"
+    )]
     OtherVersion {
         /// What the file says.
         found: u32,
@@ -112,12 +129,18 @@ pub enum IdentityError {
     Log(#[from] LogError),
 }
 
+/// What every version's file states.
+#[derive(Debug, Deserialize)]
+struct DocumentFormat {
+    format: u32,
+}
+
 /// The file's content. Numbers and texts only: it is read by people and by later versions.
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
     format: u32,
     cluster: String,
-    cluster_id: String,
+    incarnation: String,
     node: u16,
     group_count: u16,
     segment_bytes: u64,
@@ -159,7 +182,7 @@ impl DataDir {
         for group in (0..identity.group_count).map(GroupId) {
             let folder = DataDir::group_folder(group);
             storage.create_folder(&folder).map_err(io_error(&folder))?;
-            let options = LogOptions::new(identity.cluster_id, identity.node, group, pool.clone());
+            let options = LogOptions::new(identity.incarnation, identity.node, group, pool.clone());
             let entry_bytes_max = request.entry_bytes_max;
             let segment_bytes = identity.segment_bytes;
             let options = LogOptions { segment_bytes, entry_bytes_max, ..options };
@@ -206,6 +229,8 @@ fn check_request(request: &FormatRequest) -> Result<Identity, IdentityError> {
         "the members need different ids from 1"
     } else if !named {
         "the node is not among the members"
+    } else if request.incarnation == Incarnation::NONE {
+        "the incarnation must be drawn"
     } else if members.len() > MEMBERS_MAX {
         "there are too many members"
     } else if segments_ahead(request) > SEGMENTS_AHEAD_MAX {
@@ -216,6 +241,7 @@ fn check_request(request: &FormatRequest) -> Result<Identity, IdentityError> {
         return Ok(Identity {
             cluster: request.cluster.clone(),
             cluster_id: ClusterId::of_name(&request.cluster),
+            incarnation: request.incarnation,
             node: request.node,
             members,
             group_count: request.group_count,
@@ -233,7 +259,7 @@ fn write<S: Storage>(
     let document = Document {
         format: FORMAT_VERSION,
         cluster: identity.cluster.clone(),
-        cluster_id: identity.cluster_id.to_string(),
+        incarnation: identity.incarnation.to_string(),
         node: identity.node.0,
         group_count: identity.group_count,
         segment_bytes: identity.segment_bytes,
@@ -284,11 +310,16 @@ fn parse(text: &str) -> Result<Identity, IdentityError> {
         let stated = Checksum(stated);
         return Err(damaged(format!("its checksum is {found} where {stated} is stated")));
     }
-    let document: Document =
-        toml::from_str(&body).map_err(|error| damaged(error.message().to_owned()))?;
-    if document.format != FORMAT_VERSION {
-        return Err(IdentityError::OtherVersion { found: document.format });
+    let garbled = |error: toml::de::Error| damaged(error.message().to_owned());
+    let DocumentFormat { format: found } = toml::from_str(&body).map_err(garbled)?;
+    match found.cmp(&FORMAT_VERSION) {
+        Ordering::Less => return Err(IdentityError::OlderVersion { found }),
+        Ordering::Greater => return Err(IdentityError::OtherVersion { found }),
+        Ordering::Equal => {}
     }
+    let document: Document = toml::from_str(&body).map_err(garbled)?;
+    let incarnation = u128::from_str_radix(&document.incarnation, 16)
+        .map_err(|_| damaged("the incarnation is no number".to_owned()))?;
     let members = document
         .members
         .into_iter()
@@ -296,6 +327,7 @@ fn parse(text: &str) -> Result<Identity, IdentityError> {
         .collect();
     let request = FormatRequest {
         cluster: document.cluster,
+        incarnation: Incarnation(incarnation),
         node: NodeId(document.node),
         members,
         group_count: document.group_count,
@@ -304,9 +336,6 @@ fn parse(text: &str) -> Result<Identity, IdentityError> {
         preallocate_bytes: 0,
     };
     let identity = check_request(&request)?;
-    if identity.cluster_id.to_string() != document.cluster_id {
-        return Err(damaged("the cluster's id does not fit its name".to_owned()));
-    }
     if !identity.segment_bytes.is_multiple_of(BLOCK_SIZE as u64) {
         return Err(damaged("segment_bytes is not a whole number of blocks".to_owned()));
     }
@@ -321,7 +350,7 @@ mod tests {
         let body = toml::to_string(&Document {
             format: FORMAT_VERSION,
             cluster: "demo".to_owned(),
-            cluster_id: ClusterId::of_name("demo").to_string(),
+            incarnation: Incarnation(0x1234).to_string(),
             node: 2,
             group_count: 1,
             segment_bytes: 64 << 20,
@@ -358,9 +387,21 @@ mod tests {
     }
 
     #[test]
+    fn format_2_is_refused_with_the_way_out() {
+        // As the version before wrote it.
+        let body = "format = 2\ncluster = \"demo\"\ncluster_id = \"8594\"\nnode = 1\n\
+                    group_count = 1\nsegment_bytes = 67108864\n\n\
+                    [[members]]\nnode = 1\naddress = \"host:1\"\n";
+        let text = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
+        let why = parse(&text).unwrap_err().to_string();
+        assert!(why.contains("format 2"), "{why}");
+        assert!(why.contains("`loggos read`") && why.contains("`loggos append`"), "{why}");
+    }
+
+    #[test]
     fn another_version_is_told_from_damage() {
         let stated = format!("format = {FORMAT_VERSION}");
-        for version in [1, FORMAT_VERSION + 1] {
+        for version in [FORMAT_VERSION + 1, FORMAT_VERSION + 9] {
             let other = format!("format = {version}");
             let body = text().split_once('\n').unwrap().1.replace(&stated, &other);
             let other = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
@@ -377,6 +418,7 @@ mod tests {
         let member = |node| Member { node: NodeId(node), address: format!("host:{node}") };
         let request = FormatRequest {
             cluster: "demo".to_owned(),
+            incarnation: Incarnation(1),
             node: NodeId(1),
             members: vec![member(2), member(1)],
             group_count: 1,
@@ -387,6 +429,7 @@ mod tests {
         assert_eq!(check_request(&request).unwrap().members[0].node, NodeId(1));
         let bad = [
             FormatRequest { cluster: String::new(), ..request.clone() },
+            FormatRequest { incarnation: Incarnation::NONE, ..request.clone() },
             FormatRequest { node: NodeId(3), ..request.clone() },
             FormatRequest { members: vec![member(1), member(1)], ..request.clone() },
             FormatRequest { members: vec![member(0), member(1)], ..request.clone() },

@@ -255,9 +255,10 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ClusterId, GroupId, NodeId};
+    use crate::base::{GroupId, IncarnationTag, NodeId};
 
-    const OWNER: Owner = Owner { cluster: ClusterId(9), group: GroupId(1), node: NodeId(2) };
+    const OWNER: Owner =
+        Owner { incarnation: IncarnationTag(9), group: GroupId(1), node: NodeId(2) };
 
     #[test]
     fn a_marker_round_trips_and_every_byte_is_guarded() {
@@ -276,7 +277,7 @@ mod tests {
         assert!(decode(&Owner { node: NodeId(3), ..OWNER }, &block).is_err());
         // As builds have written it that did not tell what had been durable.
         encode(&OWNER, "segment-1 at offset 4096", 0, &mut block);
-        assert_eq!(get_u32(&block, CHECKSUM_AT), 0x01f7_5bed);
+        assert_eq!(get_u32(&block, CHECKSUM_AT), 0x6937_f928);
         assert_eq!(decode(&OWNER, &block), Ok(marker(0)));
     }
 

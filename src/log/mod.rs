@@ -55,7 +55,7 @@ pub use reads::NotStored;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::{
-    Ballot, Batch, BlockPool, ClusterId, GroupId, IdMap, Instant, LogId, NodeId, Placement,
+    Ballot, Batch, BlockPool, GroupId, IdMap, Incarnation, Instant, LogId, NodeId, Placement,
     Position, Slot,
 };
 use crate::io::{Disk, DiskEvent, Storage, Token};
@@ -142,7 +142,7 @@ pub enum LogSync {
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// Stands in every header.
-    pub cluster: ClusterId,
+    pub incarnation: Incarnation,
     /// Whose log it is; stands in the vote file.
     pub node: NodeId,
     /// Stands in every header.
@@ -184,9 +184,14 @@ pub struct LogOptions {
 
 impl LogOptions {
     /// The defaults.
-    pub fn new(cluster: ClusterId, node: NodeId, group: GroupId, pool: BlockPool) -> LogOptions {
+    pub fn new(
+        incarnation: Incarnation,
+        node: NodeId,
+        group: GroupId,
+        pool: BlockPool,
+    ) -> LogOptions {
         LogOptions {
-            cluster,
+            incarnation,
             node,
             group,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
@@ -232,7 +237,7 @@ impl LogOptions {
     }
 
     fn place(&self, segment: u64, generation: u32) -> Place {
-        Place { cluster: self.cluster, group: self.group, segment, generation }
+        Place { incarnation: self.incarnation.tag(), group: self.group, segment, generation }
     }
 }
 

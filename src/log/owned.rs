@@ -6,7 +6,7 @@
 //!    0  4  magic
 //!    4  2  version
 //!    6  2  group
-//!    8  8  cluster
+//!    8  8  incarnation (its digest)
 //!   16  2  node
 //!   18     the file's own
 //! 4092  4  checksum of the block
@@ -15,7 +15,7 @@
 use std::fmt;
 
 use crate::base::limits::BLOCK_SIZE;
-use crate::base::{Checksum, ClusterId, GroupId, NodeId};
+use crate::base::{Checksum, GroupId, IncarnationTag, NodeId};
 
 use super::LogOptions;
 use super::format::{
@@ -28,21 +28,22 @@ pub(super) const CHECKSUM_AT: usize = BLOCK_SIZE - 4;
 /// Whose file it is, or must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
-    pub cluster: ClusterId,
+    pub incarnation: IncarnationTag,
     pub group: GroupId,
     pub node: NodeId,
 }
 
 impl Owner {
     pub fn of(options: &LogOptions) -> Owner {
-        Owner { cluster: options.cluster, group: options.group, node: options.node }
+        let (group, node) = (options.group, options.node);
+        Owner { incarnation: options.incarnation.tag(), group, node }
     }
 }
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Owner { cluster, group, node } = self;
-        write!(f, "cluster {cluster}, group {group}, node {node}")
+        let Owner { incarnation, group, node } = self;
+        write!(f, "incarnation {incarnation}, group {group}, node {node}")
     }
 }
 
@@ -69,7 +70,7 @@ impl OwnedBlock {
         put_u32(out, 0, self.magic);
         put_u16(out, 4, FORMAT_VERSION);
         put_u16(out, 6, owner.group.0);
-        put_u64(out, 8, owner.cluster.0);
+        put_u64(out, 8, owner.incarnation.0);
         put_u16(out, 16, owner.node.0);
         let checksum = Checksum::of(&out[..CHECKSUM_AT]);
         put_u32(out, CHECKSUM_AT, checksum.0);
@@ -87,7 +88,7 @@ impl OwnedBlock {
         }
         check_version(bytes)?;
         let owner = Owner {
-            cluster: ClusterId(get_u64(bytes, 8)),
+            incarnation: IncarnationTag(get_u64(bytes, 8)),
             group: GroupId(get_u16(bytes, 6)),
             node: NodeId(get_u16(bytes, 16)),
         };
@@ -110,7 +111,8 @@ impl OwnedBlock {
 mod tests {
     use super::*;
 
-    const OWNER: Owner = Owner { cluster: ClusterId(9), group: GroupId(1), node: NodeId(2) };
+    const OWNER: Owner =
+        Owner { incarnation: IncarnationTag(9), group: GroupId(1), node: NodeId(2) };
 
     #[test]
     fn every_byte_is_guarded_and_kinds_and_versions_are_told_from_each_other() {
@@ -134,12 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_another_cluster_s_group_s_or_node_s_is_refused() {
+    fn refuses_files_of_other_directories() {
         assert_eq!(VOTE.check_owner(&OWNER, &OWNER), Ok(()));
         for other in [
             Owner { node: NodeId(3), ..OWNER },
             Owner { group: GroupId(3), ..OWNER },
-            Owner { cluster: ClusterId(3), ..OWNER },
+            Owner { incarnation: IncarnationTag(3), ..OWNER },
         ] {
             let why = VOTE.check_owner(&other, &OWNER).unwrap_err();
             assert_eq!(why, format!("it is the vote of {other}, where {OWNER} is expected"));

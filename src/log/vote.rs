@@ -269,17 +269,17 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ClusterId, GroupId};
+    use crate::base::{GroupId, IncarnationTag};
     use crate::log::owned::CHECKSUM_AT;
 
     #[test]
     fn a_vote_round_trips_and_its_bytes_stand_where_they_always_have() {
-        let owner = Owner { cluster: ClusterId(9), group: GroupId(1), node: NodeId(2) };
+        let owner = Owner { incarnation: IncarnationTag(9), group: GroupId(1), node: NodeId(2) };
         let ballot = Ballot { round: 6, node: NodeId(3) };
         let vote = Vote { owner, sequence: 5, ballot, epoch: Epoch(4) };
         let mut block = vec![0xff; BLOCK_SIZE];
         vote.encode(&mut block);
         assert_eq!(Vote::decode(&block), Ok(vote));
-        assert_eq!(get_u32(&block, CHECKSUM_AT), 0x764a_14fe);
+        assert_eq!(get_u32(&block, CHECKSUM_AT), 0x1e8a_b63b);
     }
 }

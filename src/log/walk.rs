@@ -352,7 +352,7 @@ pub(super) enum Start {
     Broken(String),
     /// It is whole, but another entry comes next.
     Gap(String),
-    /// It is whole, but of another cluster, group or size: not this log's file.
+    /// It is whole, but of another directory, group or size: not this log's file.
     Foreign(String),
 }
 
@@ -366,7 +366,9 @@ pub(super) fn judge_start(block: &[u8], place: &Place, length: u64, chain: &Chai
         Err(why) => return Start::Broken(why),
     };
     let found = header.place;
-    if (found.cluster, found.group, found.segment) != (place.cluster, place.group, place.segment) {
+    if (found.incarnation, found.group, found.segment)
+        != (place.incarnation, place.group, place.segment)
+    {
         return Start::Foreign(check_place(&found, place).expect_err("they differ"));
     }
     if header.segment_bytes != length {

@@ -3,7 +3,7 @@
 //! Used by the node when it dials and by the server when it is dialled. A stranger is refused with
 //! a reason that says what does not match.
 
-use crate::base::{ClusterId, GroupId, NodeId};
+use crate::base::{ClusterId, GroupId, Incarnation, NodeId};
 use crate::wire::hello::members_digest;
 use crate::wire::{Hello, HelloReply, HelloRole, Limits, PROTOCOL_VERSION, RefuseReason, Welcome};
 
@@ -14,6 +14,8 @@ pub struct Identity {
     pub cluster_name: String,
     /// The digest of the name.
     pub cluster: ClusterId,
+    /// What its data directory alone is called.
+    pub incarnation: Incarnation,
     /// This node.
     pub node: NodeId,
     /// All members with their addresses, sorted by id.
@@ -139,6 +141,7 @@ mod tests {
         Identity {
             cluster_name: "test".to_owned(),
             cluster: ClusterId::of_name("test"),
+            incarnation: Incarnation(u128::from(node)),
             node: NodeId(node),
             members,
             group_count: 1,

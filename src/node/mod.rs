@@ -80,7 +80,7 @@ impl NodeOptions {
         let group = GroupId(0);
         NodeOptions {
             paxos: Config::new(identity.node, identity.member_ids()),
-            log: LogOptions::new(identity.cluster, identity.node, group, pool.clone()),
+            log: LogOptions::new(identity.incarnation, identity.node, group, pool.clone()),
             identity,
             group,
             addresses,

@@ -8,7 +8,8 @@ use super::time::Time;
 use super::trace::HostId;
 use crate::base::limits::KIB;
 use crate::base::{
-    AppendTerms, BlockPool, GroupId, Instant, LogId, NodeId, Sequence, SessionId, SessionTerms,
+    AppendTerms, BlockPool, GroupId, Incarnation, Instant, LogId, NodeId, Sequence, SessionId,
+    SessionTerms,
 };
 use crate::client::connection::{ClientConnection, Incoming, Response};
 use crate::io::{ConnId, Event, Wait};
@@ -43,6 +44,7 @@ impl Bed {
         let node = NodeId(1);
         let request = FormatRequest {
             cluster: "two".to_owned(),
+            incarnation: Incarnation(7),
             node,
             members: vec![Member { node, address: address().to_string() }],
             group_count: GROUPS,
@@ -57,6 +59,7 @@ impl Bed {
             let identity = Identity {
                 cluster_name: found.cluster.clone(),
                 cluster: found.cluster_id,
+                incarnation: found.incarnation,
                 node,
                 members: vec![(node, address().to_string())],
                 group_count: GROUPS,

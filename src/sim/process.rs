@@ -14,7 +14,7 @@ use super::plan::{Plan, Stream};
 use super::time::Time;
 use super::trace::HostId;
 use crate::base::rng::Rng;
-use crate::base::{BlockPool, GroupId, NodeId, Slot};
+use crate::base::{BlockPool, GroupId, Incarnation, NodeId, Slot};
 use crate::io::{Event, Io, Net, Wait};
 use crate::log::inspect::inspect;
 use crate::log::layout::{FileKind, file_kind};
@@ -157,7 +157,7 @@ impl Process {
         let timing = plan.disk_timing;
         let options = DiskOptions { timing, faults, ..DiskOptions::default() };
         let mut disk = SimDisk::new(Stream::Disk.seed(plan.seed, index), options);
-        DataDir::format(&mut disk, &format_request(plan, id))
+        DataDir::format(&mut disk, &format_request(plan, id, draw_incarnation(rng)))
             .expect("an empty disk without faults is formatted");
         Process {
             id,
@@ -347,13 +347,14 @@ fn damage_in_segments(disk: &SimDisk, groups: usize) -> Vec<Option<String>> {
     (0..groups).map(of_group).collect()
 }
 
-fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
+fn format_request(plan: &Plan, id: NodeId, incarnation: Incarnation) -> FormatRequest {
     let member = |index: usize| Member {
         node: NodeId(index as u16 + 1),
         address: address_of(HostId(index as u16)).to_string(),
     };
     FormatRequest {
         cluster: CLUSTER.to_owned(),
+        incarnation,
         node: id,
         members: (0..plan.nodes).map(member).collect(),
         group_count: plan.groups as u16,
@@ -363,6 +364,10 @@ fn format_request(plan: &Plan, id: NodeId) -> FormatRequest {
             * plan.log.segment_bytes
             * plan.groups as u64,
     }
+}
+
+fn draw_incarnation(rng: &mut Rng) -> Incarnation {
+    Incarnation(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()))
 }
 
 /// As `loggos serve` does: the identity first, then the log.
@@ -394,6 +399,7 @@ fn options(
     let identity = Identity {
         cluster_name: disk.cluster,
         cluster: disk.cluster_id,
+        incarnation: disk.incarnation,
         node: disk.node,
         members: disk.members.into_iter().map(|member| (member.node, member.address)).collect(),
         group_count: disk.group_count,

@@ -20,6 +20,7 @@ pub mod host;
 mod lock;
 mod ops;
 mod poll;
+mod random;
 mod recv;
 mod ring;
 mod sockets;
@@ -51,6 +52,7 @@ use sockets::Sockets;
 
 pub use handover::{Seat, seats};
 pub use lock::{DirLock, LockError, lock_data_dir};
+pub use random::random_u128;
 pub use recv::RecvChunk;
 pub use ring::KERNEL_VERSION_MIN;
 pub use storage::{DirectStorage, FILES_MAX};

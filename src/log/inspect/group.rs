@@ -9,7 +9,7 @@ use std::io;
 use std::rc::Rc;
 
 use crate::base::limits::BLOCK_SIZE;
-use crate::base::{Ballot, BlockPool, ClusterId, GroupId, NodeId, Placement, Slot};
+use crate::base::{Ballot, BlockPool, GroupId, IncarnationTag, NodeId, Placement, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
 use super::footers::{self, FooterProblem, check_footer};
@@ -35,7 +35,7 @@ use crate::log::{Damage, Identity, LogError};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
     pub group: GroupId,
-    pub cluster: Option<ClusterId>,
+    pub incarnation: Option<IncarnationTag>,
     pub node: Option<NodeId>,
     pub segment_bytes: Option<u64>,
 }
@@ -44,7 +44,7 @@ impl Expected {
     pub fn of(identity: Option<&Identity>, group: GroupId) -> Expected {
         Expected {
             group,
-            cluster: identity.map(|identity| identity.cluster_id),
+            incarnation: identity.map(|identity| identity.incarnation.tag()),
             node: identity.map(|identity| identity.node),
             segment_bytes: identity.map(|identity| identity.segment_bytes),
         }
@@ -332,8 +332,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
 
     /// Whose the files must be; without an identity and a vote nobody knows.
     fn owner(&self) -> Option<Owner> {
-        let Expected { group, cluster, node, .. } = self.expected;
-        Some(Owner { cluster: cluster?, group, node: node? })
+        let Expected { group, incarnation, node, .. } = self.expected;
+        Some(Owner { incarnation: incarnation?, group, node: node? })
     }
 
     fn read_marker(&mut self, names: &[String]) {
@@ -432,9 +432,9 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             }
         };
         self.ballot_max = vote.ballot;
-        let cluster = *self.expected.cluster.get_or_insert(vote.owner.cluster);
+        let incarnation = *self.expected.incarnation.get_or_insert(vote.owner.incarnation);
         let node = *self.expected.node.get_or_insert(vote.owner.node);
-        let wanted = Owner { cluster, group: self.expected.group, node };
+        let wanted = Owner { incarnation, group: self.expected.group, node };
         if let Err(why) = VOTE.check_owner(&vote.owner, &wanted) {
             self.damage.push(Damage::new(&name, 0, None, why));
         }
@@ -498,13 +498,13 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
 
     fn place(&mut self, index: usize, block: &[u8]) -> Place {
         // Without identity and vote the first header that is whole tells whose log it is.
-        let told = || SegmentHeader::decode(block).map(|header| header.place.cluster);
-        let cluster = match self.expected.cluster {
-            Some(cluster) => cluster,
+        let told = || SegmentHeader::decode(block).map(|header| header.place.incarnation);
+        let incarnation = match self.expected.incarnation {
+            Some(incarnation) => incarnation,
             None => told().unwrap_or_default(),
         };
         let (group, segment) = (self.expected.group, self.files[index].number);
-        Place { cluster, group, segment, generation: generation_of(block) }
+        Place { incarnation, group, segment, generation: generation_of(block) }
     }
 
     fn first_block(&mut self, reader: &mut SegmentReader) -> Result<Vec<u8>, LogError> {

@@ -72,7 +72,11 @@ pub fn inspect<S: Storage>(
             report.damage.push(Damage::new(IDENTITY_FILE, 0, None, why));
             None
         }
-        Err(error @ (IdentityError::Unformatted | IdentityError::OtherVersion { .. })) => {
+        Err(
+            error @ (IdentityError::Unformatted
+            | IdentityError::OlderVersion { .. }
+            | IdentityError::OtherVersion { .. }),
+        ) => {
             return Err(error);
         }
         Err(IdentityError::Io { what, source }) => {

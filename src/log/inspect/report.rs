@@ -30,8 +30,10 @@ impl From<Ballot> for BallotReport {
 pub struct IdentityReport {
     /// The cluster's name.
     pub cluster: String,
-    /// Its digest, which stands in every header.
+    /// Its id.
     pub cluster_id: String,
+    /// What the directory alone is called; a digest of it stands in every header.
+    pub incarnation: String,
     /// The node.
     pub node: u16,
     /// All members as `id=address`.
@@ -48,6 +50,7 @@ impl From<&Identity> for IdentityReport {
         IdentityReport {
             cluster: identity.cluster.clone(),
             cluster_id: identity.cluster_id.to_string(),
+            incarnation: identity.incarnation.to_string(),
             node: identity.node.0,
             members: identity.members.iter().map(member).collect(),
             group_count: identity.group_count,

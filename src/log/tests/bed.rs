@@ -13,7 +13,7 @@ use super::toy::{Fate, place};
 use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
 use crate::base::{
-    Ballot, Batch, BlockPool, ClusterId, GroupId, LogId, NodeId, Placement, Position, Slot,
+    Ballot, Batch, BlockPool, GroupId, Incarnation, LogId, NodeId, Placement, Position, Slot,
 };
 use crate::io::{DiskEvent, FileOptions, Storage};
 use crate::log::inspect::{InspectReport, inspect};
@@ -119,7 +119,7 @@ pub struct Bed {
 
 pub fn options() -> LogOptions {
     let pool = BlockPool::new(16 << 20);
-    let options = LogOptions::new(ClusterId::of_name("demo"), NodeId(1), GroupId(0), pool);
+    let options = LogOptions::new(Incarnation(7), NodeId(1), GroupId(0), pool);
     LogOptions {
         segment_bytes: 64 * KIB as u64,
         entry_bytes_max: 16 * KIB,
@@ -138,6 +138,7 @@ pub fn folder() -> String {
 pub fn request(options: &LogOptions) -> FormatRequest {
     FormatRequest {
         cluster: "demo".to_owned(),
+        incarnation: options.incarnation,
         node: options.node,
         members: vec![Member { node: options.node, address: "host:1".to_owned() }],
         group_count: 1,

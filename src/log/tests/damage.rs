@@ -409,7 +409,7 @@ pub fn stale_blocks() {
         ("an older generation", |header| header.place.generation -= 1, false),
         ("another segment", |header| header.place.segment += 1, false),
         ("another group", |header| header.place.group.0 += 1, false),
-        ("another cluster", |header| header.place.cluster.0 += 1, false),
+        ("another directory", |header| header.place.incarnation.0 += 1, false),
         ("another offset", |header| header.offset += BLOCK_SIZE as u64, false),
         ("another chain", |header| header.previous.0 ^= 1, false),
     ];
@@ -483,20 +483,20 @@ fn the_identity_is_guarded() {
 }
 
 #[test]
-fn a_directory_of_the_first_version_is_refused_by_its_version() {
+fn refuses_a_directory_of_an_older_version() {
     let mut bed = filled(1);
     let text = String::from_utf8(bed.disk.file_bytes("identity.toml").unwrap()).unwrap();
     let (_, body) = text.trim_end_matches('\n').split_once('\n').unwrap();
-    let older = format!("{body}\n").replace("format = 2\n", "format = 1\n");
+    let older = format!("{body}\n").replace("format = 3\n", "format = 2\n");
     let older = format!("# checksum {}\n{older}", Checksum::of(older.as_bytes()));
     assert_eq!(older.len(), text.trim_end_matches('\n').len() + 1);
     let padded = format!("{older:\n<BLOCK_SIZE$}");
     put_block(&mut bed, "identity.toml", 0, padded.as_bytes());
     let before = all_bytes(&bed);
     let loaded = DataDir::load(&mut bed.disk);
-    assert!(matches!(loaded, Err(IdentityError::OtherVersion { found: 1 })), "{loaded:?}");
+    assert!(matches!(loaded, Err(IdentityError::OlderVersion { found: 2 })), "{loaded:?}");
     let inspected = inspect(&mut bed.disk, &mut |_| {});
-    assert!(matches!(inspected, Err(IdentityError::OtherVersion { found: 1 })), "{inspected:?}");
+    assert!(matches!(inspected, Err(IdentityError::OlderVersion { found: 2 })), "{inspected:?}");
     assert!(all_bytes(&bed) == before, "a refusal changes nothing");
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::base::limits::{BLOCK_SIZE, KIB};
-use crate::base::{Ballot, Batch, BlockPool, ClusterId, GroupId, NodeId, Slot};
+use crate::base::{Ballot, Batch, BlockPool, GroupId, Incarnation, NodeId, Slot};
 use crate::io::{Disk, FileId, FileOptions, Storage, Sync, WritePart};
 use crate::log::{DataDir, Entry, Log, LogError, LogOptions};
 
@@ -327,7 +327,7 @@ const ENTRIES: [u64; 2] = [6, 3];
 
 fn log_options(group: GroupId) -> LogOptions {
     let pool = BlockPool::new(0);
-    let options = LogOptions::new(ClusterId::of_name("rot"), NodeId(1), group, pool);
+    let options = LogOptions::new(Incarnation(7), NodeId(1), group, pool);
     // No idle mark attests the last entry: the logs end like those of a busy node that is killed.
     let segment_bytes = 64 * KIB as u64;
     LogOptions { segment_bytes, entry_bytes_max: 8 * KIB, spare_segments: 1, ..options }

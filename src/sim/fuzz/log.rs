@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::Script;
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, KIB};
 use crate::base::{
-    Ballot, Batch, BlockPool, Checksum, ClusterId, GroupId, LogId, NodeId, Placement, Position,
+    Ballot, Batch, BlockPool, Checksum, GroupId, Incarnation, LogId, NodeId, Placement, Position,
     Slot, Span,
 };
 use crate::io::{FileOptions, Storage};
@@ -57,7 +57,7 @@ thread_local! {
 
 fn options() -> LogOptions {
     let pool = BlockPool::new(4 << 20);
-    let options = LogOptions::new(ClusterId::of_name("fuzz"), NodeId(1), GroupId(0), pool);
+    let options = LogOptions::new(Incarnation(7), NodeId(1), GroupId(0), pool);
     LogOptions {
         segment_bytes: 32 * KIB as u64,
         entry_bytes_max: 8 * KIB,
@@ -84,6 +84,7 @@ fn make_original() -> Original {
     let log_options = options();
     let request = FormatRequest {
         cluster: "fuzz".to_owned(),
+        incarnation: log_options.incarnation,
         node: NodeId(1),
         members: vec![Member { node: NodeId(1), address: "host:1".to_owned() }],
         group_count: 1,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::Script;
 use crate::base::limits::KIB;
 use crate::base::{
-    AppendTerms, BlockPool, FenceToken, GroupId, Instant, LogId, NodeId, Position, Sequence,
-    SessionId, SessionTerms,
+    AppendTerms, BlockPool, FenceToken, GroupId, Incarnation, Instant, LogId, NodeId, Position,
+    Sequence, SessionId, SessionTerms,
 };
 use crate::io::{CloseReason, ConnId, Event, Wait};
 use crate::log::{DataDir, FormatRequest, Member};
@@ -121,6 +121,7 @@ pub(super) fn start() -> (Server, SimIo) {
     let member = Member { node, address: address().to_string() };
     let request = FormatRequest {
         cluster: "fuzz".to_owned(),
+        incarnation: Incarnation(7),
         node,
         members: vec![member],
         group_count: 1,
@@ -134,6 +135,7 @@ pub(super) fn start() -> (Server, SimIo) {
     let identity = Identity {
         cluster_name: found.cluster,
         cluster: found.cluster_id,
+        incarnation: found.incarnation,
         node,
         members: vec![(node, address().to_string())],
         group_count: 1,
