@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod disk;
 pub mod history;
 pub mod netns;
 
@@ -45,6 +46,9 @@ pub fn run(args: &[&str]) -> Output {
 
 /// Idle nodes of a test leave the disk to the others.
 const FILL_NOTHING_AHEAD: [&str; 2] = ["--fill-ahead-bytes", "0"];
+
+/// Small segments, unless a test asks for others.
+const SMALL_SEGMENTS: [&str; 2] = ["--segment-bytes", "16777216"];
 
 /// Looks until `look` finds something.
 ///
@@ -155,6 +159,11 @@ impl NodeProcess {
         client.of_group(GroupId(group)).status_of(&self.address).ok()
     }
 
+    /// How the process has ended by itself; `None` while it runs.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.as_mut().expect("the node was started").try_wait().expect("it is our child")
+    }
+
     /// Waits for the process to end by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         let mut child = self.child.take().expect("the node runs");
@@ -202,12 +211,30 @@ impl Cluster {
 
     fn formatted_at_with(places: Vec<(String, Option<String>)>, flags: &[&str]) -> Cluster {
         let dir = scratch_dir();
+        let data = (1..=places.len()).map(|id| dir.path().join(format!("node-{id}")));
+        let data = data.collect();
+        Cluster::formatted_in(dir, data, places, flags)
+    }
+
+    /// Formats a node in each of these folders, with these flags for `format` besides.
+    pub fn formatted_on(data: Vec<PathBuf>, flags: &[&str]) -> Cluster {
+        let ports = free_ports(data.len()).into_iter();
+        let places = ports.map(|port| (format!("127.0.0.1:{port}"), None));
+        Cluster::formatted_in(scratch_dir(), data, places.collect(), flags)
+    }
+
+    fn formatted_in(
+        dir: tempfile::TempDir,
+        data: Vec<PathBuf>,
+        places: Vec<(String, Option<String>)>,
+        flags: &[&str],
+    ) -> Cluster {
         let members: Vec<String> =
             places.iter().enumerate().map(|(i, (at, _))| format!("{}={at}", i + 1)).collect();
         let members = members.join(",");
-        let nodes = places.into_iter().enumerate().map(|(index, (address, netns))| {
+        let nodes = places.into_iter().zip(data).enumerate().map(|(index, (place, data))| {
+            let (address, netns) = place;
             let id = index as u16 + 1;
-            let data = dir.path().join(format!("node-{id}"));
             format_node_with(&data, "test", id, &members, flags);
             NodeProcess {
                 id,
@@ -363,7 +390,8 @@ pub fn format_node_with(data: &Path, cluster: &str, id: u16, members: &str, flag
     let id = id.to_string();
     let id = id.as_str();
     let mut args = vec!["format", "--data", data, "--cluster", cluster, "--node", id];
-    args.extend(["--members", members, "--segment-bytes", "16777216"]);
+    args.extend(["--members", members]);
+    args.extend(SMALL_SEGMENTS.iter().filter(|_| !flags.contains(&SMALL_SEGMENTS[0])));
     args.extend(flags);
     let output = run(&args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
