@@ -65,6 +65,9 @@ pub struct ServeOptions {
     pub pin: Vec<usize>,
     /// How long a group's thread looks for news before it sleeps, at most.
     pub busy_poll: Duration,
+    /// The bug that is planted in every group's thread.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<crate::base::mutants::Mutant>,
 }
 
 /// Options of `loggos format`.
@@ -215,6 +218,8 @@ mod tests {
             fill_ahead_bytes: None,
             pin: Vec::new(),
             busy_poll: Duration::ZERO,
+            #[cfg(feature = "mutants")]
+            mutant: None,
         };
         assert!(options(150, 50).validate().is_ok());
         let error = options(149, 50).validate().unwrap_err();

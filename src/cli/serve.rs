@@ -262,6 +262,8 @@ fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
 
 /// The thread of a group, which tells how it goes.
 fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sender<Progress>) {
+    #[cfg(feature = "mutants")]
+    crate::base::mutants::plant(shared.options.mutant);
     let serve = AssertUnwindSafe(|| serve_group(shared, group, seat, progress));
     let result = catch_unwind(serve).unwrap_or_else(|_| {
         let text = format!("the thread of group {group} panicked: see above");

@@ -14,6 +14,8 @@ use super::super::options::{
 use super::{PREALLOCATE_BYTES_MAX, milliseconds};
 use crate::base::NodeId;
 use crate::base::limits::GROUPS_MAX;
+#[cfg(feature = "mutants")]
+use crate::base::mutants::Mutant;
 use crate::uring::UringOptions;
 
 const FORMAT_EXAMPLES: &str = "Example, for the first of three nodes:
@@ -128,6 +130,15 @@ pub struct ServeArgs {
     /// End when the process with this id, which started this one, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub exit_with_parent: Option<u32>,
+    /// Plant this bug, for trying the tests with real processes
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME", hide = true, value_parser = mutant)]
+    pub mutant: Option<Mutant>,
+}
+
+#[cfg(feature = "mutants")]
+fn mutant(name: &str) -> Result<Mutant, String> {
+    Mutant::of_name(name).ok_or_else(|| format!("{name:?} is no planted bug"))
 }
 
 impl ServeArgs {
@@ -148,6 +159,8 @@ impl ServeArgs {
             fill_ahead_bytes: self.fill_ahead_bytes,
             pin: self.pin,
             busy_poll: Duration::from_micros(self.busy_poll.into()),
+            #[cfg(feature = "mutants")]
+            mutant: self.mutant,
         };
         options.validate().map_err(CliError::usage)
     }
