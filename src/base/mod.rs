@@ -28,5 +28,5 @@ pub use memory::{Batch, BlockBuf, BlockPool};
 pub use pages::LogPages;
 pub use placement::{Placement, Span};
 pub use places::Places;
-pub use terms::{AppendTerms, LogTerms, SessionTerms};
+pub use terms::{AppendTerms, LogTerms, SESSION_TERMS_SIZE, SessionTerms};
 pub use time::Instant;

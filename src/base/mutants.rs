@@ -131,6 +131,8 @@ mutants! {
     SessionNeverExpires = 6 "session-never-expires",
     /// The sessions are not part of the state that a restart builds up again.
     SessionsLostAtRestart = 6 "sessions-lost-at-restart",
+    /// A command of a kind that this version does not know is applied as a no-op.
+    UnknownKindApplied = 4 "unknown-kind-applied",
     /// A condition on the tail is judged when the leader takes the append, not when it is applied.
     ConditionCheckedByLeaderOnly = 6 "condition-checked-by-leader-only",
     /// A fencing token is judged when the leader takes the append, not when it is applied.

@@ -447,6 +447,9 @@ fn listen_address(
 fn describe(failure: &NodeFailure) -> CliError {
     let exit = match failure {
         NodeFailure::Open(LogError::Corrupt(_)) => Exit::Corrupt,
+        NodeFailure::NewerVersion { .. } | NodeFailure::Open(LogError::NewerVersion { .. }) => {
+            Exit::NewerVersion
+        }
         NodeFailure::Disk(_) | NodeFailure::Ring(_) => Exit::Disk,
         NodeFailure::Open(_) | NodeFailure::Config(_) => Exit::Usage,
     };

@@ -29,7 +29,7 @@ use super::covered::{self, CoveredSegment};
 use super::format::{get_slot, get_u32, get_u64, join, put_u32, put_u64};
 use super::owned::{CHECKPOINT, Owner};
 use super::shortage::Shortage;
-use super::{Log, LogFailure, Op};
+use super::{Log, LogFailure, Op, RestoreError};
 
 /// The two files' names within the group's folder, by the parity of the checkpoint's number.
 pub(super) const CHECKPOINT_NAMES: [&str; 2] = ["checkpoint-0", "checkpoint-1"];
@@ -142,6 +142,9 @@ pub(super) enum Unusable {
     /// It was read, and is not what it must be: it never will be.
     #[error("{0}")]
     Wrong(String),
+    /// A newer version wrote it, so that it may hold what this one would have to leave out.
+    #[error("{0}")]
+    Newer(String),
     /// The system does not read it, which may pass.
     #[error("it cannot be read: {0}")]
     Unread(#[from] io::Error),
@@ -150,6 +153,15 @@ pub(super) enum Unusable {
 impl From<String> for Unusable {
     fn from(why: String) -> Unusable {
         Unusable::Wrong(why)
+    }
+}
+
+impl From<RestoreError> for Unusable {
+    fn from(error: RestoreError) -> Unusable {
+        match error {
+            RestoreError::Wrong(why) => Unusable::Wrong(why),
+            RestoreError::Newer(why) => Unusable::Newer(why),
+        }
     }
 }
 
@@ -176,6 +188,10 @@ pub(super) fn read_headers<S: Storage>(
         let name = join(folder, name);
         let header = with_file(storage, &name, |storage, file| {
             let read = storage.read_at(file, 0, &mut block, BLOCK_SIZE)?;
+            if let Some(version) = CHECKPOINT.newer_version(&block[..read]) {
+                let why = format!("it is a checkpoint of format version {version}");
+                return Err(Unusable::Newer(why));
+            }
             let header = CheckpointHeader::decode(&block[..read], storage.len(file)?)?;
             CHECKPOINT.check_owner(&header.owner, owner)?;
             Ok(header)

@@ -69,6 +69,14 @@ pub enum LogError {
         /// What does not fit.
         why: String,
     },
+    /// A newer version has written the file. Nothing was changed.
+    #[error("{file} needs a newer version: {why}; start the node with the version that wrote it")]
+    NewerVersion {
+        /// The file.
+        file: String,
+        /// What is not known.
+        why: String,
+    },
     /// The visitor of a replay refused a batch.
     #[error("slot {slot}: {why}")]
     Refused {
@@ -93,6 +101,17 @@ impl LogError {
             _ => false,
         }
     }
+}
+
+/// Why the state of a checkpoint is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// It is no state: a start does without it.
+    #[error("{0}")]
+    Wrong(String),
+    /// A newer version wrote it: the start is refused, and the checkpoint stays.
+    #[error("{0}")]
+    Newer(String),
 }
 
 /// A failed or short write or flush: the log is poisoned and the process must stop. What was

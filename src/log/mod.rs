@@ -44,7 +44,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use checkpoint::CHECKPOINT_STATE_BYTES_MAX;
-pub use error::{Damage, LogError, LogFailure, ReadError};
+pub use error::{Damage, LogError, LogFailure, ReadError, RestoreError};
 pub use identity::{DataDir, FormatRequest, Identity, IdentityError, Member};
 pub use placements::{
     COMMAND_BYTES_MIN, PLACEMENT_BYTES_MAX, placement_bytes_max, placement_bytes_worst,
@@ -75,7 +75,7 @@ pub type Visitor<'a> = dyn FnMut(Slot, Ballot, &Batch) -> Result<Rc<Placement>, 
 
 /// What [`Log::open_from`] hands the state of a checkpoint to: takes it, or says why it cannot; then
 /// an older one comes, or none. The last call that succeeded is the one that counts.
-pub type Restore<'a> = dyn FnMut(Slot, &[u8]) -> Result<(), String> + 'a;
+pub type Restore<'a> = dyn FnMut(Slot, &[u8]) -> Result<(), RestoreError> + 'a;
 
 /// The top byte of every token of a log; the two bytes below it are the group.
 pub const TOKEN_TAG: u64 = 0x4c;

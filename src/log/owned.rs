@@ -95,6 +95,13 @@ impl OwnedBlock {
         Ok((owner, bytes))
     }
 
+    /// The version of a whole block of this kind that a newer version wrote.
+    pub fn newer_version(&self, bytes: &[u8]) -> Option<u16> {
+        let bytes = bytes.get(..BLOCK_SIZE).filter(|bytes| get_u32(bytes, 0) == self.magic)?;
+        let whole = Checksum::of(&bytes[..CHECKSUM_AT]).0 == get_u32(bytes, CHECKSUM_AT);
+        Some(get_u16(bytes, 4)).filter(|version| whole && *version > FORMAT_VERSION)
+    }
+
     /// Whether one of `found` may stand where `wanted` is expected.
     pub fn check_owner(&self, found: &Owner, wanted: &Owner) -> Result<(), String> {
         match found == wanted {
@@ -129,10 +136,14 @@ mod tests {
         for cut in [0, 512, BLOCK_SIZE - 1] {
             assert_eq!(VOTE.decode(&block[..cut]), Err("the vote is cut off".to_owned()));
         }
+        assert_eq!(VOTE.newer_version(&block), None);
         put_u16(&mut block, 4, FORMAT_VERSION + 1);
+        assert_eq!(VOTE.newer_version(&block), None, "it is damaged");
         let checksum = Checksum::of(&block[..CHECKSUM_AT]);
         put_u32(&mut block, CHECKSUM_AT, checksum.0);
         assert!(VOTE.decode(&block).unwrap_err().contains("format version"));
+        assert_eq!(VOTE.newer_version(&block), Some(FORMAT_VERSION + 1));
+        assert_eq!(MARKER.newer_version(&block), None);
     }
 
     #[test]

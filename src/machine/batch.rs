@@ -18,17 +18,25 @@
 //!                                      ..  run, zero-padded to 8 bytes
 //! ```
 //!
-//! The run of an append holds its records; that of other commands what their kind says.
+//! The run of an append holds its records; that of other commands what their kind says. What a kind
+//! does not use is zero, padding included.
 //!
 //! The empty value is the no-op. A batch's checksum stands in what carries it (entry header,
 //! frame header), not in the batch.
+//!
+//! Every other value is a batch that this version understands in every byte, or it is not applied: the
+//! replica stops before that slot ([`BatchError`]). Example: a newer leader proposes a kind that this
+//! version does not know. Applied as a no-op here, and for what it says by the newer replicas, it would
+//! have the replicas differ in silence for ever. The same holds for a value that is no batch by these
+//! rules: a later layout looks like that, and an honest leader proposes nothing else. Replicas still
+//! accept such a value and hold it: it is the state machine that does not know it, not the protocol.
 
 use crate::base::limits::{
     APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, LOGS_PER_BATCH_MAX, VALUE_BYTES_MAX,
 };
 use crate::base::{
     AppendTerms, Batch, BlockBuf, BlockPool, Checksum, FenceToken, IdSet, LogId, Position,
-    Sequence, SessionId,
+    SESSION_TERMS_SIZE, Sequence, SessionId,
 };
 
 /// Bytes of the header of a batch.
@@ -99,6 +107,33 @@ impl<'a> Command<'a> {
         Command { kind: CommandKind::Append, log, terms, records, run }
     }
 
+    /// The same command without what its kind does not use.
+    fn canonical(&self) -> Command<'a> {
+        let none = AppendTerms::default();
+        let Command { kind, log, terms, records, run } = *self;
+        match kind {
+            CommandKind::Append => *self,
+            CommandKind::OpenSession | CommandKind::CreateLog => {
+                Command { kind, log: LogId(0), terms: none, records, run }
+            }
+            CommandKind::CloseSession => {
+                let terms = AppendTerms { session: terms.session, ..none };
+                Command { kind, log: LogId(0), terms, records, run: &[] }
+            }
+            CommandKind::DeleteLog => Command { kind, log, terms: none, records, run: &[] },
+        }
+    }
+
+    /// Whether the command uses nothing but what this version knows of its kind.
+    fn is_known(&self) -> bool {
+        let run_is_known = match self.kind {
+            CommandKind::OpenSession => self.run.len() == SESSION_TERMS_SIZE,
+            CommandKind::CreateLog => self.run.len() >= size_of::<u32>(),
+            _ => true,
+        };
+        run_is_known && (self.kind == CommandKind::Append || *self == self.canonical())
+    }
+
     fn size(&self) -> usize {
         let conditions =
             usize::from(self.terms.if_tail.is_some()) + usize::from(self.terms.fence.is_some());
@@ -108,7 +143,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// Why bytes are not a batch.
+/// Why a value is not applied: this version does not understand all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// The header does not say that this is a batch.
@@ -120,9 +155,18 @@ pub enum BatchError {
     /// The sizes or counts in the headers disagree with the bytes.
     #[error("the batch's headers disagree with its bytes")]
     Inconsistent,
+    /// Flags of the batch that this version does not know.
+    #[error("the batch's flags {0:#06x} are not known to this version")]
+    Flags(u16),
     /// A command of a kind that this version does not know.
     #[error("command kind {0} is not known to this version")]
     Kind(u8),
+    /// Flags of a command that this version does not know.
+    #[error("a command's flags {0:#04x} are not known to this version")]
+    CommandFlags(u8),
+    /// A command says something where this version knows of nothing to be said.
+    #[error("a command of kind {0:?} says more than this version knows")]
+    Unused(CommandKind),
 }
 
 /// Collects commands in one aligned buffer, behind the room for the node's entry header.
@@ -186,9 +230,11 @@ impl BatchBuilder {
     /// # Panics
     /// When it does not fit: callers ask [`BatchBuilder::fits`].
     pub fn push(&mut self, command: &Command<'_>) {
+        let command = &command.canonical();
         let size = command.size();
         assert!(self.fits(command.run.len()), "a command of {size} bytes fits the batch");
         assert!(command.kind == CommandKind::Append || command.records == 0, "only appends add");
+        debug_assert!(command.is_known(), "what is proposed is understood: {command:?}");
         self.reserve(self.size + size);
         let start = ENTRY_HEADER_SIZE + self.size;
         let buffer = self.buffer.as_mut().expect("reserved above");
@@ -311,6 +357,10 @@ impl<'a> BatchView<'a> {
         if format != FORMAT {
             return Err(BatchError::Format(format));
         }
+        let flags = u16::from_le_bytes([header[6], header[7]]);
+        if flags != 0 {
+            return Err(BatchError::Flags(flags));
+        }
         if u32_at(header, 16) as usize != value.len() {
             return Err(BatchError::Inconsistent);
         }
@@ -394,7 +444,7 @@ fn split_command(bytes: &[u8]) -> Result<(Command<'_>, &[u8]), BatchError> {
         .ok_or(BatchError::Kind(header[0]))?;
     let flags = header[1];
     if flags & !(FLAG_IF_TAIL | FLAG_FENCE) != 0 {
-        return Err(BatchError::Inconsistent);
+        return Err(BatchError::CommandFlags(flags));
     }
     let (if_tail, rest) = condition(flags & FLAG_IF_TAIL != 0, rest)?;
     let (fence, rest) = condition(flags & FLAG_FENCE != 0, rest)?;
@@ -405,6 +455,7 @@ fn split_command(bytes: &[u8]) -> Result<(Command<'_>, &[u8]), BatchError> {
         return Err(BatchError::Inconsistent);
     }
     let (run, rest) = rest.split_at(padded);
+    let (run, padding) = run.split_at(run_size);
     let terms = AppendTerms {
         session: SessionId(u64_at(header, 8)),
         sequence: Sequence(u64_at(header, 16)),
@@ -412,8 +463,11 @@ fn split_command(bytes: &[u8]) -> Result<(Command<'_>, &[u8]), BatchError> {
         if_tail: if_tail.map(Position),
         fence: fence.map(FenceToken),
     };
-    let log = LogId(u32_at(header, 4));
-    Ok((Command { kind, log, terms, records, run: &run[..run_size] }, rest))
+    let command = Command { kind, log: LogId(u32_at(header, 4)), terms, records, run };
+    if padding.iter().any(|byte| *byte != 0) || !command.is_known() {
+        return Err(BatchError::Unused(kind));
+    }
+    Ok((command, rest))
 }
 
 /// The condition at the front of `bytes`, if there is to be one, and what follows.
@@ -524,6 +578,99 @@ mod tests {
                 stated_counts(&value);
                 value[index] ^= 1 << bit;
             }
+        }
+    }
+
+    /// A batch of one command, and what it becomes with the byte at `at` set to `byte`.
+    fn changed(command: &Command<'_>, at: usize, byte: u8) -> Result<(), BatchError> {
+        let mut builder = BatchBuilder::new(BlockPool::new(0));
+        builder.push(command);
+        let mut value = builder.seal(0).value().to_vec();
+        assert_eq!(BatchView::parse(&value).map(drop), Ok(()), "unchanged");
+        value[at] = byte;
+        BatchView::parse(&value).map(drop)
+    }
+
+    fn of_kind(kind: CommandKind, run: &[u8]) -> Command<'_> {
+        let terms = AppendTerms { session: SessionId(7), ..AppendTerms::default() };
+        Command { kind, log: LogId(0), terms, records: 0, run }
+    }
+
+    #[test]
+    fn every_unknown_kind_flag_and_format_is_told_apart() {
+        let run = run(&[b"0123456789"]);
+        let command = Command::append(LogId(0), 1, &run);
+        let kinds = CommandKind::ALL.map(|kind| kind as u8);
+        for byte in (0..=u8::MAX).filter(|byte| !kinds.contains(byte)) {
+            assert_eq!(changed(&command, BATCH_HEADER_SIZE, byte), Err(BatchError::Kind(byte)));
+        }
+        for bit in 0..8 {
+            let flag = 1 << bit;
+            let unknown = Err(BatchError::Flags(u16::from(flag)));
+            assert_eq!(changed(&command, 6, flag), unknown);
+            assert_eq!(changed(&command, 7, flag), Err(BatchError::Flags(u16::from(flag) << 8)));
+            if flag & (FLAG_IF_TAIL | FLAG_FENCE) == 0 {
+                let unknown = Err(BatchError::CommandFlags(flag));
+                assert_eq!(changed(&command, BATCH_HEADER_SIZE + 1, flag), unknown);
+            }
+        }
+        assert_eq!(changed(&command, 4, 2), Err(BatchError::Format(2)));
+        assert_eq!(changed(&command, 3, b'2'), Err(BatchError::Magic));
+    }
+
+    #[test]
+    fn every_byte_that_a_kind_does_not_use_must_be_zero() {
+        let (header, behind) = (BATCH_HEADER_SIZE, BATCH_HEADER_SIZE + COMMAND_HEADER_SIZE);
+        let terms = crate::base::SessionTerms { timeout_ms: 60_000, window: 4 }.encode();
+        let log = crate::base::LogTerms::named("log").encode();
+        let (unanswered, log_at, session, sequence) = (2..4, 4..8, 8..16, 16..24);
+        let fields = |ranges: &[std::ops::Range<usize>]| {
+            ranges.iter().cloned().flatten().map(|at| header + at).collect::<Vec<_>>()
+        };
+        let run = run(&[b"0123456789"]);
+        let padding = (behind + run.len()..(behind + run.len()).next_multiple_of(8)).collect();
+        let by_kind = [
+            (Command::append(LogId(0), 1, &run), padding),
+            (
+                of_kind(CommandKind::OpenSession, &terms),
+                fields(&[unanswered.clone(), log_at.clone(), session.clone(), sequence.clone()]),
+            ),
+            (
+                of_kind(CommandKind::CloseSession, &[]),
+                fields(&[unanswered.clone(), log_at.clone(), sequence.clone()]),
+            ),
+            (
+                of_kind(CommandKind::CreateLog, &log),
+                fields(&[unanswered.clone(), log_at, session.clone(), sequence.clone()]),
+            ),
+            (of_kind(CommandKind::DeleteLog, &[]), fields(&[unanswered, session, sequence])),
+        ];
+        for (command, unused) in by_kind {
+            let kind = command.kind;
+            assert!(!unused.is_empty());
+            for at in unused {
+                let error = changed(&command, at, 1);
+                assert_eq!(error, Err(BatchError::Unused(kind)), "{kind:?}, byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_of_another_size_than_its_kind_has_is_unknown() {
+        for (kind, size) in [
+            (CommandKind::OpenSession, SESSION_TERMS_SIZE - 8),
+            (CommandKind::OpenSession, SESSION_TERMS_SIZE + 8),
+            (CommandKind::CloseSession, 8),
+            (CommandKind::DeleteLog, 8),
+        ] {
+            let run = vec![0; size];
+            // By hand: no builder makes such a command.
+            let mut builder = BatchBuilder::new(BlockPool::new(0));
+            builder.push(&Command::append(LogId(0), 0, &run));
+            let mut value = builder.seal(0).value().to_vec();
+            value[BATCH_HEADER_SIZE] = kind as u8;
+            let error = BatchView::parse(&value).map(drop);
+            assert_eq!(error, Err(BatchError::Unused(kind)), "{kind:?} of {size} bytes");
         }
     }
 

@@ -42,9 +42,12 @@ pub enum DecodeError {
     /// They do not begin as a state does.
     #[error("no state of a machine stands here")]
     Magic,
-    /// Another version wrote them.
+    /// An older version wrote them.
     #[error("the state is of version {0}, where {VERSION} is known")]
     Version(u16),
+    /// A newer version wrote them.
+    #[error("the state is of version {0}, and {VERSION} is the newest that is known")]
+    Newer(u16),
     /// They are not as they were written.
     #[error("the state's checksum does not match")]
     Checksum,
@@ -132,8 +135,10 @@ impl<'a> Reader<'a> {
         if Checksum::of(content).0.to_le_bytes() != *checksum {
             return Err(DecodeError::Checksum);
         }
-        if version != VERSION {
-            return Err(DecodeError::Version(version));
+        match version {
+            VERSION => {}
+            version if version > VERSION => return Err(DecodeError::Newer(version)),
+            version => return Err(DecodeError::Version(version)),
         }
         if reserved != 0 {
             return Err(DecodeError::Wrong("its reserved bytes are not zero"));

@@ -164,11 +164,15 @@ fn what_is_no_state_is_told_apart() {
     let checksum = Checksum::of(&longer);
     longer.extend_from_slice(&checksum.0.to_le_bytes());
     assert_eq!(Machine::decode(&longer), Err(DecodeError::Size));
-    let mut newer = bytes[..bytes.len() - 4].to_vec();
-    newer[4] = 2;
-    let checksum = Checksum::of(&newer);
-    newer.extend_from_slice(&checksum.0.to_le_bytes());
-    assert_eq!(Machine::decode(&newer), Err(DecodeError::Version(2)));
+    let of_version = |version: u8| {
+        let mut other = bytes[..bytes.len() - 4].to_vec();
+        other[4] = version;
+        let checksum = Checksum::of(&other);
+        other.extend_from_slice(&checksum.0.to_le_bytes());
+        Machine::decode(&other)
+    };
+    assert_eq!(of_version(0), Err(DecodeError::Version(0)));
+    assert_eq!(of_version(200), Err(DecodeError::Newer(200)));
 }
 
 /// A state with a log, a session and a result of it, and the number at `at` bytes before its end, or

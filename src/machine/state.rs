@@ -169,8 +169,9 @@ impl Machine {
     /// the records stand.
     ///
     /// # Errors
-    /// When the value is not a batch. The slot then counts as a no-op, on every replica alike: all
-    /// of them see the same bytes. Nothing was added to `outcomes`.
+    /// When this version does not understand the value: nothing has been applied then, the slot still
+    /// comes next, and the replica must stop. All replicas of this version see the same bytes and
+    /// stop at the same slot; those that know more go on.
     ///
     /// # Panics
     /// When `slot` is not the one after the last: a gap here would be a wrong answer later.
@@ -181,12 +182,18 @@ impl Machine {
         outcomes: &mut Vec<Outcome>,
     ) -> Result<Placement, BatchError> {
         assert_eq!(slot, self.applied.next(), "slots are applied in order, each once");
-        self.applied = slot;
-        let batch = BatchView::parse(value)?;
+        let batch = match BatchView::parse(value) {
+            // As a no-op: replicas that know the kind would differ from this one.
+            Err(BatchError::Kind(_)) if planted(Mutant::UnknownKindApplied) => {
+                BatchView::parse(&[])?
+            }
+            parsed => parsed?,
+        };
         if batch.names_too_many_logs() {
             // Its placement might not fit the room that was kept for it.
             return Err(BatchError::Inconsistent);
         }
+        self.applied = slot;
         self.time_ms = self.time_ms.max(batch.log_time_ms());
         let mut placement = Placement::default();
         for (index, command) in batch.commands().enumerate() {
@@ -337,14 +344,12 @@ mod tests {
         assert_eq!(outcomes, [appended(0, 2), refused, appended(2, 1)]);
         assert_eq!(placement, Placement { spans: vec![span(0, 0, 3)], refused: vec![0b10] });
         assert_eq!(bed.apply(), (vec![], Placement::default()), "a no-op");
-        let garbage = bed.machine.apply(Slot(3), b"garbage", &mut Vec::new());
-        assert!(garbage.is_err());
         let placement = bed.append(0, 3, NO_TERMS).apply().1;
         assert_eq!(placement, Placement::simple(Position(3), 3));
         let machine = &bed.machine;
         assert_eq!(
             (machine.applied(), machine.tail(), machine.records()),
-            (Slot(4), Position(6), 6)
+            (Slot(3), Position(6), 6)
         );
     }
 
@@ -446,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_names_more_logs_than_it_says_is_a_noop_everywhere() {
+    fn a_batch_that_names_more_logs_than_it_says_is_not_applied() {
         let mut bed = Bed::new();
         let log = bed.log(&LogTerms::named("a"));
         let value = bed.append(log, 1, NO_TERMS).builder.seal(0);
@@ -461,6 +466,26 @@ mod tests {
         );
         assert!(outcomes.is_empty());
         assert_eq!(bed.machine.logs().get(LogId(log)).unwrap().tail, Position(0));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_applied_and_still_comes_next() {
+        let mut bed = Bed::new();
+        bed.append(0, 2, NO_TERMS).apply();
+        let before = bed.machine.encode();
+        let sealed = bed.append(0, 1, NO_TERMS).append(0, 3, NO_TERMS).builder.seal(9);
+        let mut value = sealed.value().to_vec();
+        // The kind of the second command: the first one has a record of twelve bytes.
+        value[32 + 32 + 16] = 99;
+        for value in [&value[..], b"garbage", &[0; 64]] {
+            let mut outcomes = Vec::new();
+            let slot = bed.machine.applied().next();
+            assert!(bed.machine.apply(slot, value, &mut outcomes).is_err());
+            assert!(outcomes.is_empty());
+            assert_eq!(bed.machine.encode(), before, "nothing has changed");
+        }
+        let slot = bed.machine.applied().next();
+        bed.machine.apply(slot, Batch::noop().value(), &mut Vec::new()).unwrap();
     }
 
     #[test]

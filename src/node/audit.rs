@@ -6,9 +6,10 @@
 //! says of itself.
 
 use super::{AppliedSlot, Node};
-use crate::base::{Ballot, Checksum, Slot};
+use crate::base::{Ballot, Batch, Checksum, Instant, Slot};
 use crate::log::LogRecovered;
 use crate::machine::Machine;
+use crate::paxos::Input;
 
 /// What a node found on its disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +81,16 @@ impl Node {
     /// What was found on the disk at the start. Empty unless audited.
     pub fn recovered(&self) -> &RecoveredState {
         &self.audit.recovered
+    }
+
+    /// Proposes a value that somebody else has made, as a leader of another version would. Returns
+    /// whether it could.
+    pub fn propose_value(&mut self, now: Instant, value: Batch) -> bool {
+        let may = self.may_propose();
+        if may {
+            self.step(now, Input::Propose(value));
+        }
+        may
     }
 
     /// Moves what was applied since the last call, the replayed slots included, to the end of

@@ -29,10 +29,10 @@ pub use stages::Stage;
 pub use status::Watermarks;
 
 use crate::base::limits::{APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX};
-use crate::base::{BlockPool, GroupId, NodeId};
+use crate::base::{BlockPool, GroupId, NodeId, Slot};
 use crate::io::ConnId;
 use crate::log::{LogError, LogFailure, LogOptions, ReadEntry, ReadError};
-use crate::machine::{BATCH_HEADER_SIZE, Outcome, command_size_max};
+use crate::machine::{BATCH_HEADER_SIZE, BatchError, Outcome, command_size_max};
 use crate::paxos::{Config, ConfigError};
 
 /// Linearizable reads that wait to be confirmed, at most.
@@ -206,6 +206,19 @@ pub enum NodeFailure {
     /// The ring itself has failed.
     #[error("io_uring has failed: {0}")]
     Ring(std::io::Error),
+    /// A chosen value is not understood: it has not been applied, and nothing after it.
+    #[error(
+        "slot {slot} of group {group} needs a newer version: {error}; the slot is kept and nothing of \
+         it has been applied: start the node with the version that its peers run"
+    )]
+    NewerVersion {
+        /// The group.
+        group: GroupId,
+        /// The slot that is not applied.
+        slot: Slot,
+        /// What is not understood.
+        error: BatchError,
+    },
     /// The parameters do not fit together.
     #[error("the configuration cannot work: {0}")]
     Config(#[from] ConfigError),

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use tracing::{error, info};
+use tracing::info;
 
 use super::appends::Appends;
 use super::audit::Audit;
@@ -23,15 +23,15 @@ use super::{
     Answer, BARRIERS_MAX, CommandFailure, NodeFailure, NodeOptions, Refusal, TRANSFERS_MAX, Ticket,
 };
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{
-    Ballot, Batch, Checksum, GroupId, Instant, LogId, NodeId, Placement, Position, Slot,
-};
+use crate::base::{Ballot, Batch, Checksum, GroupId, Instant, LogId, NodeId, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
 use crate::log::{
     AppendId, COMMAND_BYTES_MIN, Entry, Log, LogError, LogEvent, LogRecovered, PositionLookup,
-    VoteId, placement_bytes_max,
+    RestoreError, VoteId, placement_bytes_max,
 };
-use crate::machine::{COMMAND_HEADER_SIZE, Command, Logs, Machine, Outcome, stated_counts};
+use crate::machine::{
+    BatchError, COMMAND_HEADER_SIZE, Command, DecodeError, Logs, Machine, Outcome, stated_counts,
+};
 use crate::paxos::{
     Core, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
@@ -99,6 +99,9 @@ pub struct Node {
     /// It has handed the leadership over and knows no leader yet: the open batch waits until it
     /// does, so that whoever waits for it is sent to the right place at once.
     handed_over: bool,
+    /// A chosen slot that this version does not understand. Nothing is applied, sent or answered from
+    /// then on.
+    not_understood: Option<(Slot, BatchError)>,
     /// The slot of the last checkpoint that was taken, or that the start went on from.
     checkpointed: Slot,
     /// Slots and records applied since the start, the replayed ones not included.
@@ -115,9 +118,13 @@ impl Node {
         let mut audit = Audit::new(options.audit);
         let mut machine = Machine::new();
         let mut restore = |slot: Slot, state: &[u8]| {
-            let restored = Machine::decode(state).map_err(|error| error.to_string())?;
+            let restored = Machine::decode(state).map_err(|error| match error {
+                DecodeError::Newer(_) => RestoreError::Newer(error.to_string()),
+                error => RestoreError::Wrong(error.to_string()),
+            })?;
             if restored.applied() != slot {
-                return Err(format!("it is the state after slot {}", restored.applied()));
+                let why = format!("it is the state after slot {}", restored.applied());
+                return Err(RestoreError::Wrong(why));
             }
             machine = restored;
             Ok(())
@@ -127,14 +134,25 @@ impl Node {
         audit.restored(&machine);
         let checkpointed = machine.applied();
         let mut outcomes = Vec::new();
-        log.replay(io, &mut |slot, ballot, batch| {
-            // A value that is no batch: as when it was applied first.
-            let placement = apply(&mut machine, slot, batch.value(), &mut outcomes);
+        let mut not_understood = None;
+        let replayed = log.replay(io, &mut |slot, ballot, batch| {
+            outcomes.clear();
+            let placement = machine.apply(slot, batch.value(), &mut outcomes).map_err(|error| {
+                not_understood = Some((slot, error));
+                error.to_string()
+            })?;
+            let placement = Rc::new(placement);
             let applied =
                 || AppliedSlot { slot, ballot, placement: placement.clone(), batch: batch.clone() };
             audit.applied(applied);
             Ok(placement)
-        })?;
+        });
+        match not_understood {
+            Some((slot, error)) => {
+                return Err(NodeFailure::NewerVersion { group: options.group, slot, error });
+            }
+            None => replayed?,
+        }
         if planted(Mutant::SessionsLostAtRestart) {
             machine.forget_sessions();
         }
@@ -182,6 +200,7 @@ impl Node {
             leading_since: (io.now(), 0),
             transfers: Vec::new(),
             handed_over: false,
+            not_understood: None,
             checkpointed,
             applied_slots: 0,
             applied_records: 0,
@@ -465,15 +484,35 @@ impl Node {
 
     // ---- the core ---------------------------------------------------------------------------
 
-    fn step(&mut self, now: Instant, input: Input<Batch>) {
+    pub(super) fn step(&mut self, now: Instant, input: Input<Batch>) {
         self.inputs.push_back(input);
         while let Some(input) = self.inputs.pop_front() {
+            if self.not_understood.is_some() {
+                // The core knows more chosen than is applied: a read that it permits now would miss it.
+                self.inputs.clear();
+                return;
+            }
             let mut effects = std::mem::take(&mut self.effects);
             self.core.step(now, input, &mut effects);
             for effect in effects.drain(..) {
-                self.carry_out(now, effect);
+                if self.not_understood.is_none() {
+                    self.carry_out(now, effect);
+                }
             }
             self.effects = effects;
+        }
+    }
+
+    /// Whether the node can go on. To be asked before anything leaves that was made in a turn.
+    ///
+    /// # Errors
+    /// When a chosen slot is not understood: the process must end without answering anything more.
+    pub fn check(&self) -> Result<(), NodeFailure> {
+        match self.not_understood {
+            None => Ok(()),
+            Some((slot, error)) => {
+                Err(NodeFailure::NewerVersion { group: self.options.group, slot, error })
+            }
         }
     }
 
@@ -527,7 +566,14 @@ impl Node {
     }
 
     fn apply(&mut self, slot: Slot, ballot: Ballot, batch: Batch) {
-        let placement = apply(&mut self.machine, slot, batch.value(), &mut self.outcomes);
+        self.outcomes.clear();
+        let placement = match self.machine.apply(slot, batch.value(), &mut self.outcomes) {
+            Ok(placement) => Rc::new(placement),
+            Err(error) => {
+                self.not_understood = Some((slot, error));
+                return;
+            }
+        };
         self.touched.extend(placement.spans.iter().map(|span| span.log));
         self.touched.extend(self.outcomes.iter().filter_map(|outcome| match outcome {
             Outcome::LogDeleted(log) => Some(*log),
@@ -599,7 +645,10 @@ impl Node {
 
     /// Ends the turn: seals if the log is free, lets the core send what waits, and starts every
     /// write and send.
-    pub fn end_turn<I: Io>(&mut self, io: &mut I) {
+    ///
+    /// # Errors
+    /// As [`Node::check`]: then nothing has left.
+    pub fn end_turn<I: Io>(&mut self, io: &mut I) -> Result<(), NodeFailure> {
         let now = io.now();
         self.core.note_room(now, self.log.has_room());
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
@@ -613,10 +662,12 @@ impl Node {
             self.propose(now);
         }
         self.step(now, Input::EndOfTurn);
+        self.check()?;
         self.serving.pump(io, &mut self.log, &self.cache, &mut self.peers);
         // Peers first: their way to the disk is the longer one.
         self.peers.flush(io);
         self.log.submit(now, io);
+        Ok(())
     }
 
     /// To be called first in a turn, before its events: hands the log the machine's state when it
@@ -685,7 +736,7 @@ impl Node {
         checkpoints::is_own_window(self.machine.time_ms(), place, members.len())
     }
 
-    fn may_propose(&self) -> bool {
+    pub(super) fn may_propose(&self) -> bool {
         self.role == Role::Leader && self.core.can_propose()
     }
 
@@ -708,18 +759,4 @@ impl Node {
 fn into_core(recovered: LogRecovered) -> Recovered<Batch> {
     let LogRecovered { promised, chosen, accepted, .. } = recovered;
     Recovered { promised, chosen, accepted }
-}
-
-/// Applies a chosen value; one that is no batch is a no-op, here as everywhere.
-fn apply(
-    machine: &mut Machine,
-    slot: Slot,
-    value: &[u8],
-    outcomes: &mut Vec<Outcome>,
-) -> Rc<Placement> {
-    outcomes.clear();
-    Rc::new(machine.apply(slot, value, outcomes).unwrap_or_else(|error| {
-        error!(%slot, %error, "a chosen value is not a batch: applied as a no-op");
-        Placement::default()
-    }))
 }

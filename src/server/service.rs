@@ -179,7 +179,8 @@ impl Server {
     /// `events` is memory for reuse; it is empty before and after.
     ///
     /// # Errors
-    /// When the log or the ring has failed: nothing may be done with the server any more.
+    /// When the log or the ring has failed, or a chosen slot is not understood: nothing may be done
+    /// with the server any more.
     pub fn turn<I: Io>(
         &mut self,
         io: &mut I,
@@ -201,7 +202,7 @@ impl Server {
         if self.stop_at.is_some_and(|at| at <= woken_at || !self.node.is_writing_checkpoint()) {
             return Ok(Turn::Stop);
         }
-        self.end_turn(io);
+        self.end_turn(io)?;
         let now = io.measure();
         self.node.answers_left(now);
         if has_work {
@@ -245,7 +246,7 @@ impl Server {
     }
 
     /// Ends the turn: held-back input, the node's own turn, answers, and every send.
-    fn end_turn<I: Io>(&mut self, io: &mut I) {
+    fn end_turn<I: Io>(&mut self, io: &mut I) -> Result<(), NodeFailure> {
         self.hand_over(io);
         self.end_silent(io);
         for _ in 0..self.stalled.len() {
@@ -253,9 +254,11 @@ impl Server {
             self.resume(io, conn);
         }
         // Clients first: they wait, while peers are only told what they need not know yet.
+        self.node.check()?;
         self.answer(io);
-        self.node.end_turn(io);
+        self.node.end_turn(io)?;
         self.answer(io);
+        Ok(())
     }
 
     /// Answers what has been decided, and starts the sends.

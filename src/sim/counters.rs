@@ -106,6 +106,7 @@ hits! {
         LeftHanging = "left for good: connected to one node only",
         LeftStalled = "left for good: disk stands still",
         StoppedCleanly = "node stopped cleanly",
+        NewerCommand = "leader proposed a command that nobody knows",
     }
     Branch {
         Elected = "leader elected",
@@ -137,6 +138,8 @@ hits! {
         DamageUnseen = "damage that no single disk can show: node taken out",
         DamageSurvived = "damaged disk opened with nothing lost",
         DiskFailed = "node stopped because of its disk",
+        NewerStopped = "node stopped before a slot that it does not know",
+        NewerRefusedAtStart = "node did not start for a slot that it does not know",
         BackPressure = "node stopped reading clients",
         LongPoll = "read waited for new records",
         ReadFromDisk = "read served from the log's files",
@@ -185,6 +188,7 @@ hits! {
         CheckpointChecked = "checkpoint found to hold the state of its slot",
         StopChecked = "node found to go on from where it stopped cleanly",
         ScrubChecked = "scrub of a damaged disk found to be right",
+        NewerChecked = "world ended before a slot that nobody knows",
         QuorumChecked = "slot found accepted by a quorum",
         Inspected = "log files read by inspect",
         LivenessReached = "progress after healing",

@@ -21,6 +21,7 @@ mod host;
 pub mod mutants;
 mod nemesis;
 mod net;
+mod newer;
 mod phases;
 pub mod plan;
 mod process;

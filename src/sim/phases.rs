@@ -181,7 +181,7 @@ impl World {
     }
 
     /// The run is over: looks at every disk that the world has not damaged.
-    fn inspect_disks(&mut self) -> Result<(), Violation> {
+    pub(super) fn inspect_disks(&mut self) -> Result<(), Violation> {
         for node in 0..self.plan.nodes {
             let process = &mut self.processes[node];
             process.end(Absence::Stopped, false, &mut self.rng);

@@ -40,6 +40,8 @@ pub enum Stream {
     Groups,
     /// Whether nodes are stopped cleanly, and when which.
     Stops,
+    /// Whether and when a leader of a newer version proposes.
+    Newer,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -299,7 +301,7 @@ impl Plan {
         let cache_bytes_max = pick(rng, &[4 * KIB, 64 * KIB, MIB, 8 * MIB]);
         let disk_timing = draw_disk(rng);
         let disk_slow_factor = pick(rng, &[20, 100, 1000, 20_000]);
-        let drawn = draw_faults(rng).union(draw_stops(seed));
+        let drawn = draw_faults(rng).union(draw_stops(seed)).union(draw_newer(seed));
         // A leader gives way when its oldest write is late, and a new one starts by writing again
         // all that was under way: no leader lasts whose disk needs longer for that.
         let mut core = core;
@@ -453,12 +455,20 @@ fn draw_stops(seed: u64) -> FaultSet {
     }
 }
 
+/// Whether a leader proposes what nobody knows: such a world never gets to its healing, so in few.
+fn draw_newer(seed: u64) -> FaultSet {
+    match Stream::Newer.rng(seed).below(8) {
+        0 => FaultSet::NONE.with(Hit::NewerCommand),
+        _ => FaultSet::NONE,
+    }
+}
+
 /// Each class is in about half of the worlds, and some worlds have none or all. Whoever is not
 /// healed may stay broken in any way.
 fn draw_faults(rng: &mut Rng) -> FaultSet {
     let mode = rng.below(12);
     let mut drawn = FaultSet::NONE;
-    for hit in FaultSet::all().without(Hit::StoppedCleanly).iter() {
+    for hit in FaultSet::all().without(Hit::StoppedCleanly).without(Hit::NewerCommand).iter() {
         let coin = rng.below(100);
         let chance = match mode {
             0 => 0,

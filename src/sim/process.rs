@@ -102,6 +102,8 @@ pub enum Absence {
     DiskFailed(String),
     /// It refuses what it finds on its disk.
     Refused(String),
+    /// It does not know what stands in this slot, and goes no further.
+    NeedsNewer(Slot),
     /// Its disk lacks what it had told, and cannot know: taken out of the world.
     Condemned,
 }
@@ -192,7 +194,7 @@ impl Process {
     ///
     /// # Errors
     /// Why it refuses; it is absent then.
-    pub fn start(&mut self, plan: &Plan, now: Time, rng: &mut Rng) -> Result<(), String> {
+    pub fn start(&mut self, plan: &Plan, now: Time, rng: &mut Rng) -> Result<(), Absence> {
         let (disk, mut port) = self.resting.take().expect("only an absent process is started");
         port.reset();
         self.lives += 1;
@@ -219,12 +221,12 @@ impl Process {
                 self.live = Some(Live { groups, io, stops_for: None });
                 Ok(())
             }
-            Err(why) => {
+            Err(absence) => {
                 self.rest(io);
                 let (disk, _) = self.resting.as_mut().expect("it rests since the line above");
                 disk.kill(rng);
-                self.absence = Absence::Refused(why.clone());
-                Err(why)
+                self.absence = absence.clone();
+                Err(absence)
             }
         }
     }
@@ -371,14 +373,17 @@ fn draw_incarnation(rng: &mut Rng) -> Incarnation {
 }
 
 /// As `loggos serve` does: the identity first, then the log.
-fn open(io: &mut SimIo, plan: &Plan, life: u64) -> Result<Vec<(Node, BlockPool)>, String> {
-    let identity = DataDir::load(io).map_err(|error| error.to_string())?;
+fn open(io: &mut SimIo, plan: &Plan, life: u64) -> Result<Vec<(Node, BlockPool)>, Absence> {
+    let identity = DataDir::load(io).map_err(|error| Absence::Refused(error.to_string()))?;
     let groups = (0..identity.group_count).map(GroupId);
     let open = |group| {
-        let options = options(plan, identity.clone(), group, life)?;
+        let options = options(plan, identity.clone(), group, life).map_err(Absence::Refused)?;
         let pool = options.pool.clone();
         io.group = group;
-        let node = Node::open(io, options).map_err(|failure| failure.to_string())?;
+        let node = Node::open(io, options).map_err(|failure| match failure {
+            NodeFailure::NewerVersion { slot, .. } => Absence::NeedsNewer(slot),
+            failure => Absence::Refused(failure.to_string()),
+        })?;
         Ok((node, pool))
     };
     groups.map(open).collect()

@@ -15,6 +15,7 @@ use super::history::History;
 use super::host::NetCommand;
 use super::nemesis::{Nemesis, Undo};
 use super::net::{Delivery, NetHappening, Network};
+use super::newer::{self, Newer};
 use super::phases::Phase;
 use super::plan::{Plan, Stream};
 use super::process::{Absence, CLUSTER, Process, Served, markers};
@@ -42,6 +43,8 @@ pub enum Happening {
     Strike,
     /// The nemesis has a node stopped cleanly.
     CleanStop,
+    /// See `newer`.
+    Newer,
     /// A fault ends.
     Undo(Undo),
     /// A phase ends, or is looked at.
@@ -76,6 +79,7 @@ pub struct World {
     steps: u64,
     /// How long after the healing progress was complete.
     pub progress_after: Option<Duration>,
+    pub(super) newer: Newer,
     applied: Vec<AppliedSlot>,
     scratch: Vec<u8>,
 }
@@ -86,7 +90,7 @@ const WAKE_MAX: Duration = Duration::from_micros(60);
 /// The most happenings of one run: the busiest worlds need a tenth of it.
 const STEPS_MAX: u64 = 40_000_000;
 /// The longest that a node stays away that has stopped by itself.
-const RESTART_MAX: Duration = Duration::from_secs(2);
+pub(super) const RESTART_MAX: Duration = Duration::from_secs(2);
 
 impl World {
     /// The world that the plan describes, before anything has happened.
@@ -123,7 +127,7 @@ impl World {
             queue.after(plan.strike_every, Happening::CleanStop);
         }
         queue.after(plan.safety, Happening::Phase);
-        World {
+        let mut world = World {
             net: Network::new(plan.net.clone(), hosts, Stream::Net.seed(seed, 0)),
             nemesis: Nemesis::new(&plan),
             phase: Phase::Safety,
@@ -141,10 +145,13 @@ impl World {
             rng,
             steps: 0,
             progress_after: None,
+            newer: Newer::default(),
             applied: Vec::new(),
             scratch: Vec::new(),
             plan,
-        }
+        };
+        world.schedule_newer();
+        world
     }
 
     /// The world's time.
@@ -217,6 +224,7 @@ impl World {
             Happening::Start(node) => self.start(node)?,
             Happening::Strike => self.strike()?,
             Happening::CleanStop => self.strike_stop(),
+            Happening::Newer => self.strike_newer()?,
             Happening::Undo(undo) => self.undo(undo)?,
             Happening::Phase => self.end_phase()?,
         }
@@ -240,7 +248,13 @@ impl World {
         self.hits.add(Hit::StartMarked, marked as u64);
         self.trace.note(now, host, "start", [process.lives, u64::from(result.is_ok()), 0]);
         match result {
-            Err(why) => {
+            Err(absence) if newer::slot_of(&absence).is_some() => {
+                self.processes[node].stopped_at.fill(Slot::NONE);
+                let slot = newer::slot_of(&absence).expect("asked in the line above");
+                self.stopped_for_newer(node, slot, true)
+            }
+            Err(absence) => {
+                let why = format!("{absence:?}");
                 self.hits.hit(Hit::OpenRefused);
                 // What made it refuse may have cost it a checkpoint as well.
                 self.processes[node].stopped_at.fill(Slot::NONE);
@@ -371,10 +385,17 @@ impl World {
             }
             Err(failure) => {
                 self.trace.note(now, host, "failed", [0; 3]);
-                self.hits.hit(Hit::DiskFailed);
                 self.net.process_ended(&mut self.queue, host);
-                let absence = Absence::DiskFailed(failure.to_string());
+                let absence = match failure {
+                    NodeFailure::NewerVersion { slot, .. } => Absence::NeedsNewer(slot),
+                    _ => Absence::DiskFailed(failure.to_string()),
+                };
+                let newer = newer::slot_of(&absence);
                 self.processes[node].end(absence, false, &mut self.rng);
+                if let Some(slot) = newer {
+                    return self.stopped_for_newer(node, slot, false);
+                }
+                self.hits.hit(Hit::DiskFailed);
                 self.judge_failure(node, &failure)
             }
         }
@@ -421,7 +442,11 @@ impl World {
         let handed_over = std::mem::take(&mut live.io.handed_over);
         self.hits.add(Hit::ConnectionHandedOver, handed_over);
         let (served, judge) = (&mut live.groups[group], &mut self.judges[group]);
+        let newer = &self.newer;
         served.server.node_mut().take_applied(&mut self.applied);
+        for applied in &self.applied {
+            newer.check(group, applied)?;
+        }
         for applied in self.applied.drain(..) {
             let records = u64::from(applied.placement.records());
             let numbers = [applied.slot.0, applied.ballot.round, records];

@@ -45,12 +45,18 @@ impl<S: Storage> Recovery<'_, S> {
     /// is, since the next start may read it.
     ///
     /// # Errors
+    /// A newer version wrote it: what it covers may be what this version cannot apply, so that an older
+    /// checkpoint and a replay would not come to the same state. It is not taken away.
+    ///
     /// Too many files are open: nothing is wrong with it, nor with the disk, so no start should take
     /// long because of that. Nor should it miss what the checkpoint proves, see `judge_end`.
     fn dismiss(&mut self, file: &str, why: Unusable) -> Result<(), LogError> {
         match why {
             Unusable::Unread(error) if is_out_of_files(&error) => {
                 return Err(LogError::io(format!("opening {file}"))(error));
+            }
+            Unusable::Newer(why) => {
+                return Err(LogError::NewerVersion { file: file.to_owned(), why });
             }
             Unusable::Unread(error) => {
                 warn!(file, %error, "a checkpoint cannot be read: this start does without it");

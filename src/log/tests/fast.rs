@@ -9,7 +9,7 @@ use crate::base::rng::Rng;
 use crate::base::{Checksum, NodeId, Slot};
 use crate::io::{FileOptions, Storage};
 use crate::log::layout::footer_bytes;
-use crate::log::{Log, LogError, LogOptions};
+use crate::log::{Log, LogError, LogOptions, RestoreError};
 use crate::sim::disk::{OpFault, OpKind, Region, counts};
 
 fn checkpoint(number: u64) -> String {
@@ -251,7 +251,7 @@ fn a_checkpoint_of_another_node_or_of_another_log_is_not_taken() {
         let report = bed.inspect();
         let why: Vec<_> = report.groups[0].checkpoints.iter().map(|c| c.why.is_some()).collect();
         assert_eq!(why, [true, true]);
-        let taken = &mut |_: Slot, _: &[u8]| -> Result<(), String> { panic!("it is taken") };
+        let taken = &mut |_: Slot, _: &[u8]| -> Result<(), RestoreError> { panic!("it is taken") };
         let opened = Log::open_from(&mut bed.disk, &folder(), options(), taken);
         assert_eq!(opened.unwrap().1.checkpoint, Slot::NONE);
         assert!(bed.inspect().groups[0].checkpoints.is_empty(), "it can never count again");
@@ -267,11 +267,44 @@ fn a_checkpoint_whose_state_is_refused_gives_way_to_the_other_one() {
     let mut asked = Vec::new();
     let take = &mut |slot: Slot, _: &[u8]| {
         asked.push(slot.0);
-        if asked.len() == 1 { Err("of no use".to_owned()) } else { Ok(()) }
+        match asked.len() {
+            1 => Err(RestoreError::Wrong("of no use".to_owned())),
+            _ => Ok(()),
+        }
     };
     let opened = Log::open_from(&mut bed.disk, &folder(), options(), take).unwrap();
     assert_eq!(opened.1.checkpoint, Slot(slots[0]));
     assert_eq!(asked, [slots[1], slots[0]]);
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_version_refuses_the_start_and_stays() {
+    let mut bed = filled(1);
+    let both = bed_checkpoints(&mut bed);
+    let refused = |opened: Result<_, LogError>| match opened {
+        Err(LogError::NewerVersion { file, .. }) => file,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it opens"),
+    };
+    // The state is of a newer version.
+    for _ in 0..2 {
+        let take = &mut |_: Slot, _: &[u8]| Err(RestoreError::Newer("version 9".to_owned()));
+        let opened = Log::open_from(&mut bed.disk, &folder(), options(), take);
+        assert!(refused(opened.map(drop)).contains("checkpoint-"));
+        assert_eq!(bed_checkpoints(&mut bed), both, "they stay");
+    }
+    // The file is.
+    let mut newer = bed.disk.file_bytes(&checkpoint(0)).unwrap();
+    newer[4] = 200;
+    let checksum = Checksum::of(&newer[..BLOCK_SIZE - 4]);
+    newer[BLOCK_SIZE - 4..BLOCK_SIZE].copy_from_slice(&checksum.0.to_le_bytes());
+    bed.replace(&checkpoint(0), &newer);
+    for _ in 0..2 {
+        let opened =
+            Log::open_from(&mut bed.disk, &folder(), options(), &mut |_, _| panic!("not asked"));
+        assert_eq!(refused(opened.map(drop)), checkpoint(0));
+        assert_eq!(bed.disk.file_bytes(&checkpoint(0)).unwrap(), newer, "it stays");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::base::{
 use crate::io::{FileOptions, Storage};
 use crate::log::{
     DataDir, Entry, FormatRequest, Log, LogError, LogEvent, LogOptions, LogRecovered, Member,
-    ReadTicket, inspect, placement_bytes_max,
+    ReadTicket, RestoreError, inspect, placement_bytes_max,
 };
 use crate::sim::disk::{DiskCopy, DiskOptions, TestDisk};
 
@@ -149,7 +149,7 @@ fn append(log: &mut Log, slot: Slot, ballot: Ballot, chosen: Slot, value: &[u8])
 fn open(disk: &mut TestDisk) -> Result<(Log, LogRecovered), LogError> {
     Log::open_from(disk, &folder(), options(), &mut |_, state| match state == STATE {
         true => Ok(()),
-        false => Err("another state was written".to_owned()),
+        false => Err(RestoreError::Wrong("another state was written".to_owned())),
     })
 }
 
