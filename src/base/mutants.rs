@@ -112,6 +112,9 @@ mutants! {
     StalledLeaderStays = 8 "stalled-leader-stays",
     /// A leader that reaches no quorum stays.
     LonelyLeaderStays = 8 "lonely-leader-stays",
+    /// The loss of the connection from a peer is taken for the loss of the connection to it, which
+    /// may stand for ever: no leadership is transferred to that peer any more.
+    InboundLossDisconnects = 8 "inbound-loss-disconnects",
     // ---- node ----
     /// An acceptance is sent with its write instead of after it.
     AcceptedBeforeDurable = 1 "accepted-before-durable",

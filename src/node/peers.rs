@@ -35,6 +35,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 pub enum PeerEvent {
     /// Messages can be sent to the peer; what was sent before may be lost.
     Connected(NodeId),
+    /// The connection on which messages were sent to the peer is gone.
+    Disconnected(NodeId),
     /// The connection on which the peer sent has broken.
     Lost(NodeId),
     /// A message has arrived.
@@ -257,6 +259,7 @@ impl Peers {
             Ok(Some(frame)) => decode_hello_reply(&frame),
             Err(error) => Err(error),
         };
+        let was_open = matches!(peer.link, Link::Open { .. });
         let failure = match (&peer.link, reply) {
             (Link::Greeting { conn, .. }, Ok(HelloReply::Welcome(_))) => {
                 debug!(peer = %peer.id, address = %peer.address, "connected");
@@ -270,6 +273,9 @@ impl Peers {
             (_, Ok(HelloReply::Refused { text, .. })) => format!("it refuses: {text}"),
             (_, Err(error)) => format!("it does not speak the protocol: {error}"),
         };
+        if was_open {
+            events.push(PeerEvent::Disconnected(peer.id));
+        }
         Net::close(io, conn);
         peer.fail(now, &mut self.rng, failure);
     }
@@ -287,6 +293,9 @@ impl Peers {
             events.push(PeerEvent::Lost(inbound.node));
         } else if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link.conn() == Some(conn))
         {
+            if matches!(peer.link, Link::Open { .. }) {
+                events.push(PeerEvent::Disconnected(peer.id));
+            }
             peer.fail(now, &mut self.rng, reason.to_string());
         }
     }

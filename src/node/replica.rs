@@ -421,6 +421,7 @@ impl Node {
             }
             let input = match event {
                 PeerEvent::Connected(peer) => Input::PeerConnected(peer),
+                PeerEvent::Disconnected(peer) => Input::PeerDisconnected(peer),
                 PeerEvent::Lost(peer) => Input::PeerLost(peer),
                 PeerEvent::Message(from, message) => Input::Message { from, message },
             };

@@ -46,6 +46,13 @@ impl Node {
         self.core.granted()
     }
 
+    /// The first member of which the core believes another state of the connection to it than the
+    /// connections tell: there must be none.
+    pub fn misjudged_link(&self) -> Option<NodeId> {
+        let mut members = self.options.identity.members.iter().map(|(id, _)| *id);
+        members.find(|id| self.core.is_connected(*id) != self.peers.is_connected(*id))
+    }
+
     /// What it is at the moment.
     pub fn role(&self) -> Role {
         self.role

@@ -51,6 +51,9 @@ pub(super) enum State<V> {
 pub(super) struct Peer {
     /// The greatest watermark it told of on this connection: it can be asked for these slots.
     pub(super) chosen: Slot,
+    /// Whether a connection to it stands, as [`Input::PeerConnected`] and
+    /// [`Input::PeerDisconnected`] tell, and nothing else: the connection *from* it comes and goes by
+    /// itself.
     pub(super) connected: bool,
     pub(super) last_contact: Option<Instant>,
     /// The last answer to something sent at our current ballot, while recovering or leading.
@@ -204,6 +207,7 @@ impl<V: Value> Core<V> {
             Input::Persisted(id) => self.persisted(id, effects),
             Input::TransferTo(id) => self.transfer_to(id, effects),
             Input::PeerConnected(id) => self.peer_connected(id, effects),
+            Input::PeerDisconnected(id) => self.peer_disconnected(id, effects),
             Input::PeerLost(id) => self.peer_lost(id, effects),
             Input::Tick => self.tick(effects),
             Input::EndOfTurn => {
@@ -263,6 +267,11 @@ impl<V: Value> Core<V> {
     /// Every slot up to here is chosen, and its [`Effect::Chosen`] has been given.
     pub fn chosen(&self) -> Slot {
         self.chosen
+    }
+
+    /// Whether a connection to the member stands, as far as it was told.
+    pub fn is_connected(&self, id: NodeId) -> bool {
+        self.peer_index(id).is_some_and(|peer| self.peers[peer].connected)
     }
 
     /// This replica's id.
@@ -375,9 +384,17 @@ impl<V: Value> Core<V> {
         self.fetch_peer_changed(peer, fx);
     }
 
-    fn peer_lost(&mut self, id: NodeId, fx: &mut Effects<V>) {
+    fn peer_disconnected(&mut self, id: NodeId, fx: &mut Effects<V>) {
         let Some(peer) = self.peer_index(id) else { return };
         self.peers[peer].connected = false;
+        self.fetch_peer_changed(peer, fx);
+    }
+
+    fn peer_lost(&mut self, id: NodeId, fx: &mut Effects<V>) {
+        let Some(peer) = self.peer_index(id) else { return };
+        if planted(Mutant::InboundLossDisconnects) {
+            self.peers[peer].connected = false;
+        }
         self.leader_lost(id, fx);
         self.fetch_peer_changed(peer, fx);
     }

@@ -40,7 +40,11 @@ pub enum Input<V> {
     Persisted(PersistId),
     /// A new connection to the member stands: what was sent before may be lost.
     PeerConnected(NodeId),
-    /// The connection from the member broke: a hint that it died. Only speed may depend on it.
+    /// No connection to the member stands any more: what is sent to it is lost until the next
+    /// [`Input::PeerConnected`].
+    PeerDisconnected(NodeId),
+    /// The connection from the member broke: a hint that it died. Only speed may depend on it. It
+    /// says nothing of the connection to the member, which may stand, or be down, all the same.
     PeerLost(NodeId),
     /// Time has passed: `Core::next_deadline` is due.
     Tick,

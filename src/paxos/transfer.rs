@@ -408,6 +408,27 @@ mod tests {
         }
     }
 
+    /// The connection from a peer breaks when its process stops for long, or dials anew. The one to it
+    /// stands all the while, and nothing will say so again.
+    #[test]
+    fn peer_stays_reachable_when_its_own_connection_breaks() {
+        let mut bed = Bed::new();
+        bed.elect();
+        bed.step(Input::PeerLost(PREFERRED));
+        assert!(bed.core.is_connected(PREFERRED));
+        let (_, ended) = bed.step(Input::TransferTo(PREFERRED));
+        assert_ne!(ended, Some((PREFERRED, false)), "it is refused as if it were gone");
+    }
+
+    #[test]
+    fn no_transfer_to_a_peer_without_connection() {
+        let mut bed = Bed::new();
+        bed.elect();
+        bed.step(Input::PeerDisconnected(PREFERRED));
+        let (_, ended) = bed.step(Input::TransferTo(PREFERRED));
+        assert_eq!(ended, Some((PREFERRED, false)));
+    }
+
     #[test]
     fn patience_doubles_with_each_leadership_that_is_lost_soon() {
         let mut bed = Bed::new();

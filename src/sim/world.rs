@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::checks::bounds::Bounds;
-use super::checks::{Judge, Violation};
+use super::checks::{Judge, Violation, links};
 use super::client::{Around, SimClient};
 use super::counters::{Counters, Hit};
 use super::disk_faults::{draw_damageable, trouble};
@@ -455,6 +455,7 @@ impl World {
         }
         let marks = served.server.node().watermarks();
         judge.watermarks.check(id, marks)?;
+        links::check(id, served.server.node())?;
         let gauges = served.server.gauges();
         self.bounds.check(id, &gauges)?;
         self.hits.add(Hit::BackPressure, u64::from(gauges.stalled_clients > 0));

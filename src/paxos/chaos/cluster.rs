@@ -432,6 +432,7 @@ impl Cluster {
             }
             What::Lost { node, peer } => {
                 self.step(node, Input::PeerLost(NodeId(peer as u16 + 1)));
+                self.step(node, Input::PeerDisconnected(NodeId(peer as u16 + 1)));
             }
             What::Connected { node, peer } => {
                 if self.nodes[peer].core.is_some() {

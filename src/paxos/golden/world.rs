@@ -20,6 +20,7 @@
 //! | `hold A B…` | likewise, but what is sent waits, unless its link is named in `deliver` |
 //! | `heal` | ends all of both |
 //! | `connect A B` | a new connection stands: both are told |
+//! | `disconnect A B` | A is told that its connection to B is gone |
 //! | `lost A B` | A is told that the connection from B broke |
 //! | `status` | a line per replica |
 //! | `quietly …` | any of these without showing what comes of it |
@@ -200,6 +201,9 @@ impl World {
                 let (a, b) = (node(words[1]), node(words[2]));
                 self.step(a, Input::PeerConnected(id(b)), out);
                 self.step(b, Input::PeerConnected(id(a)), out);
+            }
+            "disconnect" => {
+                self.step(node(words[1]), Input::PeerDisconnected(id(node(words[2]))), out);
             }
             "lost" => self.step(node(words[1]), Input::PeerLost(id(node(words[2]))), out),
             "status" => self.status(out),

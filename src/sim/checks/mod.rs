@@ -13,6 +13,7 @@ pub mod handovers;
 pub mod inspected;
 pub mod leases;
 pub mod linearizability;
+pub mod links;
 pub mod promises;
 pub mod quorums;
 pub mod rounds;
