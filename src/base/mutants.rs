@@ -116,6 +116,8 @@ mutants! {
     /// may stand for ever: no leadership is transferred to that peer any more.
     InboundLossDisconnects = 8 "inbound-loss-disconnects",
     // ---- node ----
+    /// A connection that has died in silence is used until the kernel gives it up.
+    SilentFlowNotRedialled = 8 "silent-flow-not-redialled",
     /// An acceptance is sent with its write instead of after it.
     AcceptedBeforeDurable = 1 "accepted-before-durable",
     /// An append whose outcome is unknown is answered as certainly without effect.

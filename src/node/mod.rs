@@ -10,6 +10,7 @@ mod audit;
 mod barriers;
 mod cache;
 mod checkpoints;
+mod dial;
 mod identity;
 mod outbox;
 mod peers;
@@ -22,6 +23,7 @@ use std::net::SocketAddr;
 
 pub use audit::RecoveredState;
 pub use cache::AppliedSlot;
+pub use dial::redialled_within;
 pub use identity::Identity;
 pub use outbox::Outbox;
 pub use replica::Node;

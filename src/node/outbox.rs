@@ -27,6 +27,8 @@ pub struct Outbox {
     queued_bytes: usize,
     in_flight: bool,
     in_flight_bytes: usize,
+    /// Bytes of all sends that have left.
+    sent_bytes: u64,
     /// Of values: what they keep alive beyond their bytes.
     padding_bytes: usize,
     in_flight_padding_bytes: usize,
@@ -38,6 +40,11 @@ impl Outbox {
     /// Bytes queued or in flight.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes + self.in_flight_bytes
+    }
+
+    /// Bytes that have left since the beginning.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     /// Bytes of memory that these keep alive: a small value takes a whole block.
@@ -101,6 +108,7 @@ impl Outbox {
     pub fn sent(&mut self, mut parts: Vec<SendPart>) {
         assert!(self.in_flight, "a completion belongs to a send");
         self.in_flight = false;
+        self.sent_bytes += self.in_flight_bytes as u64;
         self.in_flight_bytes = 0;
         self.in_flight_padding_bytes = 0;
         for part in parts.drain(..) {

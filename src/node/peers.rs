@@ -1,8 +1,9 @@
-//! Connections to the other members: dialling, greeting, sending, receiving.
+//! Connections to and from the other members: who sends on which, and what arrives.
 //!
 //! Owned by the node. Each pair of members has two connections: a node sends its messages on the
 //! one it dialled itself and receives on the one its peer dialled. That keeps every connection
-//! one-way after its greeting, and a broken direction breaks nothing else.
+//! one-way after its greeting, and a broken direction breaks nothing else. How a connection is
+//! dialled, and dialled anew: [`super::dial`].
 //!
 //! A message to a peer that is not connected is dropped: the core sends again what matters once
 //! the connection stands ([`crate::paxos::Input::PeerConnected`]).
@@ -12,23 +13,13 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::dial::{Heard, Outbound, Timing};
 use super::identity::Identity;
-use super::outbox::Outbox;
 use crate::base::rng::Rng;
 use crate::base::{Batch, BlockPool, GroupId, IdMap, Instant, NodeId};
 use crate::io::{CloseReason, ConnId, Io, Net, SendPart};
 use crate::paxos::Message;
-use crate::wire::hello::{decode_hello_reply, encode_hello};
-use crate::wire::{
-    FrameDecoder, FrameEncoder, HelloReply, WireError, decode_message, encode_message,
-};
-
-/// The first wait before dialling again, doubled with each failure.
-const REDIAL_MIN: Duration = Duration::from_millis(20);
-/// The longest wait before dialling again.
-const REDIAL_MAX: Duration = Duration::from_millis(1000);
-/// A dial or greeting that takes longer is given up.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::wire::{Alive, FrameDecoder, FrameKind, WireError, decode_alive, decode_message};
 
 /// What the peers' connections tell the node.
 #[derive(Debug)]
@@ -43,31 +34,12 @@ pub enum PeerEvent {
     Message(NodeId, Message<Batch>),
 }
 
-#[derive(Debug)]
-enum Link {
-    Idle { retry_at: Instant },
-    Dialling { conn: ConnId, since: Instant },
-    Greeting { conn: ConnId, since: Instant },
-    Open { conn: ConnId },
-}
-
-#[derive(Debug)]
-struct Peer {
-    id: NodeId,
-    address: SocketAddr,
-    link: Link,
-    backoff: Duration,
-    /// The last failure that was logged: the same one is not logged again and again.
-    failure_logged: Option<String>,
-    encoder: FrameEncoder,
-    decoder: FrameDecoder,
-    outbox: Outbox,
-}
-
+/// A connection that a member dialled.
 #[derive(Debug)]
 struct Inbound {
     node: NodeId,
     decoder: FrameDecoder,
+    heard: Heard,
 }
 
 /// All connections to and from the other members.
@@ -77,7 +49,8 @@ pub struct Peers {
     group: GroupId,
     pool: BlockPool,
     rng: Rng,
-    peers: Vec<Peer>,
+    timing: Timing,
+    peers: Vec<Outbound>,
     inbound: IdMap<ConnId, Inbound>,
 }
 
@@ -88,135 +61,104 @@ impl Peers {
         group: GroupId,
         addresses: &[(NodeId, SocketAddr)],
         pool: BlockPool,
+        election_timeout: Duration,
         seed: u64,
     ) -> Peers {
-        let peers = addresses
-            .iter()
-            .filter(|(id, _)| *id != identity.node)
-            .map(|(id, address)| Peer {
-                id: *id,
-                address: *address,
-                link: Link::Idle { retry_at: Instant(0) },
-                backoff: REDIAL_MIN,
-                failure_logged: None,
-                encoder: FrameEncoder::new(),
-                decoder: FrameDecoder::new(),
-                outbox: Outbox::default(),
-            })
-            .collect();
-        Peers { identity, group, pool, rng: Rng::new(seed), peers, inbound: IdMap::default() }
+        let others = addresses.iter().filter(|(id, _)| *id != identity.node);
+        let peers = others.map(|(id, address)| Outbound::new(*id, *address)).collect();
+        let (timing, rng) = (Timing::of(election_timeout), Rng::new(seed));
+        Peers { identity, group, pool, rng, timing, peers, inbound: IdMap::default() }
     }
 
     /// Whether events of this connection belong here.
     pub fn owns(&self, conn: ConnId) -> bool {
-        self.inbound.contains_key(&conn)
-            || self.peers.iter().any(|peer| peer.link.conn() == Some(conn))
+        self.inbound.contains_key(&conn) || self.peers.iter().any(|peer| peer.owns(conn))
+    }
+
+    fn peer(&self, id: NodeId) -> Option<&Outbound> {
+        self.peers.iter().find(|peer| peer.id == id)
+    }
+
+    fn peer_mut(&mut self, id: NodeId) -> &mut Outbound {
+        let peer = self.peers.iter_mut().find(|peer| peer.id == id);
+        peer.expect("only members are let in, written to, and told of")
     }
 
     /// Whether messages to the peer would leave now.
     pub fn is_connected(&self, id: NodeId) -> bool {
-        self.peers.iter().any(|peer| peer.id == id && matches!(peer.link, Link::Open { .. }))
+        self.peer(id).is_some_and(Outbound::is_open)
     }
 
     /// Bytes that wait to be sent to the peer.
     pub fn queued_bytes(&self, id: NodeId) -> usize {
-        let peer = self.peers.iter().find(|peer| peer.id == id);
-        peer.map_or(0, |peer| peer.outbox.queued_bytes())
+        let outbox = self.peer(id).and_then(Outbound::outbox);
+        outbox.map_or(0, |outbox| outbox.queued_bytes())
     }
 
     /// Bytes of memory kept alive by what waits to be sent to the peer.
     pub fn queued_memory_bytes(&self, id: NodeId) -> usize {
-        let peer = self.peers.iter().find(|peer| peer.id == id);
-        peer.map_or(0, |peer| peer.outbox.memory_bytes())
+        let outbox = self.peer(id).and_then(Outbound::outbox);
+        outbox.map_or(0, |outbox| outbox.memory_bytes())
     }
 
     /// The member has greeted on a connection that it dialled; it is the only one it now sends
     /// on. Returns the one it replaces, to be closed.
-    pub fn adopt(&mut self, conn: ConnId, node: NodeId, decoder: FrameDecoder) -> Option<ConnId> {
+    pub fn adopt(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        node: NodeId,
+        decoder: FrameDecoder,
+    ) -> Option<ConnId> {
         let replaced = self.inbound.iter().find(|(_, old)| old.node == node).map(|(id, _)| *id);
         if let Some(old) = replaced {
+            debug!(peer = %node, "it sends on a new connection");
             self.inbound.remove(&old);
         }
-        self.inbound.insert(conn, Inbound { node, decoder });
+        self.inbound.insert(conn, Inbound { node, decoder, heard: Heard::default() });
+        self.peer_mut(node).met(now);
         replaced
     }
 
     /// Queues a message; drops it when the peer is not connected.
     pub fn queue(&mut self, to: NodeId, message: &Message<Batch>) {
         let group = self.group;
-        let peer = self.peers.iter_mut().find(|peer| peer.id == to);
-        let peer = peer.expect("the core sends to members only, and never to itself");
-        if !matches!(peer.link, Link::Open { .. }) {
-            return;
-        }
-        let Peer { encoder, outbox, .. } = peer;
-        let value = outbox.encode(|out| encode_message(message, group, encoder, out));
-        if let Some(batch) = value {
-            outbox.push_value(batch);
-        }
+        self.peer_mut(to).queue(message, group);
     }
 
-    /// Dials whoever is due, and gives up greetings that take too long.
+    /// Dials whoever is due, gives up what takes too long, and tells each peer what was received
+    /// from it.
     pub fn tick<I: Io>(&mut self, io: &mut I) {
-        let now = io.now();
+        let Peers { group, timing, rng, inbound, .. } = self;
         for peer in &mut self.peers {
-            match peer.link {
-                Link::Idle { retry_at } if retry_at <= now => {
-                    let conn = io.connect(peer.address);
-                    peer.link = Link::Dialling { conn, since: now };
-                }
-                Link::Dialling { conn, since } | Link::Greeting { conn, since }
-                    if now.since(since) >= GREETING_TIMEOUT =>
-                {
-                    Net::close(io, conn);
-                    peer.fail(now, &mut self.rng, "no answer in time".to_owned());
-                }
-                _ => {}
-            }
+            let from = inbound.values().find(|inbound| inbound.node == peer.id);
+            let heard = from.map(|inbound| inbound.heard).unwrap_or_default();
+            peer.tick(io, *timing, heard, *group, rng);
         }
     }
 
     /// When [`Peers::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let due = |peer: &Peer| match peer.link {
-            Link::Idle { retry_at } => Some(retry_at),
-            Link::Dialling { since, .. } | Link::Greeting { since, .. } => {
-                Some(since + GREETING_TIMEOUT)
-            }
-            Link::Open { .. } => None,
-        };
-        self.peers.iter().filter_map(due).min()
+        self.peers.iter().map(|peer| peer.next_deadline(self.timing)).min()
     }
 
     /// Starts sending what is queued.
     pub fn flush<I: Io>(&mut self, io: &mut I) {
-        for peer in &mut self.peers {
-            if let Link::Open { conn } | Link::Greeting { conn, .. } = peer.link {
-                peer.outbox.flush(io, conn);
-            }
-        }
+        self.peers.iter_mut().for_each(|peer| peer.flush(io));
     }
 
     /// A connection that [`Peers::tick`] asked for stands: greet.
     pub fn on_connected<I: Io>(&mut self, io: &mut I, conn: ConnId) {
-        let now = io.now();
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link.conn() == Some(conn)) else {
-            return;
-        };
-        peer.link = Link::Greeting { conn, since: now };
-        peer.encoder = FrameEncoder::new();
-        peer.decoder = FrameDecoder::new();
-        peer.outbox = Outbox::default();
-        let hello = self.identity.hello_to(peer.id, self.group);
-        let Peer { encoder, outbox, .. } = peer;
-        outbox.encode(|out| encode_hello(&hello, encoder, out));
-        peer.outbox.flush(io, conn);
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.owns(conn)) {
+            let hello = self.identity.hello_to(peer.id, self.group);
+            peer.on_connected(io, conn, &hello);
+        }
     }
 
     /// A send has left.
     pub fn on_sent(&mut self, conn: ConnId, parts: Vec<SendPart>) {
-        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link.conn() == Some(conn)) {
-            peer.outbox.sent(parts);
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.owns(conn)) {
+            peer.on_sent(conn, parts);
         }
     }
 
@@ -228,56 +170,28 @@ impl Peers {
         bytes: &[u8],
         events: &mut Vec<PeerEvent>,
     ) {
+        let now = io.now();
         if let Some(inbound) = self.inbound.get_mut(&conn) {
             let node = inbound.node;
-            if let Err(error) = receive(inbound, self.group, bytes, &self.pool, events) {
+            let mut alive = None;
+            if let Err(error) = receive(inbound, self.group, bytes, &self.pool, events, &mut alive)
+            {
                 warn!(peer = %node, %error, "closing a connection that does not keep the protocol");
                 Net::close(io, conn);
                 self.inbound.remove(&conn);
                 events.push(PeerEvent::Lost(node));
             }
-            return;
-        }
-        self.on_greeting(io, conn, bytes, events);
-    }
-
-    /// The answer to our greeting: the only thing a peer ever sends on a connection we dialled.
-    fn on_greeting<I: Io>(
-        &mut self,
-        io: &mut I,
-        conn: ConnId,
-        bytes: &[u8],
-        events: &mut Vec<PeerEvent>,
-    ) {
-        let now = io.now();
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.link.conn() == Some(conn)) else {
-            return;
-        };
-        let mut rest = bytes;
-        let reply = match peer.decoder.next(&mut rest, &self.pool) {
-            Ok(None) => return,
-            Ok(Some(frame)) => decode_hello_reply(&frame),
-            Err(error) => Err(error),
-        };
-        let was_open = matches!(peer.link, Link::Open { .. });
-        let failure = match (&peer.link, reply) {
-            (Link::Greeting { conn, .. }, Ok(HelloReply::Welcome(_))) => {
-                debug!(peer = %peer.id, address = %peer.address, "connected");
-                peer.link = Link::Open { conn: *conn };
-                peer.backoff = REDIAL_MIN;
-                peer.failure_logged = None;
-                events.push(PeerEvent::Connected(peer.id));
-                return;
+            let peer = self.peer_mut(node);
+            peer.heard(now);
+            if let Some(alive) = alive {
+                peer.on_alive(now, &alive);
             }
-            (_, Ok(HelloReply::Welcome(_))) => "it greets twice".to_owned(),
-            (_, Ok(HelloReply::Refused { text, .. })) => format!("it refuses: {text}"),
-            (_, Err(error)) => format!("it does not speak the protocol: {error}"),
-        };
-        if was_open {
-            events.push(PeerEvent::Disconnected(peer.id));
+            return;
         }
-        Net::close(io, conn);
-        peer.fail(now, &mut self.rng, failure);
+        let Peers { pool, rng, .. } = self;
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.owns(conn)) {
+            events.extend(peer.on_received(io, conn, bytes, pool, rng));
+        }
     }
 
     /// A connection owned here is gone.
@@ -291,51 +205,32 @@ impl Peers {
         if let Some(inbound) = self.inbound.remove(&conn) {
             info!(peer = %inbound.node, %reason, "the peer's connection is gone");
             events.push(PeerEvent::Lost(inbound.node));
-        } else if let Some(peer) = self.peers.iter_mut().find(|peer| peer.link.conn() == Some(conn))
-        {
-            if matches!(peer.link, Link::Open { .. }) {
-                events.push(PeerEvent::Disconnected(peer.id));
-            }
-            peer.fail(now, &mut self.rng, reason.to_string());
+        } else if let Some(peer) = self.peers.iter_mut().find(|peer| peer.owns(conn)) {
+            events.extend(peer.on_closed(now, conn, reason, &mut self.rng));
         }
     }
 }
 
-impl Link {
-    fn conn(&self) -> Option<ConnId> {
-        match self {
-            Link::Idle { .. } => None,
-            Link::Dialling { conn, .. } | Link::Greeting { conn, .. } | Link::Open { conn } => {
-                Some(*conn)
-            }
-        }
-    }
-}
-
-impl Peer {
-    /// Notes a failure and when to dial again: later each time, and not in step with others.
-    fn fail(&mut self, now: Instant, rng: &mut Rng, failure: String) {
-        if self.failure_logged.as_ref() != Some(&failure) {
-            warn!(peer = %self.id, address = %self.address, "not connected: {failure}");
-            self.failure_logged = Some(failure);
-        }
-        self.link = Link::Idle { retry_at: now + rng.between(self.backoff / 2, self.backoff) };
-        self.backoff = (self.backoff * 2).min(REDIAL_MAX);
-        self.outbox = Outbox::default();
-    }
-}
-
+/// `alive`: the last word of being alive among the bytes, if there is one.
 fn receive(
     inbound: &mut Inbound,
     group: GroupId,
     bytes: &[u8],
     pool: &BlockPool,
     events: &mut Vec<PeerEvent>,
+    alive: &mut Option<Alive>,
 ) -> Result<(), WireError> {
+    inbound.heard.bytes += bytes.len() as u64;
     let mut rest = bytes;
     while let Some(frame) = inbound.decoder.next(&mut rest, pool)? {
         if frame.group != group {
             return Err(WireError::Malformed { kind: frame.kind, why: "it is for another group" });
+        }
+        if frame.kind == FrameKind::Alive {
+            let told = decode_alive(&frame)?;
+            inbound.heard.line = told.line;
+            *alive = Some(told);
+            continue;
         }
         events.push(PeerEvent::Message(inbound.node, decode_message(frame, pool)?));
     }

@@ -172,6 +172,7 @@ impl Node {
             options.group,
             &options.addresses,
             pool.clone(),
+            options.paxos.election_timeout,
             options.seed ^ 0x7065_6572,
         );
         let role = core.role();
@@ -380,7 +381,7 @@ impl Node {
         decoder: FrameDecoder,
         rest: &[u8],
     ) {
-        if let Some(old) = self.peers.adopt(conn, node, decoder) {
+        if let Some(old) = self.peers.adopt(io.now(), conn, node, decoder) {
             Net::close(io, old);
         }
         if !rest.is_empty() {

@@ -33,6 +33,10 @@ const REFUSALS_PERIOD: Duration = Duration::from_secs(1);
 /// The most lines about refused connections that are logged in one period.
 const REFUSALS_TOLD_MAX: u32 = 8;
 
+/// Each peer has a connection to this node, this node has one to it, and a third is made beside that
+/// when it has fallen silent. (The peer's own new one is a stranger's until it replaces the old one.)
+const CONNECTIONS_PER_PEER: usize = 3;
+
 /// How many connections a server takes, by what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -45,10 +49,10 @@ pub struct Room {
 impl Room {
     /// Shares out the connections that a thread of one of `members` can hold. With less than
     /// [`CONNECTIONS_MAX`] of them, strangers and the peers' reserve get a fourth each at most; but the
-    /// two connections of each peer are kept for it as long as there are any.
+    /// connections of each peer are kept for it as long as there are any.
     pub fn within(connections_max: usize, members: usize) -> Room {
         let strangers_max = STRANGERS_MAX.min(connections_max / 4).max(1);
-        let needed = 2 * members.saturating_sub(1);
+        let needed = CONNECTIONS_PER_PEER * members.saturating_sub(1);
         let reserved = PEER_CONNECTIONS_RESERVED.min(connections_max / 4).max(needed);
         let clients_max = connections_max.saturating_sub(strangers_max + reserved).min(CLIENTS_MAX);
         Room { clients_max, strangers_max }
@@ -208,7 +212,7 @@ mod tests {
                 let Room { clients_max, strangers_max } = Room::within(connections, members);
                 let reserved = connections - clients_max - strangers_max;
                 assert!(reserved >= PEER_CONNECTIONS_RESERVED.min(connections / 4));
-                let needed = 2 * (members - 1);
+                let needed = CONNECTIONS_PER_PEER * (members - 1);
                 assert!(reserved >= needed.min(connections - strangers_max));
                 assert!(
                     strangers_max > 0 && (clients_max > 0 || needed + strangers_max >= connections)

@@ -107,6 +107,7 @@ hits! {
         LeftStalled = "left for good: disk stands still",
         StoppedCleanly = "node stopped cleanly",
         NewerCommand = "leader proposed a command that nobody knows",
+        FlowSilenced = "flow dies in silence",
     }
     Branch {
         Elected = "leader elected",
@@ -159,6 +160,7 @@ hits! {
         SessionOpened = "session opened",
         LogCreated = "log created",
         ConnectionHandedOver = "connection handed over to another group's thread",
+        FlowRedialled = "flow that died in silence left by who dialled it",
         RecordsPushed = "records pushed to a follower",
         AppendSentAgain = "append of a session sent again",
         AppendGivenUp = "append of a session given up",

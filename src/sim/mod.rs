@@ -12,6 +12,7 @@ pub mod counters;
 pub mod disk;
 mod disk_faults;
 pub mod explore;
+mod flows;
 pub mod fuzz;
 #[cfg(test)]
 mod groups;

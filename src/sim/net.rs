@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::counters::{Counters, Hit};
+use super::flows::Death;
 use super::host::{Chunk, NetCommand};
 use super::time::{Schedule, Time};
 use super::trace::HostId;
@@ -122,6 +123,8 @@ struct Conn {
     ends: [End; 2],
     pipes: [Pipe; 2],
     connected: bool,
+    /// Towards which end nothing gets through any more, and how.
+    dead: [Option<Death>; 2],
 }
 
 /// The network.
@@ -225,7 +228,7 @@ impl Network {
         let mut ends = [end(host, conn), end(to, ConnId(ACCEPTED_BASE + key))];
         ends[1].open = false;
         let pipes = Default::default();
-        self.conns.insert(key, Conn { ends, pipes, connected: false });
+        self.conns.insert(key, Conn { ends, pipes, connected: false, dead: [None; 2] });
         self.by_id.insert(conn, (key, 0));
         let delay = self.latency(host, to);
         queue.after(delay, Happening::Net(NetHappening::Connect(key)));
@@ -349,10 +352,15 @@ impl Network {
         let Some(conn) = self.conns.get_mut(&key) else { return };
         conn.pipes[to].armed = false;
         let (from_host, to_host) = (conn.ends[1 - to].host, conn.ends[to].host);
+        let now = queue.now();
+        match conn.dead[to] {
+            Some(Death::Swallowed) => return self.swallow(queue, key, to),
+            Some(Death::Lost) => return self.hold(queue, key, to),
+            None => {}
+        }
         if self.is_cut(from_host, to_host) || self.dark.contains(&to_host) {
             return self.hold(queue, key, to);
         }
-        let now = queue.now();
         while let Some(conn) = self.conns.get_mut(&key) {
             let pipe = &mut conn.pipes[to];
             if pipe.flying.front().is_none_or(|(at, _)| *at > now) {
@@ -402,12 +410,29 @@ impl Network {
     fn acknowledge(&mut self, queue: &mut Queue, key: u64, to: usize, count: usize) {
         let ends = &self.conns[&key].ends;
         let (from_host, to_host) = (ends[1 - to].host, ends[to].host);
-        if self.is_cut(to_host, from_host) {
+        let is_lost = self.conns[&key].dead[1 - to] == Some(Death::Lost);
+        if is_lost || self.is_cut(to_host, from_host) {
             self.conn_mut(key).pipes[to].unacknowledged += count;
             return self.await_answer(queue, key, to);
         }
         self.conn_mut(key).pipes[to].inflight -= count;
         self.push(queue, key, to);
+    }
+
+    /// What is due to this end is taken by something on the way, and acknowledged.
+    fn swallow(&mut self, queue: &mut Queue, key: u64, to: usize) {
+        let now = queue.now();
+        let pipe = &mut self.conn_mut(key).pipes[to];
+        while pipe.flying.front().is_some_and(|(at, _)| *at <= now) {
+            let (_, flight) = pipe.flying.pop_front().expect("looked at above");
+            pipe.inflight -= flight.size();
+            if !matches!(flight, Flight::Bytes(_)) {
+                // Whoever is left alone finds out only when it asks.
+                queue.after(KEEPALIVE, Happening::Net(NetHappening::Keepalive(key, to)));
+            }
+        }
+        self.push(queue, key, to);
+        self.arm(queue, key, to);
     }
 
     /// Nothing gets through to this end any more.
@@ -624,6 +649,33 @@ impl Network {
         self.extra[link] = extra;
     }
 
+    /// The connections between the first `nodes` hosts that stand and are not dead: each with its
+    /// dialling and its accepting host.
+    pub fn flows_between(&self, nodes: usize) -> Vec<(u64, HostId, HostId)> {
+        let flows = self.conns.iter().map(|(key, conn)| (*key, conn));
+        let alive = flows.filter(|(_, conn)| {
+            let stands = conn.connected && conn.ends.iter().all(|end| end.open);
+            let of_nodes = conn.ends.iter().all(|end| usize::from(end.host.0) < nodes);
+            stands && of_nodes && conn.dead == [None; 2]
+        });
+        alive.map(|(key, conn)| (key, conn.ends[0].host, conn.ends[1].host)).collect()
+    }
+
+    /// From now on nothing gets through a connection towards the ends where `dead` says so.
+    pub fn silence(&mut self, key: u64, death: Death, dead: [bool; 2]) {
+        self.conn_mut(key).dead = dead.map(|dead| dead.then_some(death));
+    }
+
+    /// Whether the connection is held by the host that dialled it.
+    pub fn is_dialled(&self, key: u64) -> bool {
+        self.conns.get(&key).is_some_and(|conn| conn.ends[0].open)
+    }
+
+    /// Whether a direction passes, and as fast as ever.
+    pub fn is_clear(&self, from: HostId, to: HostId) -> bool {
+        !self.is_cut(from, to) && self.extra[self.link(from, to)].is_zero()
+    }
+
     /// No packet is lost and no attempt refused any more.
     pub fn calm(&mut self) {
         self.options.loss_ppm = 0;
@@ -642,7 +694,9 @@ impl Network {
         let (from_host, to_host) = (conn.ends[1 - to].host, conn.ends[to].host);
         let pipe = &conn.pipes[to];
         let (held, unacknowledged) = (pipe.held_since.is_some(), pipe.unacknowledged);
-        let forth = !self.is_cut(from_host, to_host) && !self.dark.contains(&to_host);
+        let [forth_dies, back_dies] = [to, 1 - to].map(|end| conn.dead[end].is_some());
+        let cut = self.is_cut(from_host, to_host) || self.dark.contains(&to_host);
+        let forth = !cut && !forth_dies;
         if held && forth {
             // What was held is sent again when the sender's timer says so.
             let at = queue.now() + self.rng.between(Duration::ZERO, RETRANSMIT);
@@ -651,7 +705,7 @@ impl Network {
             pipe.flying.iter_mut().for_each(|(due, _)| *due = (*due).max(at));
             self.arm(queue, key, to);
         }
-        if unacknowledged > 0 && !self.is_cut(to_host, from_host) {
+        if unacknowledged > 0 && !back_dies && !self.is_cut(to_host, from_host) {
             let pipe = &mut self.conn_mut(key).pipes[to];
             pipe.unacknowledged = 0;
             pipe.inflight -= unacknowledged;

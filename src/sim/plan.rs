@@ -42,6 +42,8 @@ pub enum Stream {
     Stops,
     /// Whether and when a leader of a newer version proposes.
     Newer,
+    /// Whether flows die in silence, and when which.
+    Flows,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -302,6 +304,7 @@ impl Plan {
         let disk_timing = draw_disk(rng);
         let disk_slow_factor = pick(rng, &[20, 100, 1000, 20_000]);
         let drawn = draw_faults(rng).union(draw_stops(seed)).union(draw_newer(seed));
+        let drawn = drawn.union(draw_flows(seed));
         // A leader gives way when its oldest write is late, and a new one starts by writing again
         // all that was under way: no leader lasts whose disk needs longer for that.
         let mut core = core;
@@ -463,12 +466,21 @@ fn draw_newer(seed: u64) -> FaultSet {
     }
 }
 
+/// Whether flows die in silence: in half of the worlds, those without any other fault included.
+fn draw_flows(seed: u64) -> FaultSet {
+    match Stream::Flows.rng(seed).below(2) {
+        0 => FaultSet::NONE,
+        _ => FaultSet::NONE.with(Hit::FlowSilenced),
+    }
+}
+
 /// Each class is in about half of the worlds, and some worlds have none or all. Whoever is not
 /// healed may stay broken in any way.
 fn draw_faults(rng: &mut Rng) -> FaultSet {
     let mode = rng.below(12);
     let mut drawn = FaultSet::NONE;
-    for hit in FaultSet::all().without(Hit::StoppedCleanly).without(Hit::NewerCommand).iter() {
+    let own_streams = [Hit::StoppedCleanly, Hit::NewerCommand, Hit::FlowSilenced];
+    for hit in own_streams.into_iter().fold(FaultSet::all(), FaultSet::without).iter() {
         let coin = rng.below(100);
         let chance = match mode {
             0 => 0,

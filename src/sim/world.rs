@@ -11,6 +11,7 @@ use super::checks::{Judge, Violation, links};
 use super::client::{Around, SimClient};
 use super::counters::{Counters, Hit};
 use super::disk_faults::{draw_damageable, trouble};
+use super::flows::Flows;
 use super::history::History;
 use super::host::NetCommand;
 use super::nemesis::{Nemesis, Undo};
@@ -45,6 +46,10 @@ pub enum Happening {
     CleanStop,
     /// See `newer`.
     Newer,
+    /// Flows die in silence.
+    SilenceFlows,
+    /// What becomes of those is looked at.
+    LookAtFlows,
     /// A fault ends.
     Undo(Undo),
     /// A phase ends, or is looked at.
@@ -62,6 +67,7 @@ pub struct World {
     client_turns: Vec<(Time, u64)>,
     pub(super) net: Network,
     pub(super) nemesis: Nemesis,
+    pub(super) flows: Flows,
     pub(super) phase: Phase,
     /// What the clients of each group saw.
     pub(super) histories: Vec<History>,
@@ -126,10 +132,14 @@ impl World {
         if plan.drawn.union(plan.faults).has(Hit::StoppedCleanly) {
             queue.after(plan.strike_every, Happening::CleanStop);
         }
+        if plan.drawn.union(plan.faults).has(Hit::FlowSilenced) {
+            queue.after(plan.strike_every, Happening::SilenceFlows);
+        }
         queue.after(plan.safety, Happening::Phase);
         let mut world = World {
             net: Network::new(plan.net.clone(), hosts, Stream::Net.seed(seed, 0)),
             nemesis: Nemesis::new(&plan),
+            flows: Flows::new(&plan),
             phase: Phase::Safety,
             histories: vec![History { in_sessions, ..History::default() }; plan.groups],
             judges: (0..plan.groups).map(|_| Judge::new(plan.nodes)).collect(),
@@ -225,6 +235,8 @@ impl World {
             Happening::Strike => self.strike()?,
             Happening::CleanStop => self.strike_stop(),
             Happening::Newer => self.strike_newer()?,
+            Happening::SilenceFlows => self.strike_flows(),
+            Happening::LookAtFlows => self.look_at_flows()?,
             Happening::Undo(undo) => self.undo(undo)?,
             Happening::Phase => self.end_phase()?,
         }

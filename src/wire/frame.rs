@@ -107,6 +107,8 @@ kinds! {
     ReadIndexReply = 30,
     /// [`crate::paxos::Message::TakeOver`].
     TakeOver = 31,
+    /// [`super::Alive`].
+    Alive = 32,
     /// [`super::Request::Append`].
     Append = 64,
     /// [`super::Request::Read`].

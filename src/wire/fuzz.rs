@@ -5,7 +5,7 @@ use super::client::{decode_request, decode_response};
 use super::decoder::FrameDecoder;
 use super::frame::{FrameEncoder, FrameKind};
 use super::hello::{decode_hello, decode_hello_reply};
-use super::peer::decode_message;
+use super::peer::{decode_alive, decode_message};
 use super::{META_SIZE_MAX, WireError};
 use crate::base::{BlockPool, GroupId};
 
@@ -24,6 +24,7 @@ pub fn decode_stream(bytes: &[u8], chunk_size: usize) -> (usize, Option<WireErro
                     count += 1;
                     let _ = (decode_hello(&frame), decode_hello_reply(&frame));
                     let _ = (decode_request(&frame), decode_response(&frame));
+                    let _ = decode_alive(&frame);
                     let _ = decode_message(frame, &pool);
                 }
             }
@@ -55,5 +56,6 @@ pub fn decode_fields(bytes: &[u8]) -> bool {
         | decode_hello_reply(&frame).is_ok()
         | decode_request(&frame).is_ok()
         | decode_response(&frame).is_ok()
+        | decode_alive(&frame).is_ok()
         | decode_message(frame, &pool).is_ok()
 }

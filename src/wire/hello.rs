@@ -25,7 +25,7 @@ use crate::base::limits::{
 use crate::base::{ClusterId, GroupId, NodeId};
 
 /// The version of everything behind the hello. Both sides must have the same.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// The longest member address in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 260;
 /// The longest cluster name in bytes.

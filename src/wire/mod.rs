@@ -29,5 +29,7 @@ pub use frame::{
     META_SIZE_MAX, PAYLOAD_SIZE_MAX, PayloadStamp,
 };
 pub use hello::{Hello, HelloReply, HelloRole, Limits, PROTOCOL_VERSION, RefuseReason, Welcome};
-pub use peer::{PROMISE_SLOTS_MAX, decode_message, encode_message};
+pub use peer::{
+    Alive, PROMISE_SLOTS_MAX, decode_alive, decode_message, encode_alive, encode_message,
+};
 pub use status::NodeStatus;

@@ -166,6 +166,47 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
     }
 }
 
+/// What one side of a pair of members tells the other about their two connections, so that one that
+/// has died in silence is found out. No message of the protocol: it says nothing of slots or ballots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// The sender's number for the connection that this comes on.
+    pub line: u64,
+    /// The number that the receiver gave the connection that it dialled itself, as it told last; 0:
+    /// none is known.
+    pub heard_line: u64,
+    /// Bytes that have arrived on that connection.
+    pub heard_bytes: u64,
+}
+
+/// Adds the frame of `alive` to the end of `out`.
+pub fn encode_alive(alive: &Alive, group: GroupId, encoder: &mut FrameEncoder, out: &mut Vec<u8>) {
+    let Alive { line, heard_line, heard_bytes } = *alive;
+    let start = FrameEncoder::begin(out);
+    [line, heard_line, heard_bytes].into_iter().for_each(|field| out.put_u64(field));
+    encoder.finish(FrameKind::Alive, group, start..out.len(), PayloadStamp::NONE, out);
+}
+
+/// The fields of a frame of kind [`FrameKind::Alive`].
+///
+/// # Errors
+/// [`WireError::UnexpectedKind`] for another frame, [`WireError::Malformed`] when its fields are not
+/// those of its kind.
+pub fn decode_alive(frame: &Frame<'_>) -> Result<Alive, WireError> {
+    let kind = frame.kind;
+    if kind != FrameKind::Alive {
+        return Err(WireError::UnexpectedKind { kind, expected: "a word of being alive" });
+    }
+    if !frame.payload().is_empty() {
+        return Err(WireError::Malformed { kind, why: "it carries a payload" });
+    }
+    let mut fields = Fields::new(kind, frame.meta);
+    let alive =
+        Alive { line: fields.u64()?, heard_line: fields.u64()?, heard_bytes: fields.u64()? };
+    fields.end()?;
+    Ok(alive)
+}
+
 /// The message of a peer's frame.
 ///
 /// # Errors

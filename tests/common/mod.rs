@@ -8,6 +8,7 @@
 pub mod disk;
 pub mod history;
 pub mod netns;
+pub mod proxy;
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -23,7 +23,7 @@ use crate::node::RecoveredState;
 use crate::paxos::Message;
 use crate::sim::counters::{Counters, Hit};
 use crate::sim::time::Time;
-use crate::wire::{FrameDecoder, decode_message};
+use crate::wire::{FrameDecoder, FrameKind, decode_message};
 
 const NAME: &str = "promises";
 
@@ -153,7 +153,7 @@ impl Promises {
                     return Err(Violation::new(NAME, text));
                 }
             };
-            if !frame.kind.is_peer() {
+            if !frame.kind.is_peer() || frame.kind == FrameKind::Alive {
                 continue;
             }
             let message = decode_message(frame, &self.pool).map_err(|error| {

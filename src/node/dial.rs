@@ -1,0 +1,442 @@
+//! The connection to one member: when it is dialled, and which connection is used.
+//!
+//! Owned by [`super::peers::Peers`], one for each other member.
+//!
+//! A flow can die without a word: a firewall forgets it, and each side sends into the void until its
+//! kernel gives up after many seconds, while a new connection would pass at once. So each side tells
+//! the other, four times in an election timeout, how many bytes it has received on the connection
+//! that the other one dialled ([`Alive`]). A connection is *proven* as long as that count grows. One
+//! that has not been proven for an election timeout is *silent*, and the member is dialled once
+//! more beside it. The old connection is used until the new one has been welcomed, and closed then: if the
+//! silence was the member's own (paused, cut off), nothing is lost by the attempt.
+//!
+//! Each side judges the connection that it dialled, so that both directions heal by themselves, also
+//! between followers, who have nothing else to say to each other until they campaign.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::outbox::Outbox;
+use super::peers::PeerEvent;
+use crate::base::mutants::{Mutant, planted};
+use crate::base::rng::Rng;
+use crate::base::{Batch, BlockPool, GroupId, Instant, NodeId};
+use crate::io::{CloseReason, ConnId, Io, Net, SendPart};
+use crate::paxos::Message;
+use crate::wire::hello::{decode_hello_reply, encode_hello};
+use crate::wire::{
+    Alive, FrameDecoder, FrameEncoder, Hello, HelloReply, encode_alive, encode_message,
+};
+
+/// The first wait before dialling again, doubled with each failure.
+const REDIAL_MIN: Duration = Duration::from_millis(20);
+/// The longest wait before dialling again.
+const REDIAL_MAX: Duration = Duration::from_millis(1000);
+/// A dial or a greeting is given so long at the least, and at the most.
+const ANSWER_MIN: Duration = Duration::from_millis(500);
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// When things are due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// Between two words of being alive.
+    alive_every: Duration,
+    /// A connection that has not been proven for so long is silent.
+    silent_after: Duration,
+    /// A dial, or a greeting, that is not answered for so long is given up. Whoever was cut off is
+    /// met soon after it can be reached, and not only when the kernel sends its request again.
+    answer_max: Duration,
+}
+
+impl Timing {
+    /// All of it from the election timeout: nobody is elected sooner, so nothing is lost before.
+    pub(super) fn of(election_timeout: Duration) -> Timing {
+        let alive_every = election_timeout / 4;
+        Timing {
+            alive_every,
+            silent_after: election_timeout + alive_every,
+            answer_max: (election_timeout * 2).clamp(ANSWER_MIN, ANSWER_MAX),
+        }
+    }
+}
+
+/// How long it takes, where both sides run and new connections pass, until one that has died in silence
+/// is left: the silence, and two attempts that fail.
+pub fn redialled_within(election_timeout: Duration) -> Duration {
+    let timing = Timing::of(election_timeout);
+    timing.silent_after + (timing.answer_max + REDIAL_MAX) * 2
+}
+
+/// What has been received on the connection that the member dialled; what the member is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heard {
+    /// The member's number for the connection; 0: it has told none yet.
+    pub(super) line: u64,
+    /// Bytes received on it.
+    pub(super) bytes: u64,
+}
+
+/// A connection that was dialled from here.
+#[derive(Debug)]
+struct Line {
+    conn: ConnId,
+    encoder: FrameEncoder,
+    decoder: FrameDecoder,
+    outbox: Outbox,
+    /// Bytes that the member has told to have received on it.
+    received: u64,
+    /// When that has grown last.
+    proven_at: Instant,
+    /// When the member last told of no growth, if since then.
+    barren_at: Option<Instant>,
+    /// When to tell next that this side is alive.
+    alive_at: Instant,
+    /// What the outbox will have sent when the last such word has left: one waits at a time.
+    alive_end: u64,
+}
+
+#[derive(Debug)]
+enum Dial {
+    /// Nothing is under way, and nothing will be before `retry_at`.
+    Idle {
+        retry_at: Instant,
+    },
+    Connecting {
+        conn: ConnId,
+        since: Instant,
+    },
+    Greeting {
+        line: Box<Line>,
+        since: Instant,
+    },
+}
+
+/// The way to one member: the connection that is used, and the one that is being made.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub(super) id: NodeId,
+    address: SocketAddr,
+    line: Option<Box<Line>>,
+    dial: Dial,
+    backoff: Duration,
+    /// When anything has arrived from the member last.
+    heard_at: Instant,
+    /// The last failure that was logged: the same one is not logged again and again.
+    failure_logged: Option<String>,
+    /// The silence that lasts has been logged.
+    silence_logged: bool,
+}
+
+impl Outbound {
+    /// Nothing stands yet; [`Outbound::tick`] dials.
+    pub(super) fn new(id: NodeId, address: SocketAddr) -> Outbound {
+        Outbound {
+            id,
+            address,
+            line: None,
+            dial: Dial::Idle { retry_at: Instant(0) },
+            backoff: REDIAL_MIN,
+            heard_at: Instant(0),
+            failure_logged: None,
+            silence_logged: false,
+        }
+    }
+
+    /// Whether the connection is one of this member's, standing or being made.
+    pub(super) fn owns(&self, conn: ConnId) -> bool {
+        self.is_line(conn) || self.dial.conn() == Some(conn)
+    }
+
+    fn is_line(&self, conn: ConnId) -> bool {
+        self.line.as_ref().is_some_and(|line| line.conn == conn)
+    }
+
+    /// Whether messages to the member would leave now.
+    pub(super) fn is_open(&self) -> bool {
+        self.line.is_some()
+    }
+
+    /// What waits to be sent.
+    pub(super) fn outbox(&self) -> Option<&Outbox> {
+        self.line.as_ref().map(|line| &line.outbox)
+    }
+
+    /// Queues a message; drops it when no connection stands.
+    pub(super) fn queue(&mut self, message: &Message<Batch>, group: GroupId) {
+        let Some(line) = &mut self.line else { return };
+        let Line { encoder, outbox, .. } = &mut **line;
+        let value = outbox.encode(|out| encode_message(message, group, encoder, out));
+        if let Some(batch) = value {
+            outbox.push_value(batch);
+        }
+    }
+
+    /// Dials if that is due, gives up what takes too long, and tells that this side is alive.
+    pub(super) fn tick<I: Io>(
+        &mut self,
+        io: &mut I,
+        timing: Timing,
+        heard: Heard,
+        group: GroupId,
+        rng: &mut Rng,
+    ) {
+        let now = io.now();
+        let is_wanted = self.wanted_at(timing) <= now;
+        match &self.dial {
+            Dial::Idle { retry_at } if *retry_at <= now && is_wanted => {
+                if self.line.is_some() && !std::mem::replace(&mut self.silence_logged, true) {
+                    info!(peer = %self.id, "nothing gets through to it, or back: dialling anew");
+                }
+                let conn = io.connect(self.address);
+                self.dial = Dial::Connecting { conn, since: now };
+            }
+            // What stands works again, and nothing has been said on the new connection.
+            Dial::Connecting { conn, .. } if !is_wanted => {
+                Net::close(io, *conn);
+                self.dial = Dial::Idle { retry_at: now };
+            }
+            dial => {
+                if let Some((conn, since)) = dial.under_way()
+                    && now.since(since) >= timing.answer_max
+                {
+                    Net::close(io, conn);
+                    self.fail(now, rng, "no answer in time".to_owned());
+                }
+            }
+        }
+        if let Some(line) = &mut self.line {
+            line.tell_alive(now, timing, heard, group);
+        }
+    }
+
+    /// When a dial is wanted: at once, or when what stands falls silent.
+    fn wanted_at(&self, timing: Timing) -> Instant {
+        let Some(line) = &self.line else { return Instant(0) };
+        if planted(Mutant::SilentFlowNotRedialled) {
+            return Instant(u64::MAX);
+        }
+        let unproven_at = line.proven_at + timing.silent_after;
+        let unheard_at = line.proven_at.max(self.heard_at) + timing.silent_after;
+        // The member's word may wait behind much else. So as long as anything arrives from it, only
+        // its own word that nothing reaches it counts.
+        match line.barren_at {
+            Some(at) if at >= unproven_at => at.min(unheard_at),
+            _ => unheard_at,
+        }
+    }
+
+    /// When [`Outbound::tick`] has something to do next.
+    pub(super) fn next_deadline(&self, timing: Timing) -> Instant {
+        let dial = match (&self.dial, self.dial.under_way()) {
+            (_, Some((_, since))) => since + timing.answer_max,
+            (Dial::Idle { retry_at }, _) => self.wanted_at(timing).max(*retry_at),
+            _ => unreachable!("what is not idle is under way"),
+        };
+        self.line.as_ref().map_or(dial, |line| line.alive_at.min(dial))
+    }
+
+    /// Starts sending what is queued.
+    pub(super) fn flush<I: Io>(&mut self, io: &mut I) {
+        if let Some(line) = &mut self.line {
+            line.outbox.flush(io, line.conn);
+        }
+        if let Dial::Greeting { line, .. } = &mut self.dial {
+            line.outbox.flush(io, line.conn);
+        }
+    }
+
+    /// The connection that was dialled stands: greet.
+    pub(super) fn on_connected<I: Io>(&mut self, io: &mut I, conn: ConnId, hello: &Hello) {
+        if !matches!(self.dial, Dial::Connecting { conn: dialled, .. } if dialled == conn) {
+            return;
+        }
+        let now = io.now();
+        let mut line = Box::new(Line::new(conn, now));
+        let Line { encoder, outbox, .. } = &mut *line;
+        outbox.encode(|out| encode_hello(hello, encoder, out));
+        line.outbox.flush(io, conn);
+        self.dial = Dial::Greeting { line, since: now };
+    }
+
+    /// A send has left.
+    pub(super) fn on_sent(&mut self, conn: ConnId, parts: Vec<SendPart>) {
+        let line = match &mut self.dial {
+            Dial::Greeting { line, .. } if line.conn == conn => Some(line),
+            _ => self.line.as_mut().filter(|line| line.conn == conn),
+        };
+        if let Some(line) = line {
+            line.outbox.sent(parts);
+        }
+    }
+
+    /// The answer to the greeting: the only thing a member ever sends on a connection that was
+    /// dialled from here.
+    pub(super) fn on_received<I: Io>(
+        &mut self,
+        io: &mut I,
+        conn: ConnId,
+        bytes: &[u8],
+        pool: &BlockPool,
+        rng: &mut Rng,
+    ) -> Option<PeerEvent> {
+        let now = io.now();
+        let is_line = self.is_line(conn);
+        let line = match &mut self.dial {
+            _ if is_line => self.line.as_mut()?,
+            Dial::Greeting { line, .. } if line.conn == conn => line,
+            _ => return None,
+        };
+        let mut rest = bytes;
+        let reply = match line.decoder.next(&mut rest, pool) {
+            Ok(None) => return None,
+            Ok(Some(frame)) => decode_hello_reply(&frame),
+            Err(error) => Err(error),
+        };
+        let failure = match reply {
+            Ok(HelloReply::Welcome(_)) if !is_line => return self.welcomed(io),
+            Ok(HelloReply::Welcome(_)) => "it greets twice".to_owned(),
+            Ok(HelloReply::Refused { text, .. }) => format!("it refuses: {text}"),
+            Err(error) => format!("it does not speak the protocol: {error}"),
+        };
+        Net::close(io, conn);
+        self.ended(now, is_line, failure, rng)
+    }
+
+    /// The new connection is the one that is used from here on.
+    fn welcomed<I: Io>(&mut self, io: &mut I) -> Option<PeerEvent> {
+        let now = io.now();
+        let Dial::Greeting { mut line, .. } =
+            std::mem::replace(&mut self.dial, Dial::Idle { retry_at: now })
+        else {
+            unreachable!("only a greeting is welcomed")
+        };
+        (line.proven_at, line.alive_at) = (now, now);
+        debug!(peer = %self.id, address = %self.address, "connected");
+        self.failure_logged = None;
+        if let Some(old) = self.line.replace(line) {
+            Net::close(io, old.conn);
+        }
+        Some(PeerEvent::Connected(self.id))
+    }
+
+    /// A connection of this member is gone.
+    pub(super) fn on_closed(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        reason: &CloseReason,
+        rng: &mut Rng,
+    ) -> Option<PeerEvent> {
+        self.ended(now, self.is_line(conn), reason.to_string(), rng)
+    }
+
+    /// The connection that was used, or the one that was being made, is no more.
+    fn ended(
+        &mut self,
+        now: Instant,
+        was_line: bool,
+        failure: String,
+        rng: &mut Rng,
+    ) -> Option<PeerEvent> {
+        if !was_line {
+            self.fail(now, rng, failure);
+            return None;
+        }
+        self.line = None;
+        match self.dial {
+            Dial::Idle { .. } => self.fail(now, rng, failure),
+            // Its successor is under way already.
+            _ => info!(peer = %self.id, "the silent connection is gone: {failure}"),
+        }
+        Some(PeerEvent::Disconnected(self.id))
+    }
+
+    /// Notes a failure and when to dial again: later each time, and not in step with others.
+    fn fail(&mut self, now: Instant, rng: &mut Rng, failure: String) {
+        if self.failure_logged.as_ref() != Some(&failure) {
+            warn!(peer = %self.id, address = %self.address, "not connected: {failure}");
+            self.failure_logged = Some(failure);
+        }
+        let retry_at = now + rng.between(self.backoff / 2, self.backoff);
+        self.dial = Dial::Idle { retry_at };
+        self.backoff = (self.backoff * 2).min(REDIAL_MAX);
+    }
+
+    // ---- what arrives on the connection that the member dialled -------------------------------
+
+    /// Something has.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+    }
+
+    /// The member has dialled and greeted: it is there, so it is not waited for any longer.
+    pub(super) fn met(&mut self, now: Instant) {
+        self.heard(now);
+        self.backoff = REDIAL_MIN;
+        if let Dial::Idle { retry_at } = &mut self.dial {
+            *retry_at = now.min(*retry_at);
+        }
+    }
+
+    /// The member tells what it has received.
+    pub(super) fn on_alive(&mut self, now: Instant, alive: &Alive) {
+        let Some(line) = &mut self.line else { return };
+        if alive.heard_line == line.conn.0 && alive.heard_bytes > line.received {
+            line.received = alive.heard_bytes;
+            line.proven_at = now;
+            line.barren_at = None;
+            self.backoff = REDIAL_MIN;
+            self.silence_logged = false;
+        } else {
+            line.barren_at = Some(now);
+        }
+    }
+}
+
+impl Line {
+    fn new(conn: ConnId, now: Instant) -> Line {
+        Line {
+            conn,
+            encoder: FrameEncoder::new(),
+            decoder: FrameDecoder::new(),
+            outbox: Outbox::default(),
+            received: 0,
+            proven_at: now,
+            barren_at: None,
+            alive_at: now,
+            alive_end: 0,
+        }
+    }
+
+    fn tell_alive(&mut self, now: Instant, timing: Timing, heard: Heard, group: GroupId) {
+        if now < self.alive_at {
+            return;
+        }
+        self.alive_at = now + timing.alive_every;
+        // What waits before it proves as much as it would.
+        if self.outbox.sent_bytes() < self.alive_end {
+            return;
+        }
+        let alive = Alive { line: self.conn.0, heard_line: heard.line, heard_bytes: heard.bytes };
+        let Line { encoder, outbox, .. } = self;
+        outbox.encode(|out| encode_alive(&alive, group, encoder, out));
+        self.alive_end = self.outbox.sent_bytes() + self.outbox.queued_bytes() as u64;
+    }
+}
+
+impl Dial {
+    fn conn(&self) -> Option<ConnId> {
+        self.under_way().map(|(conn, _)| conn)
+    }
+
+    /// The connection that is being made, and since when this step of it takes.
+    fn under_way(&self) -> Option<(ConnId, Instant)> {
+        match self {
+            Dial::Idle { .. } => None,
+            Dial::Connecting { conn, since } => Some((*conn, *since)),
+            Dial::Greeting { line, since } => Some((line.conn, *since)),
+        }
+    }
+}
