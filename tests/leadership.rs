@@ -143,6 +143,47 @@ fn the_leadership_goes_round_under_load_and_no_append_is_lost_or_in_doubt() {
     }
 }
 
+/// How often a leader is stopped.
+const STOPS: usize = 6;
+/// Without a transfer the clients wait until the leases of the stopped leader have run out: 250 ms
+/// from its last heartbeat, which is at most 50 ms old.
+const LEASE_LEFT_MIN: Duration = Duration::from_millis(190);
+
+#[test]
+fn a_leader_that_is_asked_to_stop_hands_over() {
+    let mut cluster = Cluster::start(3);
+    let load = Load::start(&cluster);
+    let mut moments = Vec::new();
+    for _ in 0..STOPS {
+        let leader = cluster.wait_for_leader();
+        load.progress();
+        let start = Instant::now();
+        cluster.nodes[leader].terminate();
+        let status = cluster.nodes[leader].wait();
+        assert!(status.success(), "{status}");
+        load.progress();
+        moments.push((start, Instant::now()));
+        let log = cluster.nodes[leader].log();
+        assert!(log.contains("taken_over=true"), "{log}");
+        cluster.start_node(leader);
+        wait_for("it follows", || cluster.nodes[leader].status()?.leader);
+    }
+    let seen = load.end();
+    let tail = cluster.wait_until_equal();
+
+    let records = read_all(&cluster.nodes[0].address);
+    assert_eq!(records.len() as u64, tail);
+    for (position, value) in &seen.acknowledged {
+        assert_eq!(records[*position as usize], value.as_bytes(), "position {position}");
+    }
+    assert_eq!(seen.refused.len(), 0, "the clients find the new leader: {:?}", seen.refused);
+    let mut gaps: Vec<Duration> =
+        moments.iter().map(|(from, to)| longest_gap(&seen, *from, *to)).collect();
+    gaps.sort_unstable();
+    println!("{STOPS} leaders stopped, {} unknown: gaps {gaps:?}", seen.unknown);
+    assert!(gaps[0] < LEASE_LEFT_MIN && gaps[STOPS - 1] < GAP_MAX, "{gaps:?}");
+}
+
 #[test]
 fn the_command_says_who_leads_or_why_not() {
     let mut cluster = Cluster::start(3);

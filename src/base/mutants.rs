@@ -110,6 +110,8 @@ mutants! {
     LearnUnchosen = 7 "learn-unchosen",
     /// A leader whose disk completes no writes stays.
     StalledLeaderStays = 8 "stalled-leader-stays",
+    /// A leader that is asked to stop ends without handing over.
+    StopWithoutTransfer = 8 "stop-without-transfer",
     /// A leader that reaches no quorum stays.
     LonelyLeaderStays = 8 "lonely-leader-stays",
     /// The loss of the connection from a peer is taken for the loss of the connection to it, which

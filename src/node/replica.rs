@@ -269,6 +269,17 @@ impl Node {
         Ok(())
     }
 
+    /// The node is about to stop: it hands its leadership over, and keeps none that it gets.
+    pub fn retire(&mut self) {
+        self.core.retire();
+    }
+
+    /// Whether a node that is about to stop has handed its leadership over, as far as anybody takes
+    /// it: those who wait for a leader have been told of the new one.
+    pub fn has_retired(&self) -> bool {
+        !self.core.can_hand_over() && !self.handed_over
+    }
+
     /// Whether `node` is a member.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.core.config().members.contains(&node)

@@ -2,7 +2,7 @@
 //!
 //! Called by `node/` through [`Core::step`]. The rules live beside: `acceptor` (what any replica
 //! answers), `election` (pre-vote and prepare), `recovery` (values of earlier ballots),
-//! `leader` (phase 2), `transfer` (handing over), `catchup` (chosen slots that are missing).
+//! `leader` (phase 2), `transfer` (handing over), `give_way` (when and to whom), `catchup` (chosen slots that are missing).
 //!
 //! Guarantee: what the state says is true of memory at once and of the disk only later, so no
 //! promise or acceptance leaves but in the `then` of its own write, or when it is durable already.
@@ -118,6 +118,8 @@ pub struct Core<V: Value> {
     /// Since when the log has no room for a value, as far as it was told; from the beginning of
     /// its leadership on, while it leads.
     pub(super) roomless_since: Option<Instant>,
+    /// It is about to stop; see `give_way`.
+    pub(super) retiring: bool,
     /// The role that the caller has been told.
     pub(super) role_told: Role,
 }
@@ -180,6 +182,7 @@ impl<V: Value> Core<V> {
             fetching: None,
             sequence: 0,
             roomless_since: None,
+            retiring: false,
             role_told: Role::Follower { leader: None },
             config,
         };
@@ -212,6 +215,7 @@ impl<V: Value> Core<V> {
             Input::Tick => self.tick(effects),
             Input::EndOfTurn => {
                 self.pump_reads(effects);
+                self.pump_give_way(effects);
                 self.pump_transfer(effects);
                 self.end_of_turn(effects);
             }

@@ -77,7 +77,7 @@ impl<V: Value> Core<V> {
             State::Preparing(_) => self.failures = self.failures.saturating_add(1),
             State::Following | State::PreVoting(_) => {}
         }
-        if self.disk_stalled() {
+        if self.disk_stalled() || self.retiring {
             self.follow(None, fx);
             return self.await_election();
         }

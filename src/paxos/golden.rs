@@ -122,6 +122,7 @@ mod tests {
         leases,
         transfer,
         preferred_leader,
+        retiring_leader,
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod config;
 mod core;
 mod effect;
 mod election;
+mod give_way;
 #[cfg(test)]
 mod golden;
 mod leader;

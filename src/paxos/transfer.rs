@@ -66,7 +66,7 @@ enum Stage {
 /// A handing over that is under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
-    to: usize,
+    pub(super) to: usize,
     stage: Stage,
     /// The leader goes on as it was after this.
     until: Instant,
@@ -94,6 +94,13 @@ impl Timeless for Transfer {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
         let Transfer { to, stage, until: _ } = self;
         (to, stage).hash(hasher);
+    }
+}
+
+impl Transfer {
+    /// Whether the target has yet to come close.
+    pub(super) fn is_nearing(&self) -> bool {
+        self.stage == Stage::Nearing
     }
 }
 
@@ -131,7 +138,7 @@ impl<V: Value> Core<V> {
         }
     }
 
-    fn start_transfer(&mut self, to: usize) {
+    pub(super) fn start_transfer(&mut self, to: usize) {
         let until = self.now + self.config.election_timeout * NEARING_TIMEOUTS_MAX;
         let State::Leading(leading) = &mut self.state else { return };
         leading.transfer = Some(Transfer { to, stage: Stage::Nearing, until });
@@ -161,12 +168,15 @@ impl<V: Value> Core<V> {
     }
 
     /// Whether the peer is connected, lives, and is close behind.
-    fn is_near(&self, peer: usize) -> bool {
+    pub(super) fn is_near(&self, peer: usize) -> bool {
         let Some(answered) = self.answered_without_gap(peer) else { return false };
+        self.is_heard(peer) && answered.distance_to(self.proposed()) <= NEAR_SLOTS_MAX
+    }
+
+    /// Whether the peer is connected and lives.
+    pub(super) fn is_heard(&self, peer: usize) -> bool {
         let silence = self.now.since(self.peers[peer].answered_at);
-        self.peers[peer].connected
-            && silence < self.config.election_timeout
-            && answered.distance_to(self.proposed()) <= NEAR_SLOTS_MAX
+        self.peers[peer].connected && silence < self.config.election_timeout
     }
 
     /// Whether everything proposed is chosen, and the peer has accepted it or knows it as chosen.

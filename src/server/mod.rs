@@ -13,11 +13,13 @@ mod reading;
 mod reads;
 mod service;
 mod session;
+mod stop;
 
 use std::time::Duration;
 
 pub use admission::Room;
 pub use service::{Gauges, Resources, Server, Turn, run};
+pub use stop::StopStage;
 
 /// The most connections that the thread of a group holds.
 pub const CONNECTIONS_MAX: usize = CLIENTS_MAX + STRANGERS_MAX + PEER_CONNECTIONS_RESERVED;

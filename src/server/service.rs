@@ -9,6 +9,7 @@ use super::admission::Admission;
 use super::follow::Followers;
 use super::reads::{Confirming, Read, Waiter};
 use super::session::{Phase, Session};
+use super::stop::StopStage;
 use super::{CLIENT_QUEUE_BYTES_MAX, LOGS_LISTED_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
@@ -26,8 +27,6 @@ use crate::wire::{
 
 /// The longest sleep of the loop when no timer is due: a bound for what depends on the outside.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// The longest that a stop waits for a checkpoint to be written.
-const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A node and its clients.
 pub struct Server {
@@ -53,16 +52,15 @@ pub struct Server {
     pub(super) logs_touched: Vec<LogId>,
     answers: Vec<Answer>,
     started: Instant,
-    /// Asked to stop, it goes on until a checkpoint is written, but no longer than this.
-    stop_at: Option<Instant>,
+    pub(super) stop: StopStage,
     resources: Resources,
 }
 
 /// Tells what the process has used (CPU, memory): handed in by whoever knows the process.
 pub type Resources = fn() -> ResourceStatus;
 
-/// Drives the server until [`Event::Woken`] asks it to stop; it may serve on until a last checkpoint
-/// is written, unless it is asked again.
+/// Drives the server until [`Event::Woken`] asks it to stop and the stop is done (see `stop`), or it
+/// is asked again.
 ///
 /// # Errors
 /// When the log or the ring has failed. Nothing has been answered since; the process must end.
@@ -131,7 +129,7 @@ impl Server {
             logs_touched: Vec::new(),
             answers: Vec::new(),
             started: now,
-            stop_at: None,
+            stop: StopStage::Serving,
             resources,
         }
     }
@@ -166,11 +164,15 @@ impl Server {
 
     /// How long the loop may sleep.
     pub fn wait(&self, now: Instant) -> Wait {
-        if self.node.wants_turn() || self.stalled.iter().any(|conn| self.may_read(*conn)) {
+        if self.node.wants_turn()
+            || self.is_stop_due(now)
+            || self.stalled.iter().any(|conn| self.may_read(*conn))
+        {
             return Wait::No;
         }
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
-        let others = waiters.into_iter().chain(self.admission.next_deadline()).chain(self.stop_at);
+        let others =
+            waiters.into_iter().chain(self.admission.next_deadline()).chain(self.stop.until());
         let deadline = self.node.next_deadline().into_iter().chain(others).min();
         Wait::AtMost(deadline.map_or(SLEEP_MAX, |deadline| deadline.since(now).min(SLEEP_MAX)))
     }
@@ -189,18 +191,18 @@ impl Server {
     ) -> Result<Turn, NodeFailure> {
         io.turn(wait, events).map_err(NodeFailure::Ring)?;
         let woken_at = io.now();
+        if self.stop == StopStage::Leaving {
+            // The last answers have been submitted.
+            events.clear();
+            return Ok(Turn::Stop);
+        }
+        self.pump_stop(woken_at);
         let has_work = self.node.begin_turn() || !events.is_empty();
         for event in events.drain(..) {
-            if matches!(event, Event::Woken) {
-                if self.stop_at.is_some() || !self.node.prepare_stop() {
-                    return Ok(Turn::Stop);
-                }
-                self.stop_at = Some(woken_at + STOP_WAIT_MAX);
+            if matches!(event, Event::Woken) && self.ask_to_stop(woken_at) {
+                return Ok(Turn::Stop);
             }
             self.on_event(io, event)?;
-        }
-        if self.stop_at.is_some_and(|at| at <= woken_at || !self.node.is_writing_checkpoint()) {
-            return Ok(Turn::Stop);
         }
         self.end_turn(io)?;
         let now = io.measure();

@@ -23,7 +23,7 @@ use crate::log::{
 };
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::paxos::Role;
-use crate::server::{Server, Turn};
+use crate::server::{Server, StopStage, Turn};
 use crate::wire::status::ResourceStatus;
 
 /// The cluster's name in every world.
@@ -39,6 +39,8 @@ pub struct Live {
     pub io: SimIo,
     /// It has been asked to stop, and is to be away for so long.
     pub stops_for: Option<Duration>,
+    /// It has been asked once more, which cuts everything short.
+    pub asked_again: bool,
 }
 
 /// A group of it.
@@ -55,6 +57,10 @@ pub struct Served {
     pub verified: u64,
     /// Whether it has been asked to stop, and what came of it.
     pub stop: Stop,
+    /// When it was asked to stop while it led.
+    pub led_at: Option<Time>,
+    /// Whether it has asked another node to take over since.
+    pub asked_another: bool,
 }
 
 /// How a group stands that is asked to stop.
@@ -62,6 +68,8 @@ pub struct Served {
 pub enum Stop {
     /// It serves, and has not been asked, or does not know of it yet.
     Unasked,
+    /// It hands its leadership over, if it has one.
+    Transferring,
     /// It serves on until a checkpoint of this slot, or of a later one, is written.
     Checkpointing(Slot),
     /// It has left its loop, without a checkpoint.
@@ -75,16 +83,20 @@ pub enum Stop {
 impl Stop {
     /// Whether it has left its loop.
     fn is_over(self) -> bool {
-        !matches!(self, Stop::Unasked | Stop::Checkpointing(_))
+        !matches!(self, Stop::Unasked | Stop::Transferring | Stop::Checkpointing(_))
     }
 }
 
 impl Served {
     /// After a turn before whose events it had applied `applied`.
-    fn note_turn(&mut self, turn: Turn, asked: bool, applied: Slot) {
+    fn note_turn(&mut self, turn: Turn, applied: Slot) {
         let writes = self.server.node().is_writing_checkpoint();
         self.stop = match (turn, self.stop) {
-            (Turn::GoOn, Stop::Unasked) if asked => Stop::Checkpointing(applied),
+            (Turn::GoOn, Stop::Unasked | Stop::Transferring) => match self.server.stop_stage() {
+                StopStage::Transferring(_) => Stop::Transferring,
+                StopStage::Checkpointing(_) => Stop::Checkpointing(applied),
+                StopStage::Serving | StopStage::Leaving => self.stop,
+            },
             (Turn::GoOn, stop) => stop,
             (Turn::Stop, Stop::Checkpointing(_)) if writes => Stop::CutShort,
             (Turn::Stop, Stop::Checkpointing(slot)) => Stop::Checkpointed(slot),
@@ -214,11 +226,19 @@ impl Process {
                     let server = Server::new(node, pool, self.clock.read(now), no_resources);
                     let role = server.node().role();
                     let segments = server.node().log_stats().segments;
-                    let (checkpoints, verified, stop) = (0, 0, Stop::Unasked);
-                    Served { server, role, segments, checkpoints, verified, stop }
+                    Served {
+                        server,
+                        role,
+                        segments,
+                        checkpoints: 0,
+                        verified: 0,
+                        stop: Stop::Unasked,
+                        led_at: None,
+                        asked_another: false,
+                    }
                 };
                 let groups = nodes.into_iter().map(serve).collect();
-                self.live = Some(Live { groups, io, stops_for: None });
+                self.live = Some(Live { groups, io, stops_for: None, asked_again: false });
                 Ok(())
             }
             Err(absence) => {
@@ -288,10 +308,9 @@ impl Process {
                 self.events.clear();
                 continue;
             }
-            let asked = live.io.woken.contains(&live.io.group);
             let applied = served.server.node().watermarks().applied;
             let turn = served.server.turn(&mut live.io, Wait::No, &mut self.events)?;
-            served.note_turn(turn, asked, applied);
+            served.note_turn(turn, applied);
         }
         live.io.end_turn(now);
         Ok(())

@@ -387,8 +387,7 @@ impl World {
                 self.collect(node)?;
                 self.carry_out(node)?;
                 if self.processes[node].has_stopped() {
-                    self.stopped(node);
-                    return Ok(());
+                    return self.stopped(node);
                 }
                 let wanted = self.processes[node].wants_turn_at(now);
                 let wanted = wanted.expect("it lives").max(now + WAKE_MIN);
@@ -547,9 +546,9 @@ impl World {
                     let group = usize::from(live.io.owner(*conn).0);
                     let promises = &mut self.judges[group].promises;
                     promises.sent(id, (now, clock), link, &self.scratch, &mut self.hits)?;
-                    if std::mem::take(&mut promises.handed_over)
-                        && let Some(delay) = self.nemesis.handover_delay.take()
-                    {
+                    let handed_over = std::mem::take(&mut promises.handed_over);
+                    live.groups[group].asked_another |= handed_over;
+                    if handed_over && let Some(delay) = self.nemesis.handover_delay.take() {
                         self.net.slow(host, to, delay);
                         self.queue.after(delay * 2, Happening::Undo(Undo::Unslow(host, to)));
                         self.hits.hit(Hit::HandoverLate);

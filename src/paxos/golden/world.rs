@@ -206,6 +206,11 @@ impl World {
                 self.step(node(words[1]), Input::PeerDisconnected(id(node(words[2]))), out);
             }
             "lost" => self.step(node(words[1]), Input::PeerLost(id(node(words[2]))), out),
+            "retire" => {
+                let node = node(words[1]);
+                self.nodes[node].core.as_mut().expect("the replica is up").retire();
+                self.step(node, Input::Tick, out);
+            }
             "status" => self.status(out),
             other => panic!("there is no command {other}"),
         }

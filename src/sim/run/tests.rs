@@ -88,7 +88,9 @@ fn nodes_that_are_stopped_cleanly_go_on_from_there() {
         plan.strike_every = Duration::from_millis(50);
         plan.log.checkpoint_bytes_min = Some(32 * KIB as u64);
     });
-    for hit in [Hit::StopCheckpointed, Hit::StopCutShort, Hit::StopChecked] {
+    let hits_wanted =
+        [Hit::StopCheckpointed, Hit::StopCutShort, Hit::StopChecked, Hit::StopTransferred];
+    for hit in hits_wanted {
         assert!(hits.get(hit) > 0, "{}: {hits:?}", hit.name());
     }
 }
