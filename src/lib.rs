@@ -4,6 +4,10 @@
 //! are in `src/README.md`. Users start with the README; those who embed the client start with
 //! the `client` module.
 
+// They panic when the stream is closed or full, and block when nobody reads it: `cli/stderr.rs` and
+// `cli/output.rs` do not.
+#![cfg_attr(not(test), deny(clippy::print_stderr, clippy::print_stdout))]
+
 pub mod base;
 pub mod cli;
 pub mod client;

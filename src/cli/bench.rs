@@ -80,7 +80,7 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     let stopped = bench.target.stop();
     result?;
     if let Some(path) = stopped? {
-        eprintln!("data and logs are kept in {}", path.display());
+        note!("data and logs are kept in {}", path.display());
     }
     Ok(())
 }
@@ -365,12 +365,12 @@ fn measure_floor(
     folder: Option<&Path>,
 ) -> Result<Option<floor::Floor>, CliError> {
     let Some(folder) = folder.filter(|_| args.floor) else { return Ok(None) };
-    eprintln!("measuring the floors in {} …", folder.display());
+    note!("measuring the floors in {} …", folder.display());
     let floor = floor::measure(folder, FLOOR_TIME).map_err(|error| {
         CliError::usage(format!("the floors cannot be measured: {error}; see `loggos doctor`"))
     })?;
     if let Some(doubt) = floor.doubt() {
-        eprintln!("warning: {doubt}");
+        note!("warning: {doubt}");
     }
     Ok(Some(floor))
 }
@@ -397,7 +397,7 @@ fn start_cluster(
             fill_ahead_bytes_default(free_bytes.map_err(CliError::failed)?, nodes as u64)
         }
     };
-    eprintln!(
+    note!(
         "starting {nodes} {noun} in {}, each with {} of log filled ahead …",
         folder.display(),
         bytes(preallocate_bytes as f64)
@@ -459,10 +459,10 @@ fn warn_of_losses(run: &RunResult, workload: &Workload) {
     let reads_per_s = run.reads.as_ref().map_or(0.0, |reads| reads.per_s);
     let answered_per_s = run.appends.per_s + reads_per_s;
     if let Some(text) = run.pace.and_then(|pace| pace.warning(answered_per_s, workload.inflight)) {
-        eprintln!("{text}");
+        note!("{text}");
     }
     if let Some(error) = &run.first_error {
-        eprintln!("the first error met: {error}");
+        note!("the first error met: {error}");
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::args::SimArgs;
 use super::error::{CliError, Exit};
 use super::output::Output;
+use super::stderr::progress_target;
 use crate::sim::explore::{Bounds, Report, explore};
 
 /// Runs the exploration.
@@ -22,6 +23,7 @@ pub fn run(args: &SimArgs) -> Result<(), CliError> {
     let count = worlds.len();
     for (index, (name, bounds)) in worlds.into_iter().enumerate() {
         let bar = ProgressBar::new_spinner();
+        bar.set_draw_target(progress_target());
         bar.set_message(format!("{} of {count}: {name}", index + 1));
         let began = Instant::now();
         let report = explore(&bounds, &mut |progress| {

@@ -3,6 +3,9 @@
 //! Every command ends in an [`Exit`] code; what is wrong stands in one line on standard error.
 //! Results go to standard output, progress and logs to standard error.
 
+#[macro_use]
+mod stderr;
+
 mod append;
 mod args;
 mod bench;
@@ -21,7 +24,7 @@ mod serve;
 mod sim;
 mod status;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -37,6 +40,13 @@ const LOG_VARIABLE: &str = "LOGGOS_LOG";
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    stderr::report_panics();
+    let code = run_command_line();
+    stderr::flush();
+    code
+}
+
+fn run_command_line() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
@@ -52,7 +62,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError { exit, message }) => {
             if !message.is_empty() {
-                eprintln!("loggos: {message}");
+                note!("loggos: {message}");
             }
             ExitCode::from(exit.code())
         }
@@ -62,9 +72,24 @@ pub fn main() -> ExitCode {
 /// Help and version go to standard output; anything else is wrong flags.
 fn refuse(error: &clap::Error) -> ExitCode {
     let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    // Nothing is left to tell it to when even this cannot be printed.
-    drop(error.print());
-    if asked_for { ExitCode::SUCCESS } else { ExitCode::from(Exit::Usage.code()) }
+    if !asked_for {
+        let text = error.render();
+        let text = match io::stderr().is_terminal() {
+            true => text.ansi().to_string(),
+            false => text.to_string(),
+        };
+        note!("{}", text.trim_end());
+        return ExitCode::from(Exit::Usage.code());
+    }
+    match error.print() {
+        Ok(()) => ExitCode::SUCCESS,
+        // `loggos --help | head` has shown enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            note!("loggos: standard output: {error}");
+            ExitCode::from(Exit::Failed.code())
+        }
+    }
 }
 
 fn init_logging(default: &str) -> Result<(), CliError> {
@@ -72,8 +97,9 @@ fn init_logging(default: &str) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(&text).map_err(|error| {
         CliError::usage(format!("{LOG_VARIABLE}={text} is no filter: {error}; try `info`"))
     })?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr::LogWriter);
+    let subscriber = subscriber.with_ansi(io::stderr().is_terminal());
     subscriber.with_target(false).try_init().map_err(CliError::failed)
 }
 

@@ -469,6 +469,7 @@ fn resources() -> ResourceStatus {
         process_id: std::process::id(),
         cpu_us: cpu.tv_sec as u64 * 1_000_000 + cpu.tv_nsec as u64 / 1_000,
         rss_bytes_max: peak_kib.unwrap_or(0) * 1024,
+        log_lines_dropped: super::stderr::lines_dropped(),
         ..ResourceStatus::default()
     }
 }

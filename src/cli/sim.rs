@@ -114,7 +114,8 @@ fn report_panics() {
     std::panic::set_hook(Box::new(move |info| {
         match crate::sim::run::running() {
             Some(seed) if cfg!(panic = "abort") => {
-                eprintln!("loggos: seed {seed} panics: {info}\nreplay: loggos sim --seed {seed}");
+                note!("loggos: seed {seed} panics: {info}\nreplay: loggos sim --seed {seed}");
+                super::stderr::flush();
                 std::process::exit(i32::from(Exit::Found.code()));
             }
             // The violation tells of it.
@@ -125,7 +126,7 @@ fn report_panics() {
 }
 
 fn progress_bar(runs: u64, first: u64) -> ProgressBar {
-    let bar = ProgressBar::new(runs);
+    let bar = ProgressBar::with_draw_target(Some(runs), super::stderr::progress_target());
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {msg}, {eta} left");
     if let Ok(style) = style {
         bar.set_style(style);
@@ -193,12 +194,12 @@ fn fail(report: &Report, args: &SimArgs, limits: &Limits) -> CliError {
         return CliError::failed("a failed run has a violation");
     };
     let seed = report.seed;
-    eprintln!("\n{:#?}", report.plan);
+    note!("\n{:#?}", report.plan);
     for (host, lines) in last {
         let index = usize::from(host.0);
         match index < report.plan.nodes {
-            true => eprintln!("last of node {}:\n{lines}", index + 1),
-            false => eprintln!("last of client {}:\n{lines}", index - report.plan.nodes + 1),
+            true => note!("last of node {}:\n{lines}", index + 1),
+            false => note!("last of client {}:\n{lines}", index - report.plan.nodes + 1),
         }
     }
     let path = args
@@ -206,11 +207,11 @@ fn fail(report: &Report, args: &SimArgs, limits: &Limits) -> CliError {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("loggos-sim-{seed}.jsonl")));
     match write_history(history, &path) {
-        Ok(()) => eprintln!("history: {}", path.display()),
-        Err(error) => eprintln!("history: {}: {error}", path.display()),
+        Ok(()) => note!("history: {}", path.display()),
+        Err(error) => note!("history: {}: {error}", path.display()),
     }
-    eprintln!("trace hash: {:016x}, after {} happenings", report.trace_hash, report.happenings);
-    eprintln!("replay: loggos sim --seed {seed}{}", flags_of(limits));
+    note!("trace hash: {:016x}, after {} happenings", report.trace_hash, report.happenings);
+    note!("replay: loggos sim --seed {seed}{}", flags_of(limits));
     CliError::new(Exit::Found, format!("seed {seed} at {}: {violation}", report.virtual_time))
 }
 

@@ -165,4 +165,6 @@ pub struct ResourceStatus {
     pub client_connections: u32,
     /// Milliseconds since the node started.
     pub uptime_ms: u64,
+    /// Lines of its log that were dropped because standard error was closed, full or not read.
+    pub log_lines_dropped: u64,
 }

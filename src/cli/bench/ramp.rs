@@ -66,7 +66,7 @@ pub fn run(bench: &Bench<'_>, workload: &Workload) -> Result<(), CliError> {
     let start_per_s = match workload.pacing {
         Pacing::Open { rate_per_s } => rate_per_s,
         Pacing::Closed => {
-            eprintln!("a closed loop first, to know where to begin");
+            note!("a closed loop first, to know where to begin");
             let report = bench.measure(workload)?;
             START_PART * operations(&report).answered_per_s * batch
         }
@@ -79,7 +79,7 @@ pub fn run(bench: &Bench<'_>, workload: &Workload) -> Result<(), CliError> {
         if offered > RATE_PER_S_MAX {
             break;
         }
-        eprintln!("step {}: {} records/s", steps.len() + 1, count(offered));
+        note!("step {}: {} records/s", steps.len() + 1, count(offered));
         let open = Workload { pacing: Pacing::Open { rate_per_s: offered }, ..workload.clone() };
         let report = bench.measure(&open)?;
         let limit = ramp.found(&operations(&report));

@@ -33,7 +33,7 @@ pub fn agent(args: &ListenArgs) -> Result<(), CliError> {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let address = listener.local_addr().map_err(CliError::failed)?;
     say_address(address)?;
-    agents::serve(&listener, cpus, &AtomicBool::new(false), |line| eprintln!("{line}"))
+    agents::serve(&listener, cpus, &AtomicBool::new(false), |line| note!("{line}"))
         .map_err(|error| CliError::failed(format!("--listen {}: {error}", args.listen)))
 }
 

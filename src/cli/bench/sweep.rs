@@ -15,7 +15,7 @@ pub fn run(bench: &Bench<'_>, workloads: &[Workload]) -> Result<(), CliError> {
     let mut reports: Vec<Report> = Vec::with_capacity(workloads.len());
     for (index, workload) in workloads.iter().enumerate() {
         if workloads.len() > 1 {
-            eprintln!("run {} of {}: {}", index + 1, workloads.len(), describe(workload));
+            note!("run {} of {}: {}", index + 1, workloads.len(), describe(workload));
         }
         let report = bench.measure(workload)?;
         match bench.args.json {

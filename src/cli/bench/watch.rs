@@ -6,8 +6,9 @@
 
 use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
+use super::super::stderr::progress_target;
 use crate::base::GroupId;
 use crate::client::NodeStatus;
 use crate::client::blocking::Client;
@@ -130,7 +131,7 @@ impl Display {
     fn new(workload: &Workload) -> Display {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg}");
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(None, progress_target());
             bar.with_style(style.expect("the template is a constant"))
         });
         Display { bar, has_reads: workload.append_percent < 100 }
@@ -143,7 +144,7 @@ impl Display {
                 bar.set_message(line);
                 bar.tick();
             }
-            None => eprintln!("{line}"),
+            None => note!("{line}"),
         }
     }
 

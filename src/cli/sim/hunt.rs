@@ -46,9 +46,10 @@ pub fn hunt_mutants(args: &SimArgs, limits: &Limits) -> Result<(), CliError> {
     let threads = args.threads.unwrap_or(cores).min(mutants.len());
     let first = args.seed.unwrap_or(1);
     super::report_panics();
-    let bar = ProgressBar::new(mutants.len() as u64);
+    let target = super::super::stderr::progress_target();
+    let bar = ProgressBar::with_draw_target(Some(mutants.len() as u64), target);
     let hunts = hunt_all(&mutants, first, args.budget, threads, limits, &|hunt| {
-        bar.suspend(|| eprintln!("{}", line(hunt)));
+        bar.suspend(|| note!("{}", line(hunt)));
         bar.inc(1);
     });
     bar.finish_and_clear();
@@ -87,7 +88,7 @@ fn hunted() -> Vec<Mutant> {
     let is_hunted = |mutant: &Mutant| match crate::sim::mutants::left_to_test(*mutant) {
         None => true,
         Some(test) => {
-            eprintln!("left to `cargo test --features mutants {test}`: {}", mutant.name());
+            note!("left to `cargo test --features mutants {test}`: {}", mutant.name());
             false
         }
     };

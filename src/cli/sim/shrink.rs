@@ -34,7 +34,7 @@ pub fn shrink_seed(seed: u64, args: &SimArgs, limits: &Limits) -> Result<(), Cli
         let result = run_apart(seed, candidate);
         let fails = matches!(&result, Ok(Some((found, _))) if *found == check);
         let word = if fails { "fails" } else { "holds" };
-        eprintln!("{tries:>4} {word}:{}", flags_of(candidate));
+        note!("{tries:>4} {word}:{}", flags_of(candidate));
         broken = broken.take().or(result.err());
         fails
     });
