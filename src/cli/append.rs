@@ -63,7 +63,9 @@ pub fn run(args: &AppendArgs) -> Result<(), CliError> {
             let mut record = Vec::new();
             file.take(FILE_BYTES_MAX + 1).read_to_end(&mut record).map_err(cannot)?;
             let appended = client.append_if(conditions, &[record]);
-            print(&mut output, appended.map_err(|error| describe(&error))?)
+            let appended = appended.map_err(|error| describe(&error))?;
+            output.set_effect("the record was appended".to_owned());
+            print(&mut output, appended)
         }
         None => append_lines(&client, &mut conditions, &mut output),
     }
@@ -86,6 +88,10 @@ fn append_lines(
         if let Some(tail) = &mut conditions.if_tail {
             *tail = appended.first.plus(u64::from(appended.count));
         }
+        let last = appended.first.0 + u64::from(appended.count) - 1;
+        output.set_effect(format!(
+            "the records up to position {last} were appended, the rest of the input was not"
+        ));
         print(output, appended)?;
     }
     batches.failed.map_or(Ok(()), Err)

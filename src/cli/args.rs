@@ -29,6 +29,10 @@ fn exit_codes() -> String {
         text.push_str(&format!("  {}  {name:<8} {meaning}\n", exit.code()));
     }
     text.push_str(
+        "\nA closed pipe on standard output ends a command that only reads with 0 (`loggos read | head`), \
+         and one that has\nchanged something with 4. Nothing of the input is dropped with 0.\n",
+    );
+    text.push_str(
         "\nEnvironment:\n  LOGGOS_LOG  what to log to standard error, as \
          tracing's filters (default: warn; for serve: info), e.g. LOGGOS_LOG=debug\n\n\
          Examples:\n  loggos bench\n  loggos bench --target 10.0.0.1:7400,10.0.0.2:7400 --json\n  \

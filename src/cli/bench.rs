@@ -19,6 +19,7 @@ use super::args::{BenchArgs, BenchRole};
 use super::doctor::FLOOR_TIME;
 use super::error::{CliError, Exit};
 use super::options::fill_ahead_bytes_default;
+use super::output::Output;
 use crate::base::GroupId;
 use crate::client::ClientOptions;
 use crate::client::blocking::Client;
@@ -167,6 +168,15 @@ impl Bench<'_> {
             write_histogram(path, file, &measured.run)?;
         }
         Ok(self.report(workload, measured))
+    }
+
+    /// Where reports go.
+    fn output(&self) -> Output {
+        let mut output = Output::stdout();
+        if !self.args.target.is_empty() {
+            output.set_effect("the load was appended".to_owned());
+        }
+        output
     }
 
     fn run_load(&self, workload: &Workload) -> Result<Measured, CliError> {

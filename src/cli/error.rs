@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::client::{ClientError, ErrorCode};
+
 /// The exit codes, listed in `loggos --help`. Scripts rely on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -15,7 +17,8 @@ pub enum Exit {
     Usage = 2,
     /// The operation failed, certainly without effect.
     Failed = 3,
-    /// The outcome is unknown: the operation may have taken effect or not.
+    /// The outcome is unknown: the operation may have taken effect or not, or it has and what came of it
+    /// could not be printed.
     Unknown = 4,
     /// The node stopped because a write or flush of its log failed.
     Disk = 5,
@@ -38,7 +41,11 @@ impl Exit {
         (Exit::Found, "found", "damage or a violation was found (inspect, sim)"),
         (Exit::Usage, "usage", "wrong flags, unusable directory or unreachable targets"),
         (Exit::Failed, "failed", "the operation failed, certainly without effect"),
-        (Exit::Unknown, "unknown", "the operation may have taken effect or not"),
+        (
+            Exit::Unknown,
+            "unknown",
+            "the operation may have taken effect, or it has and its output was lost",
+        ),
         (Exit::Disk, "disk", "the node stopped: a write or flush of its log failed"),
         (Exit::Corrupt, "corrupt", "the node's data is corrupted; it did not join"),
         (Exit::Hung, "hung", "the node was asked to stop, and did not wait for what hung"),
@@ -77,6 +84,17 @@ impl CliError {
     /// The operation failed without effect: exit 3.
     pub fn failed(message: impl fmt::Display) -> CliError {
         CliError::new(Exit::Failed, message)
+    }
+
+    /// An operation that changes something failed: exit 4 when it may have taken effect, else 3.
+    pub fn operation(error: &ClientError) -> CliError {
+        match error {
+            ClientError::OutcomeUnknown { .. }
+            | ClientError::Server { code: ErrorCode::OutcomeUnknown, .. } => {
+                CliError::unknown(error)
+            }
+            _ => CliError::failed(error),
+        }
     }
 
     /// The outcome is unknown: exit 4.

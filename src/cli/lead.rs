@@ -44,8 +44,10 @@ pub fn run(args: &LeadArgs) -> Result<(), CliError> {
         let of_group = if count > 1 { format!(" of group {group}") } else { String::new() };
         client.lead(node).map_err(|error| {
             let text = format!("{error}; is the node running, connected and up to date?");
-            CliError::failed(if count > 1 { format!("group {group}: {text}") } else { text })
+            let exit = CliError::operation(&error).exit;
+            CliError::new(exit, if count > 1 { format!("group {group}: {text}") } else { text })
         })?;
+        output.set_effect(format!("node {node} takes over the leadership{of_group}"));
         let status = wait_until_it_leads(&client, address, start + args.target.timeout)?;
         let took_ms = start.elapsed().as_secs_f64() * 1000.0;
         match args.json {
@@ -77,13 +79,13 @@ fn wait_until_it_leads(
     deadline: Instant,
 ) -> Result<NodeStatus, CliError> {
     loop {
-        let status = client.status_of(address).map_err(CliError::failed)?;
+        let status = client.status_of(address).map_err(CliError::unknown)?;
         if status.role == RoleStatus::Leader {
             return Ok(status);
         }
         if Instant::now() >= deadline {
             let text = format!("node {} was told to take over, and does not lead yet", status.node);
-            return Err(CliError::failed(text));
+            return Err(CliError::unknown(text));
         }
         std::thread::sleep(ASK_INTERVAL);
     }

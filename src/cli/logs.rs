@@ -42,7 +42,9 @@ pub fn run(args: &LogArgs) -> Result<(), CliError> {
             if let Some(fault) = terms.fault() {
                 return Err(CliError::usage(fault));
             }
-            let log = connect(target)?.create_log(&terms).map_err(CliError::failed)?;
+            let created = connect(target)?.create_log(&terms);
+            let log = created.map_err(|error| CliError::operation(&error))?;
+            output.set_effect(format!("there is a log {name:?} now"));
             output.line(&log.to_string())?;
         }
         LogCommand::Show { name, target, json } => {
@@ -52,7 +54,8 @@ pub fn run(args: &LogArgs) -> Result<(), CliError> {
         LogCommand::Delete { name, target } => {
             let client = connect(target)?;
             let found = find(&client, name)?;
-            client.delete_log(LogId(found.log)).map_err(CliError::failed)?;
+            let deleted = client.delete_log(LogId(found.log));
+            deleted.map_err(|error| CliError::operation(&error))?;
         }
     }
     output.flush()

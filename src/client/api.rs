@@ -603,14 +603,15 @@ impl Client {
         Ok(self.link().session(self.deadline()).await?.welcome.members.clone())
     }
 
-    /// An operation without effect: retried until it is answered or its time is over.
+    /// Anything but an append, retried until it is answered or its time is over: it reads, or repeating
+    /// it does no harm.
     async fn ask(&self, operation: &Operation) -> Result<(Answer, String), ClientError> {
         match self.perform(operation, self.deadline()).await {
             Ok((Answer::Failed { code, text, .. }, _)) => Err(ClientError::Server { code, text }),
             Ok((Answer::Bad(why), target)) => Err(ClientError::BadAnswer { target, why }),
             Ok(answered) => Ok(answered),
             Err(Failure::NoEffect(error)) => Err(error),
-            Err(Failure::Unknown(why)) => Err(ClientError::Unavailable { why }),
+            Err(Failure::Unknown(why)) => Err(ClientError::OutcomeUnknown { why }),
         }
     }
 
@@ -621,6 +622,25 @@ impl Client {
         operation: &Operation,
         deadline: Instant,
     ) -> Result<(Answer, String), Failure> {
+        let mut doubt = None;
+        let outcome = self.try_until_answered(operation, deadline, &mut doubt).await;
+        match (outcome, doubt) {
+            // The last try had no effect. One before it may have had, and nobody says otherwise.
+            (Err(Failure::NoEffect(_)), Some(why)) => Err(Failure::Unknown(why)),
+            (Ok((Answer::Failed { code, .. }, _)), Some(why)) if may_retry(operation, code) => {
+                Err(Failure::Unknown(why))
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// As [`Client::perform`]; `doubt` says why an earlier try may have taken effect.
+    async fn try_until_answered(
+        &self,
+        operation: &Operation,
+        deadline: Instant,
+        doubt: &mut Option<String>,
+    ) -> Result<(Answer, String), Failure> {
         let link = self.link();
         let mut backoff = Backoff::new(self.inner.seed());
         let mut redirects = 0u32;
@@ -628,6 +648,9 @@ impl Client {
             let session = link.session(deadline).await.map_err(Failure::NoEffect)?;
             match session.call(operation.clone(), deadline).await {
                 Ok(Answer::Failed { code, leader, detail, text }) if may_retry(operation, code) => {
+                    if code == ErrorCode::OutcomeUnknown && has_effect(operation) {
+                        *doubt = Some(text.clone());
+                    }
                     if code != ErrorCode::Overloaded {
                         link.move_from(&session, leader).await;
                     }
@@ -643,6 +666,9 @@ impl Client {
                 }
                 Ok(answer) => return Ok((answer, session.target.clone())),
                 Err(lost) => {
+                    if lost.sent && has_effect(operation) {
+                        *doubt = Some(lost.why.clone());
+                    }
                     self.after_loss(&session, operation, lost).await?;
                     if timeout_at(deadline, sleep(backoff.next())).await.is_err() {
                         let why = format!("{}: time is over", session.target);
@@ -683,6 +709,11 @@ fn may_retry(operation: &Operation, code: ErrorCode) -> bool {
     let is_append = operation.is_append();
     let without_harm = matches!(code, ErrorCode::Corrupted | ErrorCode::OutcomeUnknown);
     code.is_retryable() || (!is_append && without_harm)
+}
+
+/// Whether `operation`, which is no append, changes something.
+fn has_effect(operation: &Operation) -> bool {
+    matches!(operation, Operation::CreateLog(_) | Operation::DeleteLog(_) | Operation::Lead { .. })
 }
 
 fn bad_answer(target: String, answer: &Answer) -> ClientError {

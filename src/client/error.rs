@@ -35,6 +35,13 @@ pub enum ClientError {
         /// Why, for people.
         text: String,
     },
+    /// An operation that changes something was sent, and no answer tells what became of it. It may have
+    /// happened, and may happen yet.
+    #[error("the outcome is unknown: {why}")]
+    OutcomeUnknown {
+        /// What cut the answer off.
+        why: String,
+    },
     /// The server's answer makes no sense.
     #[error("{target} answers what makes no sense: {why}")]
     BadAnswer {

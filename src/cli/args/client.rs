@@ -36,8 +36,8 @@ const APPEND_EXAMPLES: &str = "Examples:
   loggos append --target 127.0.0.1:7400 --file photo.jpg
 
 Records are appended in their order, many at a time; a position is printed once its record is
-durable on a quorum. Exit 4 when it is unknown whether the records after the last position printed
-were appended.";
+durable on a quorum. Exit 3 when the records after the last position printed were not appended, 4
+when that is unknown, or when positions could not be printed (the message says what was appended).";
 
 /// `loggos append`.
 #[derive(Debug, Args)]

@@ -7,7 +7,6 @@
 use serde::Serialize;
 
 use super::super::error::CliError;
-use super::super::output::Output;
 use super::Bench;
 use crate::loadgen::ramp::{Found, Limit, Ramp, UNSENT_PART_MAX};
 use crate::loadgen::report::{
@@ -60,7 +59,7 @@ struct Step {
 
 /// Finds the knee of `workload`, at whatever rate that has.
 pub fn run(bench: &Bench<'_>, workload: &Workload) -> Result<(), CliError> {
-    let mut output = Output::stdout();
+    let mut output = bench.output();
     let json = bench.args.json;
     let batch = workload.records_per_append as f64;
     let start_per_s = match workload.pacing {

@@ -4,14 +4,13 @@
 //! measured is not lost when a later run fails.
 
 use super::super::error::CliError;
-use super::super::output::Output;
 use super::Bench;
 use crate::loadgen::report::{Report, count};
 use crate::loadgen::workload::Workload;
 
 /// Measures each of `workloads` in turn.
 pub fn run(bench: &Bench<'_>, workloads: &[Workload]) -> Result<(), CliError> {
-    let mut output = Output::stdout();
+    let mut output = bench.output();
     let mut reports: Vec<Report> = Vec::with_capacity(workloads.len());
     for (index, workload) in workloads.iter().enumerate() {
         if workloads.len() > 1 {

@@ -406,6 +406,22 @@ async fn nobody_there_is_unavailable_and_without_effect() {
 }
 
 #[tokio::test]
+async fn a_lost_answer_to_a_change_is_unknown() {
+    let (address, server) = alone(|listener, welcome| {
+        let mut served = Served::welcome(&listener, &welcome);
+        served.next();
+        // Nobody is there any more to say what became of it.
+    });
+    let client = Client::connect([address], short(400)).await.unwrap();
+    let error = client.lead(NodeId(1)).await.unwrap_err();
+    assert!(matches!(error, ClientError::OutcomeUnknown { .. }), "{error:?}");
+    // From now on nothing is sent.
+    let error = client.lead(NodeId(1)).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error:?}");
+    tokio::task::spawn_blocking(move || join(server)).await.unwrap();
+}
+
+#[tokio::test]
 async fn calls_share_the_connection_and_complete_in_the_servers_order() {
     let (address, server) = alone(|listener, welcome| {
         let mut served = Served::welcome(&listener, &welcome);
