@@ -47,7 +47,7 @@ use crate::log::inspect::{
     GroupReport, InspectReport, InspectedSlot, NotRead, SegmentReport, inspect,
 };
 use crate::machine::{BatchView, CommandKind, Machine};
-use crate::uring::{DirectStorage, lock_data_dir};
+use crate::uring::{DirectStorage, lock_data_dir_to_read};
 
 /// Lines about single logs per segment, at most; JSON tells of all.
 const LOGS_SHOWN_MAX: usize = 16;
@@ -102,12 +102,11 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
     if !args.data.is_dir() {
         return Err(CliError::usage(format!("{data} is not a directory")));
     }
-    // The lock leaves a file behind, so only a directory that is a node's is locked.
     if !looks_like_data(&args.data).map_err(|error| cannot(&error))? {
         let text = "it is not formatted: `loggos format` never made a node's directory of it";
         return Err(cannot(&text));
     }
-    let _lock = lock_data_dir(&args.data).map_err(CliError::usage)?;
+    let _lock = lock_data_dir_to_read(&args.data).map_err(CliError::usage)?;
     let mut storage = DirectStorage::new(&args.data).map_err(|error| cannot(&error))?;
     let mut output = Output::stdout();
     let mut records = RecordCount::default();

@@ -57,13 +57,36 @@ pub fn lock_data_dir(path: impl AsRef<Path>) -> Result<DirLock, LockError> {
     lock_within(path.as_ref(), LOCK_WAIT_MAX)
 }
 
+/// Locks the directory `path` for a reader that changes nothing, not even the lock file: of a read-only
+/// file system, of another owner, or a copy without one. `None` when there is nothing to lock, so that
+/// no process of this host can be using it.
+///
+/// # Errors
+/// When another process holds it.
+pub fn lock_data_dir_to_read(path: impl AsRef<Path>) -> Result<Option<DirLock>, LockError> {
+    match open_lock(path.as_ref(), OFlags::RDONLY) {
+        Ok(file) => lock_file(path.as_ref(), file, LOCK_WAIT_MAX).map(Some),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(failed(path.as_ref(), error)),
+    }
+}
+
+fn failed(path: &Path, error: Errno) -> LockError {
+    LockError::Failed { path: path.to_path_buf(), source: error.into() }
+}
+
+/// A file of its own: the directory itself may be opened by anybody who only looks.
+fn open_lock(path: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(path.join(LOCK_FILE), flags, Mode::from_raw_mode(0o640))
+}
+
 pub(super) fn lock_within(path: &Path, wait_max: Duration) -> Result<DirLock, LockError> {
-    let failed =
-        |error: Errno| LockError::Failed { path: path.to_path_buf(), source: error.into() };
-    // A file of its own: the directory itself may be opened by anybody who only looks.
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mode = Mode::from_raw_mode(0o640);
-    let file = rustix::fs::open(path.join(LOCK_FILE), flags, mode).map_err(failed)?;
+    let file = open_lock(path, OFlags::RDWR | OFlags::CREATE);
+    lock_file(path, file.map_err(|error| failed(path, error))?, wait_max)
+}
+
+fn lock_file(path: &Path, file: OwnedFd, wait_max: Duration) -> Result<DirLock, LockError> {
     let started = Instant::now();
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -74,7 +97,7 @@ pub(super) fn lock_within(path: &Path, wait_max: Duration) -> Result<DirLock, Lo
             }
             Err(Errno::WOULDBLOCK) => return Err(LockError::InUse { path: path.to_path_buf() }),
             Err(Errno::INTR) => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(path, error)),
         }
     }
 }
@@ -94,6 +117,18 @@ mod tests {
         let waiting = std::thread::spawn(move || lock_data_dir(path).map(drop));
         drop(first);
         waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_reader_makes_no_lock_file_and_heeds_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(lock_data_dir_to_read(dir.path()).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let first = lock_data_dir(dir.path()).unwrap();
+        let refused = lock_data_dir_to_read(dir.path()).unwrap_err();
+        assert!(matches!(refused, LockError::InUse { .. }));
+        drop(first);
+        assert!(lock_data_dir_to_read(dir.path()).unwrap().is_some());
     }
 
     #[test]

@@ -51,7 +51,7 @@ use ring::{Completion, Ring};
 use sockets::Sockets;
 
 pub use handover::{Seat, seats};
-pub use lock::{DirLock, LockError, lock_data_dir};
+pub use lock::{DirLock, LockError, lock_data_dir, lock_data_dir_to_read};
 pub use random::random_u128;
 pub use recv::RecvChunk;
 pub use ring::KERNEL_VERSION_MIN;
