@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::{BenchArgs, BenchRole};
 use super::doctor::FLOOR_TIME;
@@ -316,7 +316,7 @@ fn permit_files(followers: usize) {
 fn watch_signals() -> Result<Arc<AtomicBool>, CliError> {
     let stop = Arc::new(AtomicBool::new(false));
     let cannot = |error| CliError::failed(format!("cannot watch for signals: {error}"));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
         let code = 128 + signal;
         // In this order: the first signal only sets the flag. The kernel ends the nodes then.
         signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&stop))

@@ -7,11 +7,12 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
@@ -54,6 +55,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let data = options.data.display();
     if !options.data.is_dir() {
         return Err(CliError::usage(format!(
+    ignore_hangups()?;
             "{data} is not a directory: make it with `loggos format --data {data} …`"
         )));
     }
@@ -245,7 +247,7 @@ fn hung(running: &[Running]) -> CliError {
 
 fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
     let cannot = |error| CliError::failed(format!("cannot watch for signals: {error}"));
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(cannot)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(cannot)?;
     std::thread::Builder::new()
         .name("loggos-signals".to_owned())
         .spawn(move || {
@@ -268,13 +270,28 @@ fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sende
     let result = catch_unwind(serve).unwrap_or_else(|_| {
         let text = format!("the thread of group {group} panicked: see above");
         Err(CliError::new(Exit::Failed, text))
+/// A node outlives the terminal that it was started from, also while it starts.
+fn ignore_hangups() -> Result<(), CliError> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, flag)
+        .map(drop)
+        .map_err(|error| CliError::failed(format!("cannot ignore SIGHUP: {error}")))
+}
+
     });
     // Nobody listens any more only when the process is ending anyway.
     drop(progress.send(Progress::Ended(group, result)));
 }
 
 /// Opens the ring and the log of a group, then serves.
+            let mut is_hangup_told = false;
 fn serve_group(
+                if signal == SIGHUP {
+                    if !std::mem::replace(&mut is_hangup_told, true) {
+                        info!("SIGHUP is ignored: SIGTERM stops the node");
+                    }
+                    continue;
+                }
     shared: &Shared,
     group: GroupId,
     seat: Seat,
