@@ -13,7 +13,7 @@ use crate::base::limits::BLOCK_SIZE;
 use crate::loadgen::report::bytes;
 use crate::uring::KERNEL_VERSION_MIN;
 use crate::uring::floor::{self, Floor};
-use crate::uring::host::{HostReport, probe};
+use crate::uring::host::{Filesystem, HostReport, probe};
 
 /// How long each part of the floors is measured on a quiet machine.
 pub const FLOOR_TIME: Duration = Duration::from_secs(1);
@@ -130,6 +130,9 @@ fn add_advice(host: &HostReport, add: &mut impl FnMut(Severity, String)) {
              set net.ipv4.tcp_congestion_control=cubic"
                 .to_owned(),
         );
+    }
+    if let Some(warning) = host.filesystem.as_ref().and_then(Filesystem::warning) {
+        advise(warning.to_owned());
     }
     if let Some(source) = host.clock_source.as_deref()
         && matches!(source, "hpet" | "acpi_pm")

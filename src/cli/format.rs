@@ -53,7 +53,10 @@ pub fn run(options: &FormatOptions) -> Result<(), CliError> {
     let data = options.data.display();
     let cannot = |error: &dyn std::fmt::Display| CliError::usage(format!("{data}: {error}"));
     make_folder(&options.data).map_err(|error| cannot(&error))?;
-    require_real_disk(&options.data).map_err(CliError::usage)?;
+    let filesystem = require_real_disk(&options.data).map_err(CliError::usage)?;
+    if let Some(warning) = filesystem.warning() {
+        note!("warning: {data}: {warning}");
+    }
     let _lock = lock_data_dir(&options.data).map_err(CliError::usage)?;
     let mut storage = DirectStorage::new(&options.data).map_err(|error| cannot(&error))?;
     let members = options.members.0.iter();

@@ -63,6 +63,9 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let mut storage = DirectStorage::new(&options.data)
         .map_err(|error| CliError::usage(format!("{data} cannot be used: {error}")))?;
     let identity =
+    if let Some(warning) = filesystem.warning() {
+        warn!(%data, "{warning}");
+    }
         DataDir::load(&mut storage).map_err(|error| CliError::usage(format!("{data}: {error}")))?;
     let lock = lock_data_dir(&options.data).map_err(CliError::usage)?;
     let addresses = resolve(&identity)?;

@@ -110,6 +110,8 @@ pub struct Filesystem {
     pub source: String,
     /// Whether it lives in memory: a flush costs nothing there and keeps nothing.
     pub in_memory: bool,
+    /// Whether it is a container's own layer: what is written there goes when the container is removed.
+    pub in_container: bool,
     /// Bytes free for this process.
     pub free_bytes: u64,
     /// Bytes in all.
@@ -214,6 +216,19 @@ pub fn probe_ring() -> RingProbe {
     RingProbe { available: problem.is_none(), disabled_level, problem }
 }
 
+/// `f_type` of overlayfs (statfs(2)).
+const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+
+impl Filesystem {
+    /// What an operator should know before data is kept here.
+    pub fn warning(&self) -> Option<&'static str> {
+        self.in_container.then_some(
+            "the data is on overlayfs, a container's own layer, and goes when the container is removed: \
+             put it on a volume",
+        )
+    }
+}
+
 /// The file system of an existing path; refuses one that lives in memory.
 ///
 /// # Errors
@@ -258,6 +273,7 @@ pub fn filesystem_of(path: &Path) -> io::Result<Filesystem> {
     })
 }
 
+        in_container: u64::try_from(stat.f_type) == Ok(OVERLAYFS_MAGIC),
 /// One line of `/proc/self/mountinfo`: `id parent dev root POINT options [tags] - KIND SOURCE …`.
 fn parse_mount(line: &str) -> Option<Filesystem> {
     let (before, after) = line.split_once(" - ")?;
@@ -265,8 +281,15 @@ fn parse_mount(line: &str) -> Option<Filesystem> {
     let mut after = after.split(' ');
     let kind = after.next()?.to_owned();
     let source = unescape(after.next()?);
-    let (in_memory, free_bytes, total_bytes) = (false, 0, 0);
-    Some(Filesystem { kind, mount_point, source, in_memory, free_bytes, total_bytes })
+    Some(Filesystem {
+        kind,
+        mount_point,
+        source,
+        in_memory: false,
+        in_container: false,
+        free_bytes: 0,
+        total_bytes: 0,
+    })
 }
 
 /// The mount table writes space, tab, newline and backslash as `\040` and the like.
@@ -399,6 +422,14 @@ mod tests {
         let found = parse_mount(line).unwrap();
         assert_eq!((found.kind.as_str(), found.source.as_str()), ("ext4", "/dev/vdb"));
         assert_eq!(found.mount_point, Path::new("/mnt/my disk"));
+    #[test]
+    fn overlayfs_is_warned_of() {
+        let found = parse_mount("36 35 0:40 / / rw - overlay overlay rw,lowerdir=/a").unwrap();
+        assert_eq!(found.warning(), None);
+        let layer = Filesystem { in_container: true, ..found };
+        assert!(layer.warning().unwrap().contains("volume"));
+    }
+
         assert_eq!(parse_mount("nonsense"), None);
     }
 }
