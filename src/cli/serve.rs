@@ -22,7 +22,7 @@ use super::options::{LogSync, ServeOptions, fill_ahead_bytes_default};
 use crate::base::limits::MIB;
 use crate::base::{BlockPool, GroupId, NodeId};
 use crate::io::{Clock, Net};
-use crate::log::{DataDir, Identity as DiskIdentity, LogError, SCRUB_BYTES_PER_S};
+use crate::log::{DataDir, Identity as DiskIdentity, IdentityError, LogError, SCRUB_BYTES_PER_S};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
 use crate::uring::host::require_real_disk;
@@ -41,6 +41,9 @@ const CACHE_BYTES_MIN: usize = 4 * MIB;
 /// Files of a process that are not a connection's or a log's: rings, events, standard streams.
 const FILES_BESIDES: u64 = 64;
 
+/// Files that a group's log cannot do without: the promise file, a few segments, a checkpoint.
+const FILES_OF_LOG_LEAST: usize = 16;
+
 /// How long a node that was asked to stop waits for what it has in flight: far longer than a disk takes
 /// for its writes that is slow and does not hang.
 const STOP_MAX: Duration = Duration::from_secs(5);
@@ -52,21 +55,21 @@ const LISTEN_RETRY: Duration = Duration::from_millis(10);
 
 /// Runs the node until a signal asks it to stop.
 pub fn run(options: &ServeOptions) -> Result<(), CliError> {
+    ignore_hangups()?;
     let data = options.data.display();
     if !options.data.is_dir() {
         return Err(CliError::usage(format!(
-    ignore_hangups()?;
             "{data} is not a directory: make it with `loggos format --data {data} …`"
         )));
     }
     let filesystem = require_real_disk(&options.data).map_err(CliError::usage)?;
-    let mut storage = DirectStorage::new(&options.data)
-        .map_err(|error| CliError::usage(format!("{data} cannot be used: {error}")))?;
-    let identity =
     if let Some(warning) = filesystem.warning() {
         warn!(%data, "{warning}");
     }
-        DataDir::load(&mut storage).map_err(|error| CliError::usage(format!("{data}: {error}")))?;
+    let mut storage = DirectStorage::new(&options.data)
+        .map_err(|error| CliError::usage(format!("{data} cannot be used: {error}")))?;
+    let identity = DataDir::load(&mut storage)
+        .map_err(|error| CliError::new(identity_exit(&error), format!("{data}: {error}")))?;
     let lock = lock_data_dir(&options.data).map_err(CliError::usage)?;
     let addresses = resolve(&identity)?;
     let listen = listen_address(options, &identity, &addresses)?;
@@ -75,7 +78,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let fill_ahead_bytes_default = fill_ahead_bytes_default(filesystem.free_bytes, 1);
     let fill_ahead_bytes = options.fill_ahead_bytes.unwrap_or(fill_ahead_bytes_default);
     let options = options.clone();
-    let connections_max = permit_connections(usize::from(group_count), identity.members.len());
+    let connections_max = permit_connections(usize::from(group_count), identity.members.len())?;
     let shared = Arc::new(Shared {
         options,
         fill_ahead_bytes,
@@ -101,7 +104,10 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
 /// Permits this process the files that `groups` groups of `members` members can use, as far as the
 /// host does. Returns how many connections each may hold, so that they leave their logs the files that
 /// those need: a log that cannot open its next segment appends nothing more.
-fn permit_connections(groups: usize, members: usize) -> usize {
+///
+/// # Errors
+/// Exit 2 when that is too few to serve at all.
+fn permit_connections(groups: usize, members: usize) -> Result<usize, CliError> {
     let limit = getrlimit(Resource::Nofile);
     let wanted = files_wanted(groups);
     let mut files = limit.current.unwrap_or(u64::MAX);
@@ -111,6 +117,13 @@ fn permit_connections(groups: usize, members: usize) -> usize {
             Ok(()) => files = raised,
             Err(error) => warn!(%error, "the limit of open files stays as it is"),
         }
+    }
+    let least = files_least(groups, members);
+    if files < least {
+        return Err(CliError::usage(format!(
+            "{files} files may be open at most (ulimit -n), and this node needs {least} at the least: \
+             raise the hard limit (ulimit -Hn, or LimitNOFILE= of the service)"
+        )));
     }
     let connections_max = connections_within(files.saturating_sub(FILES_BESIDES), groups);
     if connections_max < CONNECTIONS_MAX {
@@ -122,7 +135,14 @@ fn permit_connections(groups: usize, members: usize) -> usize {
             "few files may be open, so each group takes few clients: raise the hard limit (ulimit -Hn)"
         );
     }
-    connections_max
+    Ok(connections_max)
+}
+
+/// The fewest open files with which a node of `groups` groups and so many members serves a client:
+/// each group needs two connections to each peer, one to a client, and its log's files.
+fn files_least(groups: usize, members: usize) -> u64 {
+    let connections = 2 * members;
+    ((connections + FILES_OF_LOG_LEAST.max(connections)) * groups) as u64 + FILES_BESIDES
 }
 
 /// The open files that a node with so many groups can use.
@@ -248,13 +268,28 @@ fn hung(running: &[Running]) -> CliError {
     CliError::new(Exit::Hung, text)
 }
 
+/// A node outlives the terminal that it was started from, also while it starts.
+fn ignore_hangups() -> Result<(), CliError> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, flag)
+        .map(drop)
+        .map_err(|error| CliError::failed(format!("cannot ignore SIGHUP: {error}")))
+}
+
 fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
     let cannot = |error| CliError::failed(format!("cannot watch for signals: {error}"));
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(cannot)?;
     std::thread::Builder::new()
         .name("loggos-signals".to_owned())
         .spawn(move || {
+            let mut is_hangup_told = false;
             for signal in signals.forever() {
+                if signal == SIGHUP {
+                    if !std::mem::replace(&mut is_hangup_told, true) {
+                        info!("SIGHUP is ignored: SIGTERM stops the node");
+                    }
+                    continue;
+                }
                 info!(signal, "asked to stop");
                 if progress.send(Progress::StopAsked).is_err() {
                     return; // the process is ending
@@ -273,28 +308,13 @@ fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sende
     let result = catch_unwind(serve).unwrap_or_else(|_| {
         let text = format!("the thread of group {group} panicked: see above");
         Err(CliError::new(Exit::Failed, text))
-/// A node outlives the terminal that it was started from, also while it starts.
-fn ignore_hangups() -> Result<(), CliError> {
-    let flag = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGHUP, flag)
-        .map(drop)
-        .map_err(|error| CliError::failed(format!("cannot ignore SIGHUP: {error}")))
-}
-
     });
     // Nobody listens any more only when the process is ending anyway.
     drop(progress.send(Progress::Ended(group, result)));
 }
 
 /// Opens the ring and the log of a group, then serves.
-            let mut is_hangup_told = false;
 fn serve_group(
-                if signal == SIGHUP {
-                    if !std::mem::replace(&mut is_hangup_told, true) {
-                        info!("SIGHUP is ignored: SIGTERM stops the node");
-                    }
-                    continue;
-                }
     shared: &Shared,
     group: GroupId,
     seat: Seat,
@@ -310,7 +330,10 @@ fn serve_group(
     let mut io = Uring::new(Some(&options.data), uring).map_err(CliError::usage)?;
     io.hold_lock(lock).map_err(CliError::usage)?;
     io.take_seat(seat);
-    let result = serve_on(&mut io, shared, group, progress);
+    let result = serve_on(&mut io, shared, group, progress).map_err(|error| {
+        let data = options.data.display();
+        CliError::new(error.exit, format!("{data}, group {group}: {error}"))
+    });
     if let Err(error) = &result {
         // Told before the ring is dropped, which waits for what is in flight: a disk that hangs would
         // keep the node half alive meanwhile, the other groups serving and this one's peers and
@@ -466,14 +489,43 @@ fn listen_address(
 
 fn describe(failure: &NodeFailure) -> CliError {
     let exit = match failure {
-        NodeFailure::Open(LogError::Corrupt(_)) => Exit::Corrupt,
-        NodeFailure::NewerVersion { .. } | NodeFailure::Open(LogError::NewerVersion { .. }) => {
-            Exit::NewerVersion
-        }
+        NodeFailure::NewerVersion { .. } => Exit::NewerVersion,
+        NodeFailure::Open(error) => open_exit(error),
         NodeFailure::Disk(_) | NodeFailure::Ring(_) => Exit::Disk,
-        NodeFailure::Open(_) | NodeFailure::Config(_) => Exit::Usage,
+        NodeFailure::Config(_) => Exit::Usage,
     };
     CliError::new(exit, failure)
+}
+
+/// The exit code of a data directory whose identity cannot be used.
+fn identity_exit(error: &IdentityError) -> Exit {
+    match error {
+        IdentityError::Damaged(_) => Exit::Corrupt,
+        IdentityError::Io { source, .. } => io_exit(source),
+        IdentityError::Log(error) => open_exit(error),
+        _ => Exit::Usage,
+    }
+}
+
+/// The exit code of a log that cannot be opened. The identity is written last, so whatever is missing
+/// beside one had been there.
+fn open_exit(error: &LogError) -> Exit {
+    match error {
+        LogError::Corrupt(_) | LogError::Unformatted(_) => Exit::Corrupt,
+        LogError::NewerVersion { .. } => Exit::NewerVersion,
+        LogError::Io { source, .. } => io_exit(source),
+        _ => Exit::Usage,
+    }
+}
+
+fn io_exit(error: &std::io::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::NotFound => Exit::Corrupt,
+        // The caller may not use the directory, or the process not open a file.
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => Exit::Usage,
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Exit::Usage,
+        _ => Exit::Disk,
+    }
 }
 
 /// What this process has used so far.
@@ -497,6 +549,18 @@ fn resources() -> ResourceStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damage_at_start_has_its_exit_code() {
+        let io = |kind: ErrorKind| LogError::Io { what: "opening".to_owned(), source: kind.into() };
+        assert_eq!(open_exit(&LogError::Unformatted("group-0000".to_owned())), Exit::Corrupt);
+        assert_eq!(open_exit(&io(ErrorKind::NotFound)), Exit::Corrupt);
+        assert_eq!(open_exit(&io(ErrorKind::PermissionDenied)), Exit::Usage);
+        assert_eq!(open_exit(&io(ErrorKind::StorageFull)), Exit::Disk);
+        assert_eq!(identity_exit(&IdentityError::Damaged("a bit".to_owned())), Exit::Corrupt);
+        assert_eq!(identity_exit(&IdentityError::Unformatted), Exit::Usage);
+        assert_eq!(identity_exit(&IdentityError::OtherVersion { found: 1 }), Exit::Usage);
+    }
 
     #[test]
     fn connections_leave_the_logs_their_files() {

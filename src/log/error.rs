@@ -52,8 +52,11 @@ pub enum LogError {
         /// The system's own word.
         source: io::Error,
     },
-    /// The folder has no vote file: it was never formatted, or this is not a log's folder.
-    #[error("{0} holds no vote file: not a formatted log")]
+    /// The folder has no promise file: it was lost, or this is not a log's folder.
+    #[error(
+        "damaged: {0}/vote is missing: it holds what the node has promised, and without it the \
+             node must not vote"
+    )]
     Unformatted(String),
     /// Formatting would destroy what is there.
     #[error("{0} is not empty: it is not formatted again")]

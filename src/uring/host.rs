@@ -254,26 +254,32 @@ pub fn require_real_disk(path: &Path) -> io::Result<Filesystem> {
 /// # Errors
 /// When the path does not exist or the mount table cannot be read.
 pub fn filesystem_of(path: &Path) -> io::Result<Filesystem> {
-    let path = path.canonicalize()?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let cannot = |what: &str| {
+        let what = format!("{what} {}", path.display());
+        move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
+    };
+    let real = path.canonicalize().map_err(cannot("resolving the path"))?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(cannot("reading /proc/self/mountinfo for"))?;
     let mount = table
         .lines()
         .filter_map(parse_mount)
-        .filter(|mount| path.starts_with(&mount.mount_point))
+        .filter(|mount| real.starts_with(&mount.mount_point))
         // The last of equal length covers the earlier ones.
         .max_by_key(|mount| mount.mount_point.as_os_str().len())
-        .ok_or_else(|| io::Error::other("the path is on no mounted file system"))?;
-    let stat = rustix::fs::statfs(&path)?;
+        .ok_or_else(|| io::Error::other("it is on no mounted file system"))
+        .map_err(cannot("looking for the file system of"))?;
+    let stat = rustix::fs::statfs(&real).map_err(io::Error::from).map_err(cannot("statfs of"))?;
     let unit = stat.f_bsize as u64;
     Ok(Filesystem {
         in_memory: matches!(mount.kind.as_str(), "tmpfs" | "ramfs" | "devtmpfs"),
+        in_container: u64::try_from(stat.f_type) == Ok(OVERLAYFS_MAGIC),
         free_bytes: stat.f_bavail * unit,
         total_bytes: stat.f_blocks * unit,
         ..mount
     })
 }
 
-        in_container: u64::try_from(stat.f_type) == Ok(OVERLAYFS_MAGIC),
 /// One line of `/proc/self/mountinfo`: `id parent dev root POINT options [tags] - KIND SOURCE …`.
 fn parse_mount(line: &str) -> Option<Filesystem> {
     let (before, after) = line.split_once(" - ")?;
@@ -417,12 +423,6 @@ mod tests {
     }
 
     #[test]
-    fn mount_tables_are_read() {
-        let line = "36 35 98:0 / /mnt/my\\040disk rw,noatime shared:1 - ext4 /dev/vdb rw";
-        let found = parse_mount(line).unwrap();
-        assert_eq!((found.kind.as_str(), found.source.as_str()), ("ext4", "/dev/vdb"));
-        assert_eq!(found.mount_point, Path::new("/mnt/my disk"));
-    #[test]
     fn overlayfs_is_warned_of() {
         let found = parse_mount("36 35 0:40 / / rw - overlay overlay rw,lowerdir=/a").unwrap();
         assert_eq!(found.warning(), None);
@@ -430,6 +430,12 @@ mod tests {
         assert!(layer.warning().unwrap().contains("volume"));
     }
 
+    #[test]
+    fn mount_tables_are_read() {
+        let line = "36 35 98:0 / /mnt/my\\040disk rw,noatime shared:1 - ext4 /dev/vdb rw";
+        let found = parse_mount(line).unwrap();
+        assert_eq!((found.kind.as_str(), found.source.as_str()), ("ext4", "/dev/vdb"));
+        assert_eq!(found.mount_point, Path::new("/mnt/my disk"));
         assert_eq!(parse_mount("nonsense"), None);
     }
 }

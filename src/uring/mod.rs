@@ -166,9 +166,16 @@ pub enum UringError {
     /// The kernel does not know the flags that even the oldest supported one has.
     #[error("the kernel refuses the ring's flags: io_uring as used here needs Linux 6.1 or newer")]
     FlagsRefused,
-    /// Registering buffers or limits failed.
-    #[error("io_uring cannot be set up: {0}")]
-    Setup(#[source] io::Error),
+    /// A step after making the ring failed.
+    #[error("io_uring cannot be set up ({step}): {advice} ({source})")]
+    Setup {
+        /// What was tried.
+        step: &'static str,
+        /// The likely cause and the remedy.
+        advice: String,
+        /// The system's own word.
+        source: io::Error,
+    },
     /// The ring does not do what it should.
     #[error("io_uring fails its self-test: {0}")]
     SelfTest(String),
@@ -180,6 +187,10 @@ pub enum UringError {
         /// The system's own word.
         source: io::Error,
     },
+}
+
+fn setup(step: &'static str) -> impl FnOnce(io::Error) -> UringError {
+    move |source| UringError::Setup { step, advice: host::explain_ring_error(&source), source }
 }
 
 /// Counters since the start.
@@ -333,7 +344,8 @@ impl Uring {
         };
         let ring = Ring::new(&options)?;
         let (buffers, size) = (options.recv_buffers, options.recv_buffer_bytes);
-        let recv = RecvPool::new(&ring.submitter(), buffers, size).map_err(UringError::Setup)?;
+        let recv = RecvPool::new(&ring.submitter(), buffers, size)
+            .map_err(setup("registering receive buffers"))?;
         let poll = BusyPoll::new(options.busy_poll_max);
         let mut uring = Uring {
             ring,
@@ -341,7 +353,7 @@ impl Uring {
             storage,
             sockets: Sockets::new(options.connections_max),
             recv,
-            waker: Waker::new().map_err(UringError::Setup)?,
+            waker: Waker::new().map_err(setup("making an eventfd"))?,
             leftover: Leftover::default(),
             now: read_clock(),
             options,
@@ -376,7 +388,7 @@ impl Uring {
     pub fn hold_lock(&mut self, lock: &DirLock) -> Result<(), UringError> {
         assert!(!self.holds_lock, "a ring holds one lock");
         let files = [lock.file.as_raw_fd()];
-        self.ring.submitter().register_files(&files).map_err(UringError::Setup)?;
+        self.ring.submitter().register_files(&files).map_err(setup("registering the lock file"))?;
         self.holds_lock = true;
         Ok(())
     }

@@ -74,7 +74,9 @@ impl Ring {
         }
         let ring = build(|flags| setup(options, flags))?;
         let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe).map_err(UringError::Setup)?;
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(super::setup("asking for its operations"))?;
         let missing: Vec<_> = OPCODES.iter().filter(|op| !probe.is_supported(op.0)).collect();
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(|op| op.1).collect();
@@ -82,7 +84,9 @@ impl Ring {
         }
         // Fewer cores than busy threads is the normal case here: more workers only fight for them.
         let mut workers = [WORKERS_MAX, WORKERS_MAX];
-        ring.submitter().register_iowq_max_workers(&mut workers).map_err(UringError::Setup)?;
+        ring.submitter()
+            .register_iowq_max_workers(&mut workers)
+            .map_err(super::setup("limiting its workers"))?;
 
         let mut wait_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         if ring.params().is_feature_no_iowait() {
