@@ -73,6 +73,31 @@ fn a_formatted_directory_is_not_formatted_again() {
 }
 
 #[test]
+fn a_fresh_mount_is_formatted() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("lost+found")).expect("it can be made");
+    format_node(&data, "one", 1, "1=127.0.0.1:7000");
+    assert!(data.join("lost+found").is_dir());
+}
+
+#[test]
+fn members_that_nobody_reaches_are_refused() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    for (members, word) in [
+        ("1=0.0.0.0:7400,2=10.0.0.2:7400", "0.0.0.0:7400 is no host's address"),
+        ("1=[::]:7400", "no host's address"),
+        ("1=localhost:7400,2=127.0.0.1:7400", "listed twice"),
+        ("1=a.example:7400,2=A.example.:7400", "listed twice"),
+    ] {
+        let args = ["format", "--data", text(&data), "--cluster", "c", "--node", "1"];
+        assert_refused(&run(&[&args[..], &["--members", members]].concat()), 2, &[word]);
+    }
+    assert!(!data.exists());
+}
+
+#[test]
 fn a_damaged_identity_is_refused() {
     let dir = scratch_dir();
     let data = dir.path().join("data");
@@ -80,7 +105,36 @@ fn a_damaged_identity_is_refused() {
     let file = data.join("identity.toml");
     let text_before = fs::read_to_string(&file).expect("the identity is text");
     fs::write(&file, text_before.replacen("7000", "7001", 1)).expect("it can be written");
-    assert_refused(&run(&["serve", "--data", text(&data)]), 2, &["identity.toml"]);
+    assert_refused(&run(&["serve", "--data", text(&data)]), 6, &["identity.toml"]);
+}
+
+#[test]
+fn a_missing_promise_file_is_damage() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    let port = free_ports(1)[0];
+    format_node(&data, "one", 1, &format!("1=127.0.0.1:{port}"));
+    fs::remove_file(data.join("group-0000/vote")).expect("format writes it");
+    let words = [text(&data), "group-0000/vote", "missing"];
+    assert_refused(&run(&["serve", "--data", text(&data)]), 6, &words);
+    fs::remove_dir_all(data.join("group-0000")).expect("it can be removed");
+    assert_refused(&run(&["serve", "--data", text(&data)]), 6, &["listing group-0000"]);
+}
+
+#[test]
+fn too_few_open_files_are_named() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    format_node(&data, "one", 1, "1=127.0.0.1:1");
+    for limit in ["ulimit -n 12", "ulimit -n 24", "ulimit -n 64"] {
+        let script = format!("{limit}; exec \"$0\" serve --data \"$1\"");
+        let refused = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_loggos"), text(&data)])
+            .output()
+            .expect("a shell can be started");
+        assert_refused(&refused, 2, &["ulimit -n", "needs"]);
+        assert!(!String::from_utf8_lossy(&refused.stderr).contains("io_uring"));
+    }
 }
 
 #[test]

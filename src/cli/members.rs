@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 use crate::base::NodeId;
@@ -25,6 +25,9 @@ pub enum AddressError {
     /// An address twice.
     #[error("{0} is listed twice; every member has an address of its own")]
     AddressTwice(HostPort),
+    /// An address that every host has: peers could not dial it.
+    #[error("{0} is no host's address: give each member the one at which the others reach it")]
+    Unspecified(HostPort),
     /// None, or more than [`MEMBERS_MAX`].
     #[error("{0} members; a cluster has 1 to {MEMBERS_MAX}")]
     Count(usize),
@@ -41,6 +44,21 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// The address, if the host is one and no name.
+    fn ip(&self) -> Option<IpAddr> {
+        self.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    }
+
+    /// The same for every way to write one address: case, brackets, zeros, IPv4 within IPv6.
+    fn canonical(&self) -> (String, u16) {
+        let host = match self.ip() {
+            Some(ip) => ip.to_canonical().to_string(),
+            None => self.host.trim_end_matches('.').to_ascii_lowercase(),
+        };
+        let host = if host == "localhost" { "127.0.0.1".to_owned() } else { host };
+        (host, self.port)
+    }
+
     /// The first address that the name resolves to.
     ///
     /// # Errors
@@ -103,7 +121,10 @@ impl FromStr for MemberList {
                 return Err(shape());
             }
             let address: HostPort = address.parse()?;
-            if !addresses.insert(address.clone()) {
+            if address.ip().is_some_and(|ip| ip.to_canonical().is_unspecified()) {
+                return Err(AddressError::Unspecified(address));
+            }
+            if !addresses.insert(address.canonical()) {
                 return Err(AddressError::AddressTwice(address));
             }
             members.push(Member { node: NodeId(node), address });
@@ -153,7 +174,18 @@ mod tests {
 
         let error = |text: &str| text.parse::<MemberList>().unwrap_err();
         assert_eq!(error("1=a:1,1=b:1"), AddressError::NodeTwice(NodeId(1)));
-        assert!(matches!(error("1=a:1,2=a:1"), AddressError::AddressTwice(_)));
+        for twice in [
+            "1=a:1,2=a:1",
+            "1=Node:1,2=node.:1",
+            "1=[::1]:1,2=[0:0::1]:1",
+            "1=127.0.0.1:1,2=[::ffff:127.0.0.1]:1",
+            "1=localhost:1,2=127.0.0.1:1",
+        ] {
+            assert!(matches!(error(twice), AddressError::AddressTwice(_)), "{twice}");
+        }
+        for unspecified in ["1=0.0.0.0:1", "1=a:1,2=[::]:1", "1=[::ffff:0.0.0.0]:1"] {
+            assert!(matches!(error(unspecified), AddressError::Unspecified(_)), "{unspecified}");
+        }
         assert!(matches!(error(""), AddressError::Member(_)));
         assert!(matches!(error("0=a:1"), AddressError::Member(_)));
         assert!(matches!(error("x=a:1"), AddressError::Member(_)));

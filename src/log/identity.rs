@@ -23,6 +23,8 @@ const FILE: &str = "identity.toml";
 const FILE_NEW: &str = "identity.toml.new";
 /// Held by whoever works on the directory, `format` included; no content.
 const FILE_LOCK: &str = "LOCK";
+/// Made by mkfs in the root of a fresh file system.
+const LOST_AND_FOUND: &str = "lost+found";
 /// The version of the directory's layout and of every format in it.
 const FORMAT_VERSION: u32 = format::FORMAT_VERSION as u32;
 /// An identity is small; a larger file is not one.
@@ -167,14 +169,17 @@ impl DataDir {
     /// identity last, so that a crash half way leaves a directory that is not taken for one.
     ///
     /// # Errors
-    /// When the directory holds anything (except the lock file), or the request makes no sense.
+    /// When the directory holds anything (except the lock file, and what mkfs makes), or the request
+    /// makes no sense.
     pub fn format<S: Storage>(
         storage: &mut S,
         request: &FormatRequest,
     ) -> Result<Identity, IdentityError> {
         let identity = check_request(request)?;
         let names = storage.list("").map_err(io_error("listing the directory"))?;
-        if let Some(name) = names.into_iter().find(|name| name != FILE_LOCK) {
+        if let Some(name) =
+            names.into_iter().find(|name| name != FILE_LOCK && name != LOST_AND_FOUND)
+        {
             return Err(IdentityError::NotEmpty(name));
         }
         let pool = BlockPool::new(0);
