@@ -82,7 +82,8 @@ impl SessionTerms {
 /// With what a log is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogTerms {
-    /// Its name: 1 to [`LOG_NAME_BYTES_MAX`] bytes of letters, digits, `.`, `-`, `_` and `/`.
+    /// Its name: 1 to [`LOG_NAME_BYTES_MAX`] bytes of letters, digits, `.`, `-`, `_` and `/`. No part
+    /// between two `/` is empty, `.` or `..`: names become paths and URLs.
     pub name: String,
     /// The largest record that it takes, in bytes.
     pub record_bytes_max: u32,
@@ -101,6 +102,8 @@ impl LogTerms {
             Some("a log's name has 1 to 255 bytes")
         } else if !self.name.bytes().all(permitted) {
             Some("a log's name is made of letters, digits, '.', '-', '_' and '/'")
+        } else if self.name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            Some("no part of a log's name between '/' is empty, '.' or '..'")
         } else if !(1..=RECORD_BYTES_MAX).contains(&(self.record_bytes_max as usize)) {
             Some("the largest record of a log has from 1 byte to 1 MiB")
         } else {
@@ -157,7 +160,9 @@ mod tests {
     fn log_terms_round_trip_and_wild_names_are_refused() {
         let terms = LogTerms { record_bytes_max: 100, ..LogTerms::named("orders/eu-1_a.b") };
         assert_eq!(LogTerms::decode(&terms.encode()), Some(terms));
-        for name in ["", "a b", "ä", &"x".repeat(256)] {
+        for name in
+            ["", "a b", "ä", &"x".repeat(256), ".", "..", "/", "//", "/a", "a/", "a//b", "a/../b"]
+        {
             assert!(LogTerms::named(name).fault().is_some(), "{name:?}");
             assert_eq!(LogTerms::decode(&LogTerms::named(name).encode()), None);
         }
