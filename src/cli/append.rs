@@ -7,13 +7,15 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use serde_json::json;
+
 use super::args::{AppendArgs, FILE_BYTES_MAX, TargetArgs};
 use super::error::{CliError, Exit};
 use super::logs::select;
 use super::output::Output;
 use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, RECORD_BYTES_MAX};
 use crate::base::records::RECORD_PREFIX_SIZE;
-use crate::base::{FenceToken, Position};
+use crate::base::{FenceToken, LogId, Position};
 use crate::client::blocking::Client;
 use crate::client::{AppendError, AppendOptions, Appended, ClientError, ClientOptions};
 
@@ -55,7 +57,8 @@ pub fn run(args: &AppendArgs) -> Result<(), CliError> {
     let client = select(connect(&args.target)?, &args.log)?;
     let mut conditions =
         AppendOptions { if_tail: args.if_tail.map(Position), fence: args.fence.map(FenceToken) };
-    let mut output = Output::stdout();
+    let (json, log, name) = (args.json, client.log(), &args.log.name);
+    let mut printer = Printer { output: Output::stdout(), json, log, name };
     match &args.file {
         Some(path) => {
             let cannot = |error| CliError::usage(format!("{}: {error}", path.display()));
@@ -64,17 +67,43 @@ pub fn run(args: &AppendArgs) -> Result<(), CliError> {
             file.take(FILE_BYTES_MAX + 1).read_to_end(&mut record).map_err(cannot)?;
             let appended = client.append_if(conditions, &[record]);
             let appended = appended.map_err(|error| describe(&error))?;
-            output.set_effect("the record was appended".to_owned());
-            print(&mut output, appended)
+            printer.print(appended, "the record was appended".to_owned())
         }
-        None => append_lines(&client, &mut conditions, &mut output),
+        None => append_lines(&client, &mut conditions, &mut printer),
+    }
+}
+
+/// How what was appended is printed.
+struct Printer<'a> {
+    output: Output,
+    /// One object an append instead of a position a line.
+    json: bool,
+    log: LogId,
+    name: &'a str,
+}
+
+impl Printer<'_> {
+    /// Prints what came of an append. `effect` says what was done, should that fail.
+    fn print(&mut self, appended: Appended, effect: String) -> Result<(), CliError> {
+        self.output.set_effect(effect);
+        let Appended { first, count } = appended;
+        if self.json {
+            self.output.json(&json!({
+                "log": self.log.0, "name": self.name, "first": first.0, "count": count,
+            }))?;
+        } else {
+            for index in 0..u64::from(count) {
+                self.output.line(&first.plus(index).to_string())?;
+            }
+        }
+        self.output.flush()
     }
 }
 
 fn append_lines(
     client: &Client,
     conditions: &mut AppendOptions,
-    output: &mut Output,
+    printer: &mut Printer<'_>,
 ) -> Result<(), CliError> {
     let (sender, receiver) = sync_channel(LINES_QUEUED_MAX);
     // Never joined: it may sit in a read of standard input for ever. It ends with the process.
@@ -83,28 +112,41 @@ fn append_lines(
         .spawn(move || read_lines(BufReader::with_capacity(INPUT_BYTES, std::io::stdin()), &sender))
         .map_err(|error| CliError::failed(format!("a thread cannot be started: {error}")))?;
     let mut batches = Batches { lines: receiver, next: None, failed: None };
+    let mut lines_appended = 0u64;
     while let Some(batch) = batches.next() {
         let appended = client.append_if(*conditions, &batch).map_err(|error| describe(&error))?;
         if let Some(tail) = &mut conditions.if_tail {
             *tail = appended.first.plus(u64::from(appended.count));
         }
         let last = appended.first.0 + u64::from(appended.count) - 1;
-        output.set_effect(format!(
-            "the records up to position {last} were appended, the rest of the input was not"
-        ));
-        print(output, appended)?;
+        lines_appended += u64::from(appended.count);
+        let effect = "were appended, the rest of the input was not";
+        printer.print(appended, format!("the records up to position {last} {effect}"))?;
     }
-    batches.failed.map_or(Ok(()), Err)
+    match (batches.failed, conditions.fence) {
+        (Some(error), _) => Err(error.after(lines_appended)),
+        (None, Some(token)) if lines_appended == 0 => Err(CliError::usage(format!(
+            "the input is empty: nothing was appended, and the log has not taken the token {token}; \
+             `loggos log fence` raises a fence without a record"
+        ))),
+        (None, _) => Ok(()),
+    }
 }
 
-fn print(output: &mut Output, appended: Appended) -> Result<(), CliError> {
-    for index in 0..u64::from(appended.count) {
-        output.line(&appended.first.plus(index).to_string())?;
+impl InputError {
+    /// Says what became of the input before.
+    fn after(self, lines_appended: u64) -> CliError {
+        let before = match lines_appended {
+            0 => "nothing was appended".to_owned(),
+            1 => "the line before it was appended".to_owned(),
+            count => format!("the {count} lines before it were appended"),
+        };
+        CliError::new(self.exit, format!("{}; {before}", self.what))
     }
-    output.flush()
 }
 
-fn describe(error: &AppendError) -> CliError {
+/// The exit code and the words for an append, or a fence, that failed.
+pub fn describe(error: &AppendError) -> CliError {
     match error {
         AppendError::OutcomeUnknown { .. } => CliError::new(Exit::Unknown, error),
         AppendError::Invalid(_) => CliError::usage(error),
@@ -112,17 +154,18 @@ fn describe(error: &AppendError) -> CliError {
     }
 }
 
-type Line = Result<Vec<u8>, CliError>;
+/// Why no more lines can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct InputError {
+    exit: Exit,
+    what: String,
+}
+
+type Line = Result<Vec<u8>, InputError>;
 
 /// Sends the lines of `input` until it ends, fails, or nobody listens any more.
 fn read_lines(mut input: impl BufRead, sender: &SyncSender<Line>) {
-    let too_long = || {
-        CliError::usage(format!(
-            "a line is longer than {RECORD_BYTES_MAX} bytes, the limit of a record; the lines \
-             before it were appended"
-        ))
-    };
-    loop {
+    for number in 1u64.. {
         let mut line = Vec::new();
         // A line break more than the longest record.
         let read = input.by_ref().take(RECORD_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line);
@@ -132,9 +175,21 @@ fn read_lines(mut input: impl BufRead, sender: &SyncSender<Line>) {
                 if line.last() == Some(&b'\n') {
                     line.pop();
                 }
-                if line.len() > RECORD_BYTES_MAX { Err(too_long()) } else { Ok(line) }
+                match line.len() {
+                    0..=RECORD_BYTES_MAX => Ok(line),
+                    _ => Err(InputError {
+                        exit: Exit::Usage,
+                        what: format!(
+                            "line {number} is longer than {RECORD_BYTES_MAX} bytes, the limit of a \
+                             record"
+                        ),
+                    }),
+                }
             }
-            Err(error) => Err(CliError::failed(format!("standard input: {error}"))),
+            Err(error) => {
+                let what = format!("standard input, line {number}: {error}");
+                Err(InputError { exit: Exit::Failed, what })
+            }
         };
         let is_last = item.is_err();
         if sender.send(item).is_err() || is_last {
@@ -149,7 +204,7 @@ struct Batches {
     lines: Receiver<Line>,
     /// Read already, for the next batch.
     next: Option<Vec<u8>>,
-    failed: Option<CliError>,
+    failed: Option<InputError>,
 }
 
 impl Batches {
@@ -185,7 +240,7 @@ impl Batches {
 mod tests {
     use super::*;
 
-    fn batches(input: &[u8]) -> (Vec<Vec<Vec<u8>>>, Option<CliError>) {
+    fn batches(input: &[u8]) -> (Vec<Vec<Vec<u8>>>, Option<InputError>) {
         let (sender, lines) = sync_channel(LINES_QUEUED_MAX);
         read_lines(input, &sender);
         drop(sender);
@@ -228,6 +283,12 @@ mod tests {
         input.extend(b"\nlast");
         let (found, failed) = batches(&input);
         assert_eq!(found, [[b"first".to_vec()]]);
-        assert_eq!(failed.unwrap().exit, Exit::Usage);
+        let failed = failed.unwrap();
+        assert_eq!(failed.exit, Exit::Usage);
+        let text = |count| failed.clone().after(count).message;
+        assert!(text(0).ends_with("record; nothing was appended"), "{}", text(0));
+        assert!(text(1).starts_with("line 2 is longer than 1048576 bytes"), "{}", text(1));
+        assert!(text(1).ends_with("the line before it was appended"));
+        assert!(text(9).ends_with("the 9 lines before it were appended"));
     }
 }

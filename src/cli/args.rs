@@ -10,8 +10,8 @@ mod sim;
 
 pub use bench::{BenchArgs, BenchRole, ListenArgs};
 pub use client::{
-    AppendArgs, FILE_BYTES_MAX, LeadArgs, LogArgs, LogCommand, LogNameArgs, ReadArgs, StatusArgs,
-    TailArgs, TargetArgs,
+    AppendArgs, FILE_BYTES_MAX, FenceArgs, LeadArgs, LogArgs, LogCommand, LogNameArgs, ReadArgs,
+    StatusArgs, TailArgs, TargetArgs,
 };
 pub use node::{DoctorArgs, FormatArgs, InspectArgs, ServeArgs};
 pub use sim::SimArgs;

@@ -1,10 +1,12 @@
 //! `loggos log`: the logs of a cluster.
 
-use super::append::{connect, connect_to_stay};
-use super::args::{LogArgs, LogCommand, LogNameArgs};
+use serde_json::{Value, json};
+
+use super::append::{connect, connect_to_stay, describe};
+use super::args::{FenceArgs, LogArgs, LogCommand, LogNameArgs};
 use super::error::CliError;
 use super::output::Output;
-use crate::base::{DEFAULT_LOG_NAME, LogId};
+use crate::base::{DEFAULT_LOG_NAME, FenceToken, LogId};
 use crate::client::blocking::Client;
 use crate::client::{LogStatus, LogTerms, ReadLevel};
 
@@ -51,6 +53,7 @@ pub fn run(args: &LogArgs) -> Result<(), CliError> {
             let found = find(&connect_to_stay(target)?, name)?;
             print(&mut output, &[found], *json)?;
         }
+        LogCommand::Fence(args) => fence(&mut output, args)?,
         LogCommand::Delete { name, target } => {
             let client = connect(target)?;
             let found = find(&client, name)?;
@@ -61,11 +64,34 @@ pub fn run(args: &LogArgs) -> Result<(), CliError> {
     output.flush()
 }
 
+/// One log. A fence that was never raised is null.
+fn to_json(log: &LogStatus) -> Result<Value, CliError> {
+    let mut value = serde_json::to_value(log).map_err(CliError::failed)?;
+    if log.fence == 0 {
+        value["fence"] = Value::Null;
+    }
+    Ok(value)
+}
+
+/// Raises the fence of a log, and prints its tail from then on.
+fn fence(output: &mut Output, args: &FenceArgs) -> Result<(), CliError> {
+    let client = select(connect(&args.target)?, &args.log)?;
+    let token = FenceToken(args.token);
+    let tail = client.fence(token).map_err(|error| describe(&error))?;
+    output.set_effect(format!("the log has taken the token {token}"));
+    if args.json {
+        let name = &args.log.name;
+        return output.json(&json!({
+            "log": client.log().0, "name": name, "tail": tail.0, "fence": token.0,
+        }));
+    }
+    output.line(&tail.to_string())
+}
+
 fn print(output: &mut Output, logs: &[LogStatus], as_json: bool) -> Result<(), CliError> {
     if as_json {
         for log in logs {
-            let log = serde_json::to_value(log).map_err(CliError::failed)?;
-            output.json(&log)?;
+            output.json(&to_json(log)?)?;
         }
         return Ok(());
     }
@@ -75,4 +101,16 @@ fn print(output: &mut Output, logs: &[LogStatus], as_json: bool) -> Result<(), C
         output.line(&format!("{log:>8}  {tail:>16}  {fence:>12}  {name}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_that_was_never_raised_is_null() {
+        let log = |fence| LogStatus { log: 3, fence, ..LogStatus::default() };
+        assert_eq!(to_json(&log(0)).unwrap()["fence"], Value::Null);
+        assert_eq!(to_json(&log(7)).unwrap()["fence"], 7);
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
 
 use super::error::{CliError, Exit};
@@ -33,6 +34,16 @@ impl Output {
 
     fn check(&self, written: io::Result<()>) -> Result<(), CliError> {
         written.map_err(|error| output_error(&error, self.effect.as_deref()))
+    }
+
+    /// Whether the reader of a pipe or socket has gone, without writing to it.
+    pub fn is_closed(&self) -> bool {
+        let stdout = io::stdout();
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        let asked = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+        // Whoever cannot be asked is written to: that fails, or it does not.
+        asked.is_ok() && polled[0].revents().intersects(broken)
     }
 
     /// Writes bytes as they are.

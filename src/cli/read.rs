@@ -18,14 +18,15 @@ use crate::loadgen::workload::ReadLevel;
 /// How long a node may hold an answer while nothing is appended.
 const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 
-/// Runs `loggos read`.
+/// Runs `loggos read`. Following ends quietly soon after the reader of standard output has gone, also
+/// while nothing is appended.
 pub fn run(args: &ReadArgs) -> Result<(), CliError> {
     let (from, to) = args.range()?;
     let client = select(connect_to_stay(&args.target)?, &args.log)?;
     let mut output = Output::stdout();
     let mut next = from;
     // Ends at `to`, at the tail unless it is followed, or with an error.
-    while to.is_none_or(|to| next < to) {
+    while to.is_none_or(|to| next < to) && !(args.follow && output.is_closed()) {
         let wanted = to.map_or(u64::MAX, |to| to.0 - next.0).min(APPEND_RECORDS_MAX as u64);
         let options = ReadOptions {
             level: args.level.into(),
@@ -81,7 +82,12 @@ pub fn tail(args: &TailArgs) -> Result<(), CliError> {
     let client = select(connect_to_stay(&args.target)?, &args.log)?;
     let tail = client.tail(args.level.into()).map_err(|error| describe(&error, args.level))?;
     let mut output = Output::stdout();
-    output.line(&tail.to_string())?;
+    if args.json {
+        let name = &args.log.name;
+        output.json(&json!({ "log": client.log().0, "name": name, "first": 0, "tail": tail.0 }))?;
+    } else {
+        output.line(&tail.to_string())?;
+    }
     output.flush()
 }
 

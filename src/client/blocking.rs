@@ -80,6 +80,11 @@ impl Client {
         self.runtime.block_on(self.client.fence(token))
     }
 
+    /// As [`super::Client::log`].
+    pub fn log(&self) -> LogId {
+        self.client.log()
+    }
+
     /// As [`super::Client::of_log`].
     pub fn of_log(&self, log: LogId) -> Client {
         Client { client: self.client.of_log(log), runtime: self.runtime.clone() }

@@ -53,7 +53,7 @@ pub struct AppendArgs {
     /// exit 3 otherwise
     #[arg(long, value_name = "P")]
     pub if_tail: Option<u64>,
-    /// Show this fencing token: the log takes it unless it has taken a higher one, and from then
+    /// Show this fencing token with each append (`loggos log fence` raises it without one): the log takes it unless it has taken a higher one, and from then
     /// on refuses those who show a lower one, or none
     #[arg(long, value_name = "TOKEN", value_parser = clap::value_parser!(u64).range(1..))]
     pub fence: Option<u64>,
@@ -61,6 +61,10 @@ pub struct AppendArgs {
     /// a record a line]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Print one JSON object for each append, a line each: {"log":0,"name":"default","first":7,"count":2}
+    /// [default: a position a line]
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The largest file that `--file` takes in bytes.
@@ -144,7 +148,7 @@ pub enum LogCommand {
     },
     /// Creates a log and prints its number; one that is there already is left as it is
     Create {
-        /// Its name: letters, digits, `.`, `-`, `_` and `/`
+        /// Its name: letters, digits, `.`, `-`, `_`, and `/` between its parts
         name: String,
         /// The cluster.
         #[command(flatten)]
@@ -164,6 +168,9 @@ pub enum LogCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Raises a log's fencing token without a record, and prints its next position: from then on the log
+    /// refuses appends that show a lower token, or none. Exit 3 when it has taken a higher one
+    Fence(FenceArgs),
     /// Deletes a log with all of its records; exit 3 when there is none of that name
     Delete {
         /// Its name
@@ -172,6 +179,26 @@ pub enum LogCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
+}
+
+/// `loggos log fence`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  loggos log fence --log orders --token 7 --target 127.0.0.1:7400"
+)]
+pub struct FenceArgs {
+    /// The cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogNameArgs,
+    /// The token, from 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub token: u64,
+    /// Print a JSON object: {"log":1,"name":"orders","tail":5,"fence":7}
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `loggos tail`.
@@ -187,6 +214,9 @@ pub struct TailArgs {
     /// How fresh the answer must be; `local` may be stale
     #[arg(long, value_enum, default_value_t = ReadLevel::ReadIndex)]
     pub level: ReadLevel,
+    /// Print a JSON object: {"log":0,"name":"default","first":0,"tail":7} [default: the position]
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `loggos status`.
