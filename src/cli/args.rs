@@ -8,7 +8,7 @@ mod client;
 mod node;
 mod sim;
 
-pub use bench::{BenchArgs, BenchRole, ListenArgs};
+pub use bench::{BenchArgs, BenchRole, JanitorArgs, ListenArgs};
 pub use client::{
     AppendArgs, FILE_BYTES_MAX, FenceArgs, LeadArgs, LogArgs, LogCommand, LogNameArgs, ReadArgs,
     StatusArgs, TailArgs, TargetArgs,
@@ -69,7 +69,8 @@ pub enum Command {
     Log(LogArgs),
     /// Shows the members of a cluster and how they are
     Status(StatusArgs),
-    /// Hands the leadership over to a node
+    /// Transfers the leadership to a node
+    #[command(name = "transfer-leader", alias = "lead")]
     Lead(LeadArgs),
     /// Reads a stopped node's log and verifies every checksum
     Inspect(InspectArgs),
@@ -127,6 +128,22 @@ mod tests {
     }
 
     #[test]
+    fn former_names_still_work() {
+        for line in
+            ["loggos lead --node 2 --target a:1", "loggos transfer-leader --to 2 --target a:1"]
+        {
+            let Ok(Command::Lead(args)) = parse(line) else { panic!("{line}") };
+            assert_eq!(args.node, 2);
+        }
+        for flag in ["--fill-ahead-bytes", "--preallocate-bytes"] {
+            let Ok(Command::Serve(args)) = parse(&format!("loggos serve --data d {flag} 7")) else {
+                panic!("{flag}")
+            };
+            assert_eq!(args.fill_ahead_bytes, Some(7));
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         for line in [
             "loggos bench --local 0",
@@ -149,6 +166,7 @@ mod tests {
             "loggos format --data d --cluster c --node 1 --members 1=a:1 --groups 65",
             "loggos bench --groups 2 --target a:1",
             "loggos read",
+            "loggos transfer-leader --target a:1",
             "loggos",
         ] {
             assert!(parse(line).is_err(), "{line}");

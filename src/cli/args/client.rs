@@ -235,13 +235,13 @@ pub struct StatusArgs {
 }
 
 const LEAD_EXAMPLES: &str = "Example:
-  loggos lead --node 2 --target 127.0.0.1:7400
+  loggos transfer-leader --to 2 --target 127.0.0.1:7400
 
 The leader goes on until the node has everything, holds new appends back for a few round trips, and
 tells the node to take over; no append fails by it. It refuses when the node is not connected or too
 far behind. A leader hands over by itself, after a while, to a node with a higher --priority (serve).";
 
-/// `loggos lead`.
+/// `loggos transfer-leader`, formerly `loggos lead`.
 #[derive(Debug, Args)]
 #[command(after_help = LEAD_EXAMPLES)]
 pub struct LeadArgs {
@@ -249,7 +249,7 @@ pub struct LeadArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// The node that is to lead
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long = "to", alias = "node", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub node: u16,
     /// In this group, from 0 [default: in every group]
     #[arg(long, value_name = "G")]

@@ -117,7 +117,7 @@ pub struct ServeArgs {
     /// While nothing is appended, fill so many bytes of log with zeros ahead, of all groups together, at most
     /// 128 segments of each: a burst then gets the disk's whole bandwidth. Two segments are filled ahead in any case
     /// [default: 1073741824, or an eighth of what is free at the start, whichever is less]
-    #[arg(long, value_name = "BYTES",
+    #[arg(long = "preallocate-bytes", alias = "fill-ahead-bytes", value_name = "BYTES",
           value_parser = clap::value_parser!(u64).range(..=PREALLOCATE_BYTES_MAX))]
     pub fill_ahead_bytes: Option<u64>,
     /// How many us a group's thread looks for news before it sleeps, at most; 0: never. An idle node does not
