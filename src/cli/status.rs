@@ -44,7 +44,7 @@ struct GroupStatus {
 struct MemberReport {
     node: u16,
     address: String,
-    /// Slots that this node has still to learn.
+    /// Slots that this node has still to learn and to apply.
     lag: Option<u64>,
     /// Its own answer; null when it did not give one.
     status: Option<NodeStatus>,
@@ -101,7 +101,10 @@ fn merge(group: Option<u16>, answers: Answers) -> GroupStatus {
                 Ok(status) => (Some(status), None),
                 Err(error) => (None, Some(error)),
             };
-            let lag = status.as_ref().map(|status| chosen_max.saturating_sub(status.chosen));
+            let lag = status.as_ref().map(|status| {
+                // What it is told of as chosen, it may not hold.
+                chosen_max.saturating_sub(status.chosen.min(status.applied))
+            });
             MemberReport { node: node.0, address, lag, status, error }
         })
         .collect();
@@ -137,6 +140,14 @@ fn table(groups: &[GroupStatus]) -> String {
             rows.extend(of_group.map(|cells| with_group(group.clone(), cells)));
         }
         write_rows(&rows, &mut text);
+    }
+    for (group, node) in groups.iter().flat_map(|group| group.nodes.iter().map(move |n| (group, n)))
+    {
+        if node.status.as_ref().is_some_and(|status| status.disk_full) {
+            let of_group = group.group.map_or(String::new(), |group| format!(", group {group}"));
+            let what = "its disk is full, so it takes no appends until there is room";
+            text.push_str(&format!("\nnode {}{of_group}: {what}\n", node.node));
+        }
     }
     // A node that is away is away for all of its groups.
     let mut told = BTreeSet::new();
@@ -234,6 +245,7 @@ mod tests {
             leader,
             ballot: BallotStatus { round: 3, node: 2 },
             chosen,
+            applied: chosen,
             members: (1..=3)
                 .map(|id| MemberStatus {
                     id,
@@ -272,6 +284,20 @@ mod tests {
         assert_eq!((lines[0], lines.len()), ("cluster demo, 2 groups", 11), "{text}");
         assert_eq!(cells(lines[6])[..4], ["1", "1", "h1:1", "follower"]);
         assert_eq!(text.matches("node 3 does not answer").count(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_and_an_empty_follower_are_shown() {
+        let address = |node: u16| format!("h{node}:1");
+        let mut empty = status(1, 100, Some(2));
+        (empty.applied, empty.durable) = (0, 0);
+        let full = NodeStatus { disk_full: true, ..status(2, 100, Some(2)) };
+        let answers = vec![(NodeId(1), address(1), Ok(empty)), (NodeId(2), address(2), Ok(full))];
+        let merged = merge(None, answers);
+        assert_eq!((merged.nodes[0].lag, merged.nodes[1].lag), (Some(100), Some(0)));
+        let text = table(&[merged]);
+        assert_eq!(text.matches("disk is full").count(), 1, "{text}");
+        assert!(text.contains("\nnode 2: its disk is full"), "{text}");
     }
 
     #[test]

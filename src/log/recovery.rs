@@ -214,6 +214,9 @@ pub(super) fn open<S: Storage>(
     let prepared_through = recovery.files.len() as u64;
     let chain = recovery.chain;
     let second_write = options.second_write_bytes_min;
+    // Every segment was made durable before it was read.
+    let accepted_max = recovered.accepted.last().map_or(Slot::NONE, |(slot, ..)| *slot);
+    let durable_slot = recovered.chosen.max(accepted_max);
     let writer =
         Writer::new(chain.sequence, chain.previous, recovered.chosen, second_write, unattested);
     let log = Log {
@@ -231,7 +234,7 @@ pub(super) fn open<S: Storage>(
         replay_through: recovered.chosen,
         replayed_bytes: 0,
         failure: None,
-        stats: LogStats::default(),
+        stats: LogStats { durable_slot, ..LogStats::default() },
         options,
     };
     Ok((log, recovered))

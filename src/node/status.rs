@@ -119,6 +119,7 @@ impl Node {
             chosen: core.chosen.0,
             applied: self.machine.applied().0,
             durable: self.log.stats().durable_slot.0,
+            disk_full: !self.log.has_room(),
             tail: self.machine.tail().0,
             members: members.collect(),
             batching: self.batching(),

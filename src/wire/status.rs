@@ -49,6 +49,8 @@ pub struct NodeStatus {
     pub applied: u64,
     /// Every slot up to here is on this node's disk.
     pub durable: u64,
+    /// Whether the node's disk has no room for more log: it takes no appends until there is some.
+    pub disk_full: bool,
     /// Slots up to here are no longer kept.
     pub trimmed: u64,
     /// The next position to be given out in log 0, as far as applied.
