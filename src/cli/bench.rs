@@ -159,10 +159,16 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Runs `workload` and reports what was found.
+    /// As [`Bench::measure`], where a part of a run is of no use.
+    fn measure_whole(&self, workload: &Workload) -> Result<Report, CliError> {
+        let report = self.measure(workload)?;
+        interrupted(&self.stop)?;
+        Ok(report)
+    }
+
+    /// Runs `workload` and reports what was found, until it was interrupted if it was.
     fn measure(&self, workload: &Workload) -> Result<Report, CliError> {
         let measured = self.run_load(workload)?;
-        interrupted(&self.stop)?;
         warn_of_losses(&measured.run, workload);
         if let Some((path, file)) = &self.histogram {
             write_histogram(path, file, &measured.run)?;
@@ -195,7 +201,9 @@ impl Bench<'_> {
             false => agents::run(&options, &agents, &mut watch, &self.stop),
         };
         watch.end();
-        interrupted(&self.stop)?;
+        if !matches!(&run, Ok(run) if run.measured > Duration::ZERO) {
+            interrupted(&self.stop)?;
+        }
         let run = run.map_err(|error| match error {
             RunError::Start(_)
             | RunError::Follow(_)
@@ -241,6 +249,8 @@ impl Bench<'_> {
         let preallocate_bytes = self.target.cluster().map(LocalCluster::preallocate_bytes);
         let run = measured.run;
         Report {
+        let mut load = WorkloadReport::from(workload);
+        load.duration_s = run.measured.as_secs_f64();
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: COMMIT.to_owned(),
             host: self.host.clone(),
@@ -251,7 +261,8 @@ impl Bench<'_> {
                 durability,
                 preallocate_bytes,
             },
-            workload: WorkloadReport::from(workload),
+            workload: load,
+            interrupted: self.stop.load(Ordering::Relaxed),
             batching: measured.batching,
             floor: self.floor.as_ref().map(|floor| {
                 let parts = FloorReport {
@@ -268,7 +279,7 @@ impl Bench<'_> {
                 measured.server_rss_bytes_max,
                 run.cpu.as_secs_f64(),
                 (&run.appends, run.reads.as_ref()),
-                workload.duration.as_secs_f64(),
+                run.measured.as_secs_f64(),
             ),
             appends: run.appends,
             reads: run.reads,

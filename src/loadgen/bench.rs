@@ -90,6 +90,8 @@ pub struct RunResult {
     pub intervals: Vec<Interval>,
     /// When the measured phase began.
     pub began: SystemTime,
+    /// How long the measured phase was: shorter than asked for when the run was stopped.
+    pub measured: Duration,
     /// How an open loop kept to its times; none of a closed loop.
     pub pace: Option<PaceReport>,
     /// The first error met.

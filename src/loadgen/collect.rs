@@ -40,7 +40,7 @@ impl Total {
 
     /// As a report has it, of a measured phase of `duration`.
     pub(super) fn report(&self, duration: Duration) -> OperationsReport {
-        let seconds = duration.as_secs_f64();
+        let seconds = duration.as_secs_f64().max(f64::MIN_POSITIVE);
         OperationsReport {
             ok: self.counts.ok,
             failed: self.counts.failed,
@@ -144,6 +144,11 @@ impl<'a> Collector<'a> {
             self.show(now, observer);
         }
         self.show(Nanos(u64::MAX), observer);
+        if let (None, Some(begin)) = (cpu, cpu_at_begin) {
+            // Stopped within the measured phase.
+            cpu = Some(cpu_time(ClockId::ProcessCPUTime).saturating_sub(begin));
+            observer.measure_ends();
+        }
         cpu.unwrap_or_default()
     }
 
@@ -169,7 +174,8 @@ impl<'a> Collector<'a> {
         // Answers that came after the measured phase: a line of their own in the interval log.
         let end = Nanos::now().max(self.last_end.plus(1));
         self.close(end, last);
-        let duration = self.workload.duration;
+        let elapsed = Duration::from_nanos(end.since(self.phases.measure_begin));
+        let duration = self.workload.duration.min(elapsed);
         let has_reads = self.workload.append_percent < 100;
         let appends = self.appends.report(duration);
         let reads = has_reads.then(|| self.reads.report(duration));
@@ -181,6 +187,7 @@ impl<'a> Collector<'a> {
             follow: None,
             intervals: self.intervals,
             began,
+            measured: duration,
             first_error,
             cpu,
             workers_cpu,

@@ -43,6 +43,8 @@ pub struct Report {
     pub pace: Option<PaceReport>,
     /// What each agent did; null without `--agents`. All else in the report is of all together.
     pub agents: Option<Vec<AgentReport>>,
+    /// Whether the run was stopped early: then `workload.duration_s` says how long it was measured.
+    pub interrupted: bool,
 }
 
 /// The host of the load generator.
@@ -443,6 +445,13 @@ impl Report {
         if w.logs > 1 {
             write!(out, ", over {} logs", count(w.logs as f64))?;
         }
+        if self.interrupted {
+            return writeln!(
+                out,
+                ", interrupted {:.1} s after {} s of warm-up",
+                w.duration_s, w.warmup_s
+            );
+        }
         writeln!(out, ", {} s after {} s of warm-up", w.duration_s, w.warmup_s)
     }
 
@@ -674,6 +683,7 @@ mod tests {
             stages: None,
             pace: None,
             agents: None,
+            interrupted: false,
         }
     }
 
@@ -694,7 +704,7 @@ mod tests {
         r#""durable_bytes_per_s":2200000000.0,"fresh_bytes_per_s":1900000000.0},"#,
         r#""resources":{"server_cpu_s":1.5,"server_rss_bytes_max":1,"loadgen_cpu_s":0.5,"#,
         r#""server_cpu_us_per_append":1.5,"loadgen_cpu_us_per_op":0.5},"follow":null,"stages":null,"#,
-        r#""pace":null,"agents":null}"#,
+        r#""pace":null,"agents":null,"interrupted":false}"#,
     );
 
     #[test]

@@ -66,7 +66,7 @@ pub fn run(bench: &Bench<'_>, workload: &Workload) -> Result<(), CliError> {
         Pacing::Open { rate_per_s } => rate_per_s,
         Pacing::Closed => {
             note!("a closed loop first, to know where to begin");
-            let report = bench.measure(workload)?;
+            let report = bench.measure_whole(workload)?;
             START_PART * operations(&report).answered_per_s * batch
         }
     };
@@ -80,7 +80,7 @@ pub fn run(bench: &Bench<'_>, workload: &Workload) -> Result<(), CliError> {
         }
         note!("step {}: {} records/s", steps.len() + 1, count(offered));
         let open = Workload { pacing: Pacing::Open { rate_per_s: offered }, ..workload.clone() };
-        let report = bench.measure(&open)?;
+        let report = bench.measure_whole(&open)?;
         let limit = ramp.found(&operations(&report));
         let kept = limit.is_none();
         if steps.is_empty() && !json {

@@ -24,12 +24,20 @@ pub fn run(bench: &Bench<'_>, workloads: &[Workload]) -> Result<(), CliError> {
         }
         output.flush()?;
         reports.push(report);
+        if reports.last().is_some_and(|report| report.interrupted) {
+            break;
+        }
     }
     if workloads.len() > 1 && !bench.args.json {
         output.write(table(&reports).as_bytes())?;
         output.flush()?;
     }
-    reports.iter().try_for_each(super::verdict)
+    match reports.last() {
+        Some(report) if report.interrupted => {
+            Err(CliError::failed("interrupted; the report is of what was measured until then"))
+        }
+        _ => reports.iter().try_for_each(super::verdict),
+    }
 }
 
 fn describe(workload: &Workload) -> String {
