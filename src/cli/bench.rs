@@ -55,6 +55,7 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     match &args.role {
         Some(BenchRole::Null(role)) => return roles::null(role),
         Some(BenchRole::Agent(role)) => return roles::agent(role),
+        Some(BenchRole::Janitor(role)) => return roles::janitor(role),
         None => {}
     }
     let workloads = args.workloads()?;
@@ -248,9 +249,9 @@ impl Bench<'_> {
         let local = self.args.target.is_empty();
         let preallocate_bytes = self.target.cluster().map(LocalCluster::preallocate_bytes);
         let run = measured.run;
-        Report {
         let mut load = WorkloadReport::from(workload);
         load.duration_s = run.measured.as_secs_f64();
+        Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: COMMIT.to_owned(),
             host: self.host.clone(),

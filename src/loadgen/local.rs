@@ -4,7 +4,7 @@
 //! Each node is this very executable: `loggos format`, then `loggos serve` as a child process with
 //! its own data directory and log file. The children are killed by process id on every way out:
 //! when this value is dropped (also while panicking in a debug build), and by the kernel when the
-//! parent dies without a chance to do so (`serve --exit-with-parent`).
+//! parent dies without a chance to do so (`serve --exit-with-parent`); `scratch` removes their data.
 
 use std::fs::File;
 use std::io;
@@ -15,12 +15,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
-
 use super::connect::connect_to_leader;
+use super::scratch::Scratch;
 use crate::base::GroupId;
 use crate::base::limits::MEMBERS_MAX;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the nodes may take to elect a leader.
 pub const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,7 +116,7 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct LocalCluster {
     nodes: Vec<Node>,
-    folder: Option<TempDir>,
+    folder: Option<Scratch>,
     keep_data: bool,
     preallocate_bytes: u64,
 }
@@ -148,10 +147,8 @@ impl LocalCluster {
 
     fn attempt(options: &LocalOptions, stop: &AtomicBool) -> Result<LocalCluster, LocalError> {
         let in_parent = format!("a folder in {}", options.parent.display());
-        let folder = tempfile::Builder::new()
-            .prefix("loggos-bench-")
-            .tempdir_in(&options.parent)
-            .map_err(system(in_parent))?;
+        let folder = Scratch::make(&options.parent, &options.executable);
+        let folder = folder.map_err(system(in_parent))?;
         let addresses = free_addresses(options.nodes).map_err(system("a free port"))?;
         let members: Vec<_> =
             addresses.iter().enumerate().map(|(index, a)| format!("{}={a}", index + 1)).collect();
@@ -183,7 +180,7 @@ impl LocalCluster {
 
     /// The folder with the nodes' data and logs.
     pub fn path(&self) -> &Path {
-        self.folder.as_ref().map_or(Path::new(""), TempDir::path)
+        self.folder.as_ref().map_or(Path::new(""), Scratch::path)
     }
 
     /// Bytes of log that each node had filled with zeros ahead at the start.
@@ -283,10 +280,11 @@ impl LocalCluster {
     fn dispose(&mut self) -> Result<Option<PathBuf>, LocalError> {
         let Some(folder) = self.folder.take() else { return Ok(None) };
         if self.keep_data {
-            return Ok(Some(folder.keep()));
+            let path = folder.path().display().to_string();
+            return folder.keep().map(Some).map_err(system(format!("keeping {path}")));
         }
         let path = folder.path().to_owned();
-        folder.close().map_err(system(format!("removing {}", path.display())))?;
+        folder.remove().map_err(system(format!("removing {}", path.display())))?;
         Ok(None)
     }
 }

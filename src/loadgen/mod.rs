@@ -26,6 +26,7 @@ pub mod report;
 #[cfg(test)]
 mod run_tests;
 pub mod schedule;
+pub mod scratch;
 pub mod stats;
 pub mod worker;
 pub mod workload;

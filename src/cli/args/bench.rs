@@ -153,6 +153,17 @@ pub enum BenchRole {
     /// Makes a part of the load of a `loggos bench --agents …` on another host, one at a time. There
     /// is no authentication: use it on a network you trust
     Agent(ListenArgs),
+    /// Removes the data of a bench once that has been killed; started by `loggos bench` itself
+    #[command(hide = true)]
+    Janitor(JanitorArgs),
+}
+
+/// What a janitor watches.
+#[derive(Debug, Args)]
+pub struct JanitorArgs {
+    /// The folder of the embedded cluster; its owner lives for as long as standard input is open
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// A part of a bench that waits for others.

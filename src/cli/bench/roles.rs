@@ -5,13 +5,13 @@
 use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 
-use super::super::args::ListenArgs;
+use super::super::args::{JanitorArgs, ListenArgs};
 use super::super::error::CliError;
 use super::super::follow_parent;
 use super::super::output::Output;
-use crate::loadgen::agents;
 use crate::loadgen::null::NullServer;
 use crate::loadgen::null::process::LISTENING;
+use crate::loadgen::{agents, scratch};
 
 /// Runs a null server until the process is ended.
 pub fn null(args: &ListenArgs) -> Result<(), CliError> {
@@ -35,6 +35,11 @@ pub fn agent(args: &ListenArgs) -> Result<(), CliError> {
     say_address(address)?;
     agents::serve(&listener, cpus, &AtomicBool::new(false), |line| note!("{line}"))
         .map_err(|error| CliError::failed(format!("--listen {}: {error}", args.listen)))
+}
+
+/// Removes what a killed bench leaves.
+pub fn janitor(args: &JanitorArgs) -> Result<(), CliError> {
+    scratch::watch(&args.folder, std::io::stdin(), scratch::REMOVE_MAX).map_err(CliError::failed)
 }
 
 fn listen(args: &ListenArgs) -> Result<TcpListener, CliError> {
