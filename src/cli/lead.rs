@@ -1,4 +1,4 @@
-//! `loggos lead`: hands the leadership over, and waits until the node leads.
+//! `loggos transfer-leader`: transfers the leadership, and waits until the node leads.
 
 use std::time::{Duration, Instant};
 
