@@ -12,13 +12,18 @@ pub const MIB: usize = 1024 * KIB;
 /// written again.
 pub const BLOCK_SIZE: usize = 4 * KIB;
 
-/// Bytes at the front of every log entry that are the node's own (place, generation, chain). The
-/// sealed batch starts right behind them, in memory and on disk.
-pub const ENTRY_HEADER_SIZE: usize = 128;
+/// What a device writes whole or not at all, in bytes: after a power cut each sector of a block holds
+/// what was written or what stood there before. Devices with larger sectors hold to it too.
+pub const SECTOR_SIZE: usize = 512;
+
+/// Bytes at the front of every log entry that are its header: the node's own fields (place,
+/// generation, chain) and checksums of what follows. One sector, so that it is never torn. The
+/// sealed batch starts right behind it, in memory and on disk.
+pub const ENTRY_HEADER_SIZE: usize = SECTOR_SIZE;
 
 /// The largest value of one slot in bytes (a sealed batch without the entry header): with its
-/// header it still fits the largest pooled buffer.
-pub const VALUE_BYTES_MAX: usize = 2 * MIB - BLOCK_SIZE;
+/// header and its table of checksums it still fits the largest pooled buffer.
+pub const VALUE_BYTES_MAX: usize = 2 * MIB - 5 * BLOCK_SIZE;
 
 /// The largest record in bytes that a client may append.
 pub const RECORD_BYTES_MAX: usize = MIB;
@@ -55,6 +60,7 @@ pub const fn block_align(length: usize) -> usize {
 
 const _: () = {
     assert!(BLOCK_SIZE.is_power_of_two());
+    assert!(BLOCK_SIZE.is_multiple_of(SECTOR_SIZE));
     assert!(ENTRY_HEADER_SIZE < BLOCK_SIZE);
     // A full append always fits an empty batch, whatever headers stand around it.
     assert!(APPEND_BYTES_MAX + BLOCK_SIZE < VALUE_BYTES_MAX);

@@ -17,7 +17,8 @@ use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
 use super::checksum::Checksum;
-use super::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX, block_align};
+use super::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX};
+use super::sectors::{self, entry_size};
 
 /// Sizes of pooled buffers: powers of two from one block to [`BUFFER_BYTES_MAX`].
 const CLASS_COUNT: usize = 10;
@@ -27,7 +28,6 @@ pub const BUFFER_BYTES_MAX: usize = BLOCK_SIZE << (CLASS_COUNT - 1);
 
 const _: () = {
     assert!(BUFFER_BYTES_MAX == 2 * MIB);
-    assert!(block_align(ENTRY_HEADER_SIZE + VALUE_BYTES_MAX) <= BUFFER_BYTES_MAX);
 };
 
 /// What freed memory is filled with in debug builds, so that a use after the completion shows
@@ -191,8 +191,8 @@ impl fmt::Debug for BlockBuf {
 }
 
 struct BatchInner {
-    /// Layout: entry header room, value, zeros up to the block. Bytes from `ENTRY_HEADER_SIZE`
-    /// on never change once the batch exists; the room before them is written once, by `stamp`.
+    /// Layout: an entry (see `sectors`), whose header's fields are written once, by `stamp`. Bytes
+    /// from `ENTRY_HEADER_SIZE` on never change once the batch exists.
     buffer: BlockBuf,
     value_size: u32,
     checksum: Checksum,
@@ -215,20 +215,28 @@ impl Batch {
         Batch { inner: None }
     }
 
-    /// Seals the `value_size` bytes that stand behind the entry header room of `buffer`, and
-    /// zeroes the padding behind them.
-    ///
-    /// `checksum` is the checksum of the value: computed by the caller (once per hop, see the
-    /// frame codec), trusted here.
+    /// Seals the `value_size` bytes that stand behind the entry header room of `buffer`: makes the
+    /// checksums of its sectors and of the whole, in one pass, and zeroes the padding. The buffer
+    /// has room for the whole entry, see [`entry_size`].
     ///
     /// # Panics
-    /// When the value does not fit the buffer or is empty (that is [`Batch::noop`]).
-    pub fn seal(mut buffer: BlockBuf, value_size: usize, checksum: Checksum) -> Batch {
+    /// When the entry does not fit the buffer or the value is empty (that is [`Batch::noop`]).
+    pub fn seal(mut buffer: BlockBuf, value_size: usize) -> Batch {
         assert!(value_size > 0 && value_size <= VALUE_BYTES_MAX, "a value of {value_size} bytes");
-        let end = ENTRY_HEADER_SIZE + value_size;
-        let padded = block_align(end);
-        assert!(padded <= buffer.capacity(), "the value fits its buffer");
-        buffer[end..padded].fill(0);
+        let size = entry_size(value_size);
+        assert!(size <= buffer.capacity(), "the entry fits its buffer");
+        let checksum = sectors::seal(&mut buffer[..size], value_size);
+        Batch::of_entry(buffer, value_size, checksum)
+    }
+
+    /// A batch whose whole entry stands in `buffer`, verified: its checksums are as
+    /// [`Batch::seal`] makes them, and `checksum` is the value's. Reads nothing.
+    ///
+    /// # Panics
+    /// As [`Batch::seal`].
+    pub fn of_entry(buffer: BlockBuf, value_size: usize, checksum: Checksum) -> Batch {
+        assert!(value_size > 0 && value_size <= VALUE_BYTES_MAX, "a value of {value_size} bytes");
+        assert!(entry_size(value_size) <= buffer.capacity(), "the entry fits its buffer");
         let value_size = value_size as u32;
         let inner = BatchInner { buffer, value_size, checksum, stamped: Cell::new(false) };
         Batch { inner: Some(Rc::new(inner)) }
@@ -239,9 +247,9 @@ impl Batch {
         if value.is_empty() {
             return Batch::noop();
         }
-        let mut buffer = pool.take(ENTRY_HEADER_SIZE + value.len());
+        let mut buffer = pool.take(entry_size(value.len()));
         buffer[ENTRY_HEADER_SIZE..][..value.len()].copy_from_slice(value);
-        Batch::seal(buffer, value.len(), Checksum::of(value))
+        Batch::seal(buffer, value.len())
     }
 
     /// The value's bytes; empty for the no-op.
@@ -272,9 +280,9 @@ impl Batch {
         self.inner.as_ref().map_or(Checksum(0), |inner| inner.checksum)
     }
 
-    /// Bytes of the entry on disk: header, value and padding.
+    /// Bytes of the entry on disk: header, value, table and padding.
     pub fn entry_size(&self) -> usize {
-        block_align(ENTRY_HEADER_SIZE + self.value_size())
+        entry_size(self.value_size())
     }
 
     /// Bytes of memory this batch keeps alive.
@@ -296,31 +304,40 @@ impl Batch {
         }
     }
 
-    /// Writes the node's own header before the value and returns the batch to write. A batch is
-    /// stamped once; stamping it again (the value is accepted again at a higher ballot), or
-    /// stamping the no-op, stamps a copy, because the first may still be on its way to the disk.
-    pub fn stamp(&self, pool: &BlockPool, header: &[u8; ENTRY_HEADER_SIZE]) -> Batch {
+    /// Completes the header before the value and returns the batch to write: `fill` gets the header
+    /// with the checksums of what follows in it. A batch is stamped once; stamping it again (the
+    /// value is accepted again at a higher ballot), or stamping the no-op, stamps a copy, because
+    /// the first may still be on its way to the disk.
+    pub fn stamp(
+        &self,
+        pool: &BlockPool,
+        fill: impl FnOnce(&mut [u8; ENTRY_HEADER_SIZE]),
+    ) -> Batch {
         let inner = match &self.inner {
             Some(inner) if !inner.stamped.get() => inner,
-            _ => return self.stamped_copy(pool, header),
+            _ => return self.stamped_copy(pool, fill),
         };
         inner.stamped.set(true);
-        // SAFETY: the header room is `ENTRY_HEADER_SIZE` bytes at the front of the allocation.
-        // It is written here only, once (the flag above), before any reference to it is given
-        // out (`entry` asserts the flag); all references given out before start behind it.
-        unsafe {
-            let room = inner.buffer.pointer.as_ptr();
-            std::ptr::copy_nonoverlapping(header.as_ptr(), room, ENTRY_HEADER_SIZE);
-        }
+        // SAFETY: the header room is `ENTRY_HEADER_SIZE` bytes at the front of the allocation, which
+        // is block-aligned and larger. It is referred to here only, once (the flag above), before
+        // any reference to it is given out (`entry` asserts the flag); all references given out
+        // before start behind it.
+        fill(unsafe { &mut *inner.buffer.pointer.as_ptr().cast::<[u8; ENTRY_HEADER_SIZE]>() });
         self.clone()
     }
 
-    fn stamped_copy(&self, pool: &BlockPool, header: &[u8; ENTRY_HEADER_SIZE]) -> Batch {
-        let mut buffer = pool.take(self.entry_size());
-        let end = ENTRY_HEADER_SIZE + self.value_size();
-        buffer[..ENTRY_HEADER_SIZE].copy_from_slice(header);
-        buffer[ENTRY_HEADER_SIZE..end].copy_from_slice(self.value());
-        buffer[end..block_align(end)].fill(0);
+    fn stamped_copy(
+        &self,
+        pool: &BlockPool,
+        fill: impl FnOnce(&mut [u8; ENTRY_HEADER_SIZE]),
+    ) -> Batch {
+        let size = self.entry_size();
+        let mut buffer = pool.take(size);
+        match &self.inner {
+            Some(inner) => buffer[..size].copy_from_slice(&inner.buffer[..size]),
+            None => _ = sectors::seal(&mut buffer[..size], 0),
+        }
+        fill(buffer.first_chunk_mut().expect("a block holds a header"));
         let inner = BatchInner {
             buffer,
             value_size: self.value_size() as u32,
@@ -337,7 +354,7 @@ impl Batch {
     pub fn entry(&self) -> &[u8] {
         let inner = self.inner.as_ref().expect("only a stamped batch goes to disk");
         assert!(inner.stamped.get(), "only a stamped batch goes to disk");
-        &inner.buffer[..block_align(ENTRY_HEADER_SIZE + inner.value_size as usize)]
+        &inner.buffer[..entry_size(inner.value_size as usize)]
     }
 }
 
@@ -380,14 +397,14 @@ mod tests {
         let pool = BlockPool::new(1 << 20);
         let batch = Batch::copy_of(&pool, b"value");
         let value = batch.value();
-        let first = batch.stamp(&pool, &[1; ENTRY_HEADER_SIZE]);
+        let first = batch.stamp(&pool, |header| header.fill(1));
         assert!(first.is_same(&batch));
         assert_eq!(value, b"value");
         assert_eq!(first.entry().len(), BLOCK_SIZE);
         assert_eq!(first.entry()[..ENTRY_HEADER_SIZE], [1; ENTRY_HEADER_SIZE]);
         assert!(first.entry()[ENTRY_HEADER_SIZE + 5..].iter().all(|byte| *byte == 0));
 
-        let second = batch.stamp(&pool, &[2; ENTRY_HEADER_SIZE]);
+        let second = batch.stamp(&pool, |header| header.fill(2));
         assert!(!second.is_same(&batch));
         assert_eq!(second.value(), b"value");
         assert_eq!(second.checksum(), batch.checksum());
@@ -398,7 +415,7 @@ mod tests {
     #[test]
     fn the_noop_stamps_to_one_zero_padded_block() {
         let pool = BlockPool::new(1 << 20);
-        let entry = Batch::noop().stamp(&pool, &[3; ENTRY_HEADER_SIZE]);
+        let entry = Batch::noop().stamp(&pool, |header| header.fill(3));
         assert_eq!(entry.value(), b"");
         assert_eq!(entry.entry().len(), BLOCK_SIZE);
         assert!(entry.entry()[ENTRY_HEADER_SIZE..].iter().all(|byte| *byte == 0));

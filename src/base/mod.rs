@@ -15,6 +15,7 @@ pub mod placement;
 pub mod places;
 pub mod records;
 pub mod rng;
+pub mod sectors;
 pub mod terms;
 pub mod time;
 

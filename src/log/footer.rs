@@ -6,8 +6,9 @@
 //!
 //! A footer is derived from the entries: a damaged one is never believed and is built again.
 
-use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX, block_align};
+use crate::base::limits::{BLOCK_SIZE, VALUE_BYTES_MAX, block_align};
 use crate::base::memory::BUFFER_BYTES_MAX;
+use crate::base::sectors::entry_size;
 use crate::base::{Ballot, Checksum, NodeId, Position, Slot};
 
 use super::format::{
@@ -190,7 +191,7 @@ pub(super) fn tells_of(
     same && entries.iter().zip(standing).all(|(entry, (slot, ballot, value_size))| {
         let told = (entry.slot, entry.ballot, entry.value_size, u64::from(entry.offset));
         let fits = told == (slot, ballot, value_size, offset);
-        offset += block_align(ENTRY_HEADER_SIZE + value_size as usize) as u64;
+        offset += entry_size(value_size as usize) as u64;
         fits
     })
 }
@@ -208,7 +209,7 @@ pub(super) fn tail_of(
             let (slot, told) = (entry.slot, entry.offset);
             return Err(format!("slot {slot} cannot stand at offset {told}, but at {offset}"));
         }
-        offset += block_align(ENTRY_HEADER_SIZE + entry.value_size as usize) as u64;
+        offset += entry_size(entry.value_size as usize) as u64;
     }
     match offset + trailer.size() as u64 <= segment_bytes {
         true => Ok(offset),

@@ -6,9 +6,12 @@
 //! stands where it does not belong (a misdirected or lost write, a file of another node, remains of
 //! an older generation) is told from the right one.
 
-use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, VALUE_BYTES_MAX, block_align};
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, SECTOR_SIZE, VALUE_BYTES_MAX};
 use crate::base::mutants::{Mutant, planted};
+use crate::base::sectors::{self, CHECKSUMS_AT, CHECKSUMS_END, Standing, entry_size};
 use crate::base::{Ballot, Checksum, GroupId, IncarnationTag, NodeId, Slot};
+
+pub(super) use crate::base::sectors::is_zero;
 
 use super::placements::PLACEMENT_BYTES_MAX;
 
@@ -113,8 +116,13 @@ pub(super) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-const ENTRY_CHECKSUM_AT: usize = ENTRY_HEADER_SIZE - 4;
-const BLOCK_CHECKSUM_AT: usize = BLOCK_SIZE - 4;
+/// Of the header's checksum, in an entry's header and in a segment's.
+const HEADER_CHECKSUM_AT: usize = SECTOR_SIZE - 4;
+
+const _: () = {
+    assert!(HEADER_CHECKSUM_AT == CHECKSUMS_END);
+    assert!(ENTRY_HEADER_SIZE == SECTOR_SIZE);
+};
 
 /// Both structures start alike: magic, version, kind, incarnation, group, -, generation, segment.
 fn put_place(out: &mut [u8], magic: u32, kind: u16, place: &Place) {
@@ -137,28 +145,29 @@ fn get_place(bytes: &[u8]) -> Place {
 }
 
 impl EntryHeader {
-    /// The header's bytes and its checksum, which the next header carries.
-    pub fn encode(&self) -> ([u8; ENTRY_HEADER_SIZE], Checksum) {
-        let mut out = [0; ENTRY_HEADER_SIZE];
+    /// Fills in the header's fields, beside the checksums of the sectors that stand in it, and
+    /// returns its checksum, which the next header carries.
+    pub fn encode(&self, out: &mut [u8; ENTRY_HEADER_SIZE]) -> Checksum {
+        out[..CHECKSUMS_AT].fill(0);
         let kind = match self.kind {
             EntryKind::Value => KIND_VALUE,
             EntryKind::Mark => KIND_MARK,
         };
-        put_place(&mut out, ENTRY_MAGIC, kind, &self.place);
-        put_u16(&mut out, 18, self.ballot.node.0);
-        put_u64(&mut out, 32, self.offset);
-        put_u64(&mut out, 40, self.sequence);
-        put_u64(&mut out, 48, self.durable_sequence);
-        put_u64(&mut out, 56, self.slot.0);
-        put_u64(&mut out, 64, self.ballot.round);
-        put_u64(&mut out, 72, self.chosen.0);
-        put_u32(&mut out, 80, self.value_size);
-        put_u32(&mut out, 84, self.value_checksum.0);
-        put_u32(&mut out, 88, self.previous.0);
-        put_u32(&mut out, 92, self.placement_bytes_max);
-        let checksum = Checksum::of(&out[..ENTRY_CHECKSUM_AT]);
-        put_u32(&mut out, ENTRY_CHECKSUM_AT, checksum.0);
-        (out, checksum)
+        put_place(out, ENTRY_MAGIC, kind, &self.place);
+        put_u16(out, 18, self.ballot.node.0);
+        put_u64(out, 32, self.offset);
+        put_u64(out, 40, self.sequence);
+        put_u64(out, 48, self.durable_sequence);
+        put_u64(out, 56, self.slot.0);
+        put_u64(out, 64, self.ballot.round);
+        put_u64(out, 72, self.chosen.0);
+        put_u32(out, 80, self.value_size);
+        put_u32(out, 84, self.value_checksum.0);
+        put_u32(out, 88, self.previous.0);
+        put_u32(out, 92, self.placement_bytes_max);
+        let checksum = Checksum::of(&out[..HEADER_CHECKSUM_AT]);
+        put_u32(out, HEADER_CHECKSUM_AT, checksum.0);
+        checksum
     }
 
     /// Reads a header; `Err` says what is wrong. The place is not judged: see
@@ -168,8 +177,8 @@ impl EntryHeader {
         if get_u32(bytes, 0) != ENTRY_MAGIC {
             return Err("no entry header stands here (wrong magic)".into());
         }
-        let checksum = Checksum::of(&bytes[..ENTRY_CHECKSUM_AT]);
-        if checksum.0 != get_u32(bytes, ENTRY_CHECKSUM_AT) {
+        let checksum = Checksum::of(&bytes[..HEADER_CHECKSUM_AT]);
+        if checksum.0 != get_u32(bytes, HEADER_CHECKSUM_AT) {
             return Err("the entry header's checksum does not match".into());
         }
         check_version(bytes)?;
@@ -213,21 +222,25 @@ impl EntryHeader {
 
     /// Bytes of the entry on disk.
     pub fn entry_size(&self) -> usize {
-        block_align(ENTRY_HEADER_SIZE + self.value_size as usize)
+        entry_size(self.value_size as usize)
     }
 
-    /// Checks the value and the padding of the whole entry `bytes` against the header.
+    /// What stands behind the header in the entry's `bytes`.
+    pub fn judge_value(&self, bytes: &[u8]) -> Standing {
+        match sectors::judge(bytes, self.value_size as usize) {
+            Standing::Damaged(_) | Standing::Torn(_) if planted(Mutant::ValueNotVerified) => {
+                Standing::Whole
+            }
+            standing => standing,
+        }
+    }
+
+    /// Checks everything behind the header in the entry's `bytes`.
     pub fn check_value(&self, bytes: &[u8]) -> Result<(), String> {
-        let end = ENTRY_HEADER_SIZE + self.value_size as usize;
-        let entry = bytes.get(..self.entry_size()).ok_or("the value is cut off")?;
-        let found = Checksum::of(&entry[ENTRY_HEADER_SIZE..end]);
-        if found != self.value_checksum && !planted(Mutant::ValueNotVerified) {
-            return Err("the value's checksum does not match".into());
+        match self.judge_value(bytes) {
+            Standing::Whole => Ok(()),
+            Standing::Torn(why) | Standing::Damaged(why) => Err(why),
         }
-        if !is_zero(&entry[end..]) {
-            return Err("the padding behind the value is not zero".into());
-        }
-        Ok(())
     }
 }
 
@@ -259,7 +272,7 @@ pub(super) fn check_place(found: &Place, wanted: &Place) -> Result<(), String> {
 }
 
 impl SegmentHeader {
-    /// Fills the first block of `block`.
+    /// Fills the first block of `block`: one sector, so that no tear mixes it, and zeros.
     pub fn encode(&self, block: &mut [u8]) {
         let out = &mut block[..BLOCK_SIZE];
         out.fill(0);
@@ -268,8 +281,8 @@ impl SegmentHeader {
         put_u64(out, 40, self.first_sequence);
         put_u64(out, 48, self.durable_sequence);
         put_u32(out, 56, self.previous.0);
-        let checksum = Checksum::of(&out[..BLOCK_CHECKSUM_AT]);
-        put_u32(out, BLOCK_CHECKSUM_AT, checksum.0);
+        let checksum = Checksum::of(&out[..HEADER_CHECKSUM_AT]);
+        put_u32(out, HEADER_CHECKSUM_AT, checksum.0);
     }
 
     /// Reads the first block of a segment; `Err` says what is wrong. The place is not judged.
@@ -278,10 +291,14 @@ impl SegmentHeader {
         if get_u32(bytes, 0) != SEGMENT_MAGIC {
             return Err("no segment header stands here (wrong magic)".into());
         }
-        if Checksum::of(&bytes[..BLOCK_CHECKSUM_AT]).0 != get_u32(bytes, BLOCK_CHECKSUM_AT) {
+        let (header, rest) = bytes.split_at(SECTOR_SIZE);
+        if Checksum::of(&header[..HEADER_CHECKSUM_AT]).0 != get_u32(bytes, HEADER_CHECKSUM_AT) {
             return Err("the segment header's checksum does not match".into());
         }
         check_version(bytes)?;
+        if !is_zero(rest) {
+            return Err("the block behind the segment header is not zero".into());
+        }
         Ok(SegmentHeader {
             place: get_place(bytes),
             segment_bytes: get_u64(bytes, 32),
@@ -290,14 +307,6 @@ impl SegmentHeader {
             previous: Checksum(get_u32(bytes, 56)),
         })
     }
-}
-
-/// Whether every byte is zero.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    // In chunks of 32: this runs over whole segments at start.
-    let (words, tail) = bytes.as_chunks::<32>();
-    words.iter().all(|word| word.iter().fold(0, |all, byte| all | byte) == 0)
-        && tail.iter().all(|byte| *byte == 0)
 }
 
 /// The name of a segment's file.
@@ -355,7 +364,8 @@ mod tests {
 
     #[test]
     fn an_entry_header_round_trips_and_every_bit_is_guarded() {
-        let (bytes, checksum) = header().encode();
+        let mut bytes = [0xee; ENTRY_HEADER_SIZE];
+        let checksum = header().encode(&mut bytes);
         assert_eq!(EntryHeader::decode(&bytes), Ok((header(), checksum)));
         for bit in 0..ENTRY_HEADER_SIZE * 8 {
             let mut damaged = bytes;
@@ -407,18 +417,5 @@ mod tests {
         assert_eq!(segment_number("segment-000000000000002a.tmp"), None);
         assert!(is_segment_temporary(&segment_temporary(3)));
         assert!(!is_segment_temporary("segment-000000000000002a.log"));
-    }
-
-    #[test]
-    fn zeros_are_found_at_any_length() {
-        for length in 0..100 {
-            let mut bytes = vec![0; length];
-            assert!(is_zero(&bytes));
-            for at in 0..length {
-                bytes[at] = 1;
-                assert!(!is_zero(&bytes));
-                bytes[at] = 0;
-            }
-        }
     }
 }

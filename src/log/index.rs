@@ -9,8 +9,9 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, block_align};
+use crate::base::limits::BLOCK_SIZE;
 use crate::base::mutants::{Mutant, planted};
+use crate::base::sectors::entry_size;
 use crate::base::{Ballot, Checksum, LogId, LogPages, Placement, Places, Position, Slot, Span};
 use crate::io::FileId;
 
@@ -549,7 +550,7 @@ impl Index {
         });
         active.count += 1;
         active.room += u64::from(placement_bytes_max);
-        active.tail += block_align(ENTRY_HEADER_SIZE + value_size as usize) as u64;
+        active.tail += entry_size(value_size as usize) as u64;
         active.note_slot(slot);
         reference
     }

@@ -18,7 +18,7 @@
 
 use std::rc::Rc;
 
-use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, LOGS_PER_BATCH_MAX, VALUE_BYTES_MAX};
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, LOGS_PER_BATCH_MAX};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{LogId, Placement, Position, Span};
@@ -41,7 +41,6 @@ const _: () = {
     // The largest entry with the worst batch fits an empty segment, and its footer a buffer.
     assert!(segment_bytes_min(BUFFER_BYTES_MAX) <= SEGMENT_BYTES_DEFAULT);
     assert!(footer_size(1, PLACEMENT_BYTES_MAX as usize) <= BUFFER_BYTES_MAX);
-    assert!(ENTRY_HEADER_SIZE + VALUE_BYTES_MAX <= BUFFER_BYTES_MAX);
 };
 
 /// The most bytes that the placement of a batch takes in a footer: one of `commands` commands that

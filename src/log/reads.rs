@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::base::limits::ENTRY_HEADER_SIZE;
-use crate::base::limits::block_align;
+use crate::base::sectors::entry_size;
 use crate::base::{Batch, BlockBuf, Instant, LogId, Position, Slot};
 use crate::io::{Disk, DiskError, DiskEvent, FileId, FileOptions};
 
@@ -205,7 +204,7 @@ impl Log {
         let (op, offset, size) = match target {
             Some(found) => {
                 let job = self.reads.jobs.get_mut(&ticket).expect("as above");
-                let size = block_align(ENTRY_HEADER_SIZE + found.entry.value_size as usize);
+                let size = entry_size(found.entry.value_size as usize);
                 let offset = u64::from(found.entry.offset);
                 job.target = Some(found);
                 (Op::ReadEntry(ticket), offset, size)
@@ -375,6 +374,6 @@ pub(super) fn open_entry(
     header.check_value(bytes)?;
     match header.value_size {
         0 => Ok(Batch::noop()),
-        size => Ok(Batch::seal(buffer, size as usize, header.value_checksum)),
+        size => Ok(Batch::of_entry(buffer, size as usize, header.value_checksum)),
     }
 }

@@ -19,9 +19,9 @@ use std::collections::VecDeque;
 
 use tracing::warn;
 
-use crate::base::limits::ENTRY_HEADER_SIZE;
-use crate::base::limits::{BLOCK_SIZE, MIB, block_align};
+use crate::base::limits::{BLOCK_SIZE, MIB};
 use crate::base::mutants::{Mutant, planted};
+use crate::base::sectors::entry_size;
 use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
@@ -703,7 +703,7 @@ impl<S: Storage> Recovery<'_, S> {
             let segment = index.segment(found.segment).expect("listed by the index");
             let name = self.name(found.segment);
             let file = segment.file.expect("a segment in memory is open");
-            let size = block_align(ENTRY_HEADER_SIZE + found.entry.value_size as usize);
+            let size = entry_size(found.entry.value_size as usize);
             let mut buffer = self.options.pool.take(size);
             let offset = u64::from(found.entry.offset);
             let read = self

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tracing::info;
 
 use crate::base::Slot;
-use crate::base::limits::{ENTRY_HEADER_SIZE, block_align};
+use crate::base::sectors::entry_size;
 use crate::io::{FileOptions, Storage};
 
 use super::format::{join, segment_name};
@@ -97,7 +97,7 @@ fn replay_slot<S: Storage>(
     );
     let entry = found.entry;
     let offset = u64::from(entry.offset);
-    let size = block_align(ENTRY_HEADER_SIZE + entry.value_size as usize);
+    let size = entry_size(entry.value_size as usize);
     let mut buffer = log.options.pool.take(size);
     let reader = window.on(log, storage, found.segment)?;
     let bytes = reader.at(storage, offset, size)?;

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, KIB, block_align};
+use crate::base::limits::{BLOCK_SIZE, KIB};
 use crate::base::mutants::{Mutant, planted};
+use crate::base::sectors::entry_size;
 use crate::base::{Instant, Slot};
 use crate::io::{Disk, DiskEvent, FileId, FileOptions};
 
@@ -330,7 +331,7 @@ fn verify_entry(
     if row.is_some_and(|r| (r.slot, r.ballot, r.value_size, u64::from(r.offset)) != standing) {
         return Err((slot, "the index footer tells of another entry here".into()));
     }
-    let size = block_align(ENTRY_HEADER_SIZE + header.value_size as usize);
+    let size = entry_size(header.value_size as usize);
     if size > bytes.len() {
         return Ok(Verified::Needs(size));
     }

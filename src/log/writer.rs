@@ -302,10 +302,9 @@ impl Log {
             placement_bytes_max: pending.placement_bytes_max,
             previous: self.writer.previous,
         };
-        let (bytes, checksum) = header.encode();
         self.writer.next_sequence += 1;
-        self.writer.previous = checksum;
-        pending.batch.stamp(&self.options.pool, &bytes)
+        let previous = &mut self.writer.previous;
+        pending.batch.stamp(&self.options.pool, |bytes| *previous = header.encode(bytes))
     }
 
     pub(super) fn on_write<D: Disk>(

@@ -34,8 +34,9 @@
 use crate::base::limits::{
     APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, LOGS_PER_BATCH_MAX, VALUE_BYTES_MAX,
 };
+use crate::base::sectors::entry_size;
 use crate::base::{
-    AppendTerms, Batch, BlockBuf, BlockPool, Checksum, FenceToken, IdSet, LogId, Position,
+    AppendTerms, Batch, BlockBuf, BlockPool, FenceToken, IdSet, LogId, Position,
     SESSION_TERMS_SIZE, Sequence, SessionId,
 };
 
@@ -282,8 +283,7 @@ impl BatchBuilder {
         value[16..20].copy_from_slice(&(self.size as u32).to_le_bytes());
         value[20..28].copy_from_slice(&log_time_ms.to_le_bytes());
         value[28..32].copy_from_slice(&(self.logs.len() as u32).to_le_bytes());
-        let checksum = Checksum::of(value);
-        let batch = Batch::seal(buffer, self.size, checksum);
+        let batch = Batch::seal(buffer, self.size);
         // Follow growth at once and shrinking slowly: a move costs a copy, room costs nothing.
         self.size_expected = self.size.max(self.size_expected - self.size_expected / 8);
         self.start_empty();
@@ -304,7 +304,7 @@ impl BatchBuilder {
     }
 
     fn reserve(&mut self, size: usize) {
-        let needed = ENTRY_HEADER_SIZE + size;
+        let needed = entry_size(size);
         match &mut self.buffer {
             Some(buffer) if buffer.capacity() >= needed => {}
             Some(buffer) => {
@@ -314,8 +314,7 @@ impl BatchBuilder {
                 *buffer = larger;
             }
             empty => {
-                let expected = (ENTRY_HEADER_SIZE + self.size_expected)
-                    .min(ENTRY_HEADER_SIZE + VALUE_BYTES_MAX);
+                let expected = entry_size(self.size_expected.min(VALUE_BYTES_MAX));
                 *empty = Some(self.pool.take(needed.max(expected)));
             }
         }
@@ -495,6 +494,7 @@ pub fn stated_counts(value: &[u8]) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Checksum;
     use crate::base::records::push_record;
 
     fn run(records: &[&[u8]]) -> Vec<u8> {

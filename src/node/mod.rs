@@ -30,7 +30,8 @@ pub use replica::Node;
 pub use stages::Stage;
 pub use status::Watermarks;
 
-use crate::base::limits::{APPEND_BYTES_MAX, ENTRY_HEADER_SIZE, MIB, VALUE_BYTES_MAX};
+use crate::base::limits::{APPEND_BYTES_MAX, MIB};
+use crate::base::sectors::value_bytes_max;
 use crate::base::{BlockPool, GroupId, NodeId, Slot};
 use crate::io::ConnId;
 use crate::log::{LogError, LogFailure, LogOptions, ReadEntry, ReadError};
@@ -104,7 +105,7 @@ impl NodeOptions {
 
     /// The largest value of a slot that fits an entry of the log.
     pub fn value_bytes_max(&self) -> usize {
-        VALUE_BYTES_MAX.min(self.log.entry_bytes_max.saturating_sub(ENTRY_HEADER_SIZE))
+        value_bytes_max(self.log.entry_bytes_max)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

@@ -8,6 +8,7 @@ use super::frame::{
     FRAME_HEADER_SIZE, FrameKind, Header, META_SIZE_MAX, PAYLOAD_SIZE_MAX, check_start,
 };
 use crate::base::limits::ENTRY_HEADER_SIZE;
+use crate::base::sectors::entry_size;
 use crate::base::{Batch, BlockBuf, BlockPool, Checksum, GroupId};
 
 /// Where a payload that straddles chunks is assembled.
@@ -26,7 +27,7 @@ pub trait PayloadBuffer: Sized {
 impl PayloadBuffer for BlockBuf {
     type Source = BlockPool;
     fn take(source: &BlockPool, size: usize) -> BlockBuf {
-        source.take(ENTRY_HEADER_SIZE + size)
+        source.take(entry_size(size))
     }
     fn payload(&self, size: usize) -> &[u8] {
         &self[ENTRY_HEADER_SIZE..][..size]
@@ -56,7 +57,8 @@ enum Payload<'a, B> {
     Buffer(B, usize),
 }
 
-/// A whole frame; order, kind and both checksums have been checked.
+/// A whole frame; order, kind and both checksums have been checked. (But for the payload that
+/// becomes a batch: [`Frame::into_batch`] does, in the pass over it that sealing makes anyway.)
 #[derive(Debug)]
 pub struct Frame<'a, B = BlockBuf> {
     /// What it is.
@@ -78,7 +80,7 @@ impl<B: PayloadBuffer> Frame<'_, B> {
         }
     }
 
-    /// The payload's checksum, verified.
+    /// The payload's checksum.
     pub fn payload_checksum(&self) -> Checksum {
         self.payload_checksum
     }
@@ -87,17 +89,27 @@ impl<B: PayloadBuffer> Frame<'_, B> {
 impl Frame<'_> {
     /// The payload as a sealed batch; the no-op when there is none. Copies it once if it lay in
     /// the received chunk, not at all if it was assembled.
-    pub fn into_batch(self, pool: &BlockPool) -> Batch {
+    ///
+    /// # Errors
+    /// The payload's checksum does not match.
+    pub fn into_batch(self, pool: &BlockPool) -> Result<Batch, WireError> {
         let (buffer, size) = match self.payload {
             Payload::Buffer(buffer, size) => (buffer, size),
-            Payload::Slice([]) => return Batch::noop(),
+            Payload::Slice([]) if self.payload_checksum == Checksum::of(&[]) => {
+                return Ok(Batch::noop());
+            }
+            Payload::Slice([]) => return Err(WireError::PayloadChecksum { kind: self.kind }),
             Payload::Slice(slice) => {
                 let mut buffer = BlockBuf::take(pool, slice.len());
                 buffer.payload_mut(slice.len()).copy_from_slice(slice);
                 (buffer, slice.len())
             }
         };
-        Batch::seal(buffer, size, self.payload_checksum)
+        let batch = Batch::seal(buffer, size);
+        match batch.checksum() == self.payload_checksum {
+            true => Ok(batch),
+            false => Err(WireError::PayloadChecksum { kind: self.kind }),
+        }
     }
 }
 
@@ -322,7 +334,7 @@ impl<B: PayloadBuffer> FrameDecoder<B> {
 }
 
 fn check_payload(kind: FrameKind, header: &Header, payload: &[u8]) -> Result<(), WireError> {
-    match Checksum::of(payload) == header.payload_checksum {
+    match kind.has_value() || Checksum::of(payload) == header.payload_checksum {
         true => Ok(()),
         false => Err(WireError::PayloadChecksum { kind }),
     }

@@ -164,6 +164,10 @@ impl FrameKind {
     pub fn is_peer(self) -> bool {
         (16..64).contains(&(self as u16))
     }
+    /// A message whose payload is a slot's value.
+    pub fn has_value(self) -> bool {
+        matches!(self, FrameKind::Accept | FrameKind::Learn | FrameKind::AcceptedValue)
+    }
     /// A request of a client.
     pub fn is_request(self) -> bool {
         (64..80).contains(&(self as u16))

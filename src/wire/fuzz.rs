@@ -25,7 +25,11 @@ pub fn decode_stream(bytes: &[u8], chunk_size: usize) -> (usize, Option<WireErro
                     let _ = (decode_hello(&frame), decode_hello_reply(&frame));
                     let _ = (decode_request(&frame), decode_response(&frame));
                     let _ = decode_alive(&frame);
-                    let _ = decode_message(frame, &pool);
+                    // A value's checksum is verified when it becomes a batch.
+                    let message = decode_message(frame, &pool);
+                    if let Err(error @ WireError::PayloadChecksum { .. }) = message {
+                        return (count - 1, Some(error));
+                    }
                 }
             }
         }

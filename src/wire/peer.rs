@@ -277,18 +277,22 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
         _ => return Err(WireError::UnexpectedKind { kind, expected: "a peer message" }),
     };
     fields.end()?;
-    Ok(with_value(message, frame, pool))
+    with_value(message, frame, pool)
 }
 
 /// Fills in the value, now that the fields have been read.
-fn with_value(mut message: Message<Batch>, frame: Frame<'_>, pool: &BlockPool) -> Message<Batch> {
+fn with_value(
+    mut message: Message<Batch>,
+    frame: Frame<'_>,
+    pool: &BlockPool,
+) -> Result<Message<Batch>, WireError> {
     if let Message::Accept { value, .. }
     | Message::Learn { value, .. }
     | Message::AcceptedValue { value, .. } = &mut message
     {
-        *value = frame.into_batch(pool);
+        *value = frame.into_batch(pool)?;
     }
-    message
+    Ok(message)
 }
 
 fn accepted_slots(payload: &[u8]) -> Result<Vec<AcceptedSlot>, WireError> {

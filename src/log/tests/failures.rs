@@ -18,16 +18,16 @@ const SCRIPT: &[Step] = &[
     Append(5000),
     Vote,
     Drain,
-    Append(16_000),
+    Append(15_800),
     Apply(9),
-    Append(16_000),
-    Append(16_000),
+    Append(15_800),
+    Append(15_800),
     Drain,
     Apply(9),
     Idle(50),
     Append(100),
     Drain,
-    Append(16_000),
+    Append(15_800),
     Append(15_000),
     Vote,
     Drain,
@@ -113,9 +113,9 @@ fn the_failure_names_the_file_and_the_cause() {
 
     // A segment that was made since the log was opened, under a temporary name.
     let mut bed = Bed::new(1, options());
-    bed.play(&[Append(16_000), Append(16_000), Append(16_000), Drain, Idle(100)], u32::MAX);
+    bed.play(&[Append(15_800), Append(15_800), Append(15_800), Drain, Idle(100)], u32::MAX);
     bed.disk.inject(OpKind::Write, 0, OpFault::Error);
-    bed.append(16_000);
+    bed.append(15_800);
     while bed.event() {}
     let text = bed.failure.as_ref().expect("the write has failed").to_string();
     let at = format!("bytes of {}", Bed::segment(2));
@@ -160,7 +160,7 @@ fn a_log_of_large_writes_does_not_write_everything_twice() {
         let mut bed = Bed::new(1, options);
         bed.idle(pause, u32::MAX);
         for _ in 0..400 {
-            bed.append(12_000);
+            bed.append(11_700);
             while bed.model.durable < bed.model.appended.len() {
                 assert!(bed.event(), "a write is in flight");
             }
@@ -205,7 +205,7 @@ fn a_full_disk_leaves_the_log_without_room_until_room_is_made() {
     let mut bed = Bed::on(TestDisk::new(1, disk_options), options.clone());
     let mut appended = 0;
     while bed.log().has_room() {
-        bed.append(12_000);
+        bed.append(11_700);
         appended += 1;
         bed.idle(Duration::from_millis(100), u32::MAX);
         assert!(appended < 100, "the disk is full some time");
@@ -232,7 +232,7 @@ fn a_full_disk_leaves_the_log_without_room_until_room_is_made() {
     assert!(bed.log().has_room());
     let durable = bed.model.durable;
     for _ in 0..10 {
-        bed.append(12_000);
+        bed.append(11_700);
         bed.idle(Duration::from_millis(100), u32::MAX);
     }
     assert_eq!(bed.model.durable, durable + 10);
@@ -280,7 +280,7 @@ fn entries_placed_in_a_segment_that_is_not_made_yet_wait_for_it() {
     let disk_options = DiskOptions { capacity_bytes: capacity, ..DiskOptions::default() };
     let mut bed = Bed::on(TestDisk::new(1, disk_options), options);
     for _ in 0..6 {
-        bed.append(12_000);
+        bed.append(11_700);
     }
     bed.idle(Duration::from_secs(2), u32::MAX);
     assert!(!bed.log().has_room() && bed.failure.is_none());

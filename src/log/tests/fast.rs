@@ -24,7 +24,7 @@ pub fn filled(seed: u64) -> Bed {
 
 fn filled_with(seed: u64, options: LogOptions) -> Bed {
     let mut bed = Bed::new(seed, options);
-    for size in [100, 9000, 0, 3000, 12_000, 16_000, 7000, 16_000, 15_000, 200, 16_000, 300] {
+    for size in [100, 9000, 0, 3000, 11_700, 15_800, 7000, 15_800, 15_000, 200, 15_800, 300] {
         bed.play(&[Append(size), Drain, Apply(1), Idle(5)], u32::MAX);
     }
     bed.idle(Duration::from_millis(200), u32::MAX);
@@ -204,7 +204,7 @@ fn a_start_that_may_open_no_more_files_says_so_and_takes_no_checkpoint_away() {
 #[test]
 fn a_checkpoint_that_starts_did_without_is_refused_when_no_entry_holds_a_slot_that_it_covers() {
     let mut bed = Bed::new(1, options());
-    let play = [Append(12_000), Append(12_000), Append(12_000), Drain, Apply(9), Idle(50)];
+    let play = [Append(11_700), Append(11_700), Append(11_700), Drain, Apply(9), Idle(50)];
     bed.play(&play, u32::MAX);
     assert_eq!(bed_checkpoints(&mut bed), [3]);
     bed.options.checkpoint_bytes_min = None;
@@ -212,7 +212,7 @@ fn a_checkpoint_that_starts_did_without_is_refused_when_no_entry_holds_a_slot_th
     bed.recover().unwrap();
     assert_eq!(bed.checkpoints_used, 1);
     // Slot 4 fills segment 1; slot 3 stands once more, in segment 2.
-    bed.play(&[Append(12_000), Repeat, Drain], u32::MAX);
+    bed.play(&[Append(11_700), Repeat, Drain], u32::MAX);
     assert_eq!((bed.log().stats().segments, bed.model.applied), (3, Slot(3)));
     bed.kill(&mut Rng::new(1));
     bed.fault_at_open = Some((OpKind::Read, OpFault::Error));
@@ -387,11 +387,11 @@ fn a_footer_that_the_next_segment_does_not_follow_from_is_not_believed() {
 }
 
 pub fn a_footer_of_another_life() {
-    let play = [Append(12_000), Append(12_000), Append(12_000), Drain, Apply(9)];
+    let play = [Append(11_700), Append(11_700), Append(11_700), Drain, Apply(9)];
     let mut bed = Bed::new(1, options());
     let mut other = Bed::new(1, options());
     // Another life of the log: as many entries, of other sizes.
-    other.play(&[Append(7000), Append(15_000), Append(12_000), Drain, Apply(9)], u32::MAX);
+    other.play(&[Append(7000), Append(15_000), Append(11_700), Drain, Apply(9)], u32::MAX);
     for _ in 0..3 {
         bed.play(&play, u32::MAX);
         other.play(&play, u32::MAX);

@@ -21,13 +21,13 @@ const SCRIPT: &[Step] = &[
     Again(500),
     Drain,
     Apply(2),
-    Append(16_000),
+    Append(15_800),
     Drain,
     Repeat,
     Drain,
-    Append(16_000),
+    Append(15_800),
     Drain,
-    Append(16_000),
+    Append(15_800),
     Drain,
     Apply(9),
     Append(10),
@@ -60,7 +60,7 @@ fn a_sound_log_is_told_in_full() {
     assert_eq!((group.chosen, group.accepted), (5, 6));
     assert_eq!((group.entries, group.marks, group.superseded), (9, 1, 2));
     assert_eq!((group.entries_lost, group.torn_bytes), (0, 0));
-    assert_eq!(group.value_bytes, 100 + 9000 + 500 + 16_000 + 500 + 2 * 16_000 + 10);
+    assert_eq!(group.value_bytes, 100 + 9000 + 500 + 15_800 + 500 + 2 * 15_800 + 10);
     let sum = |get: fn(&crate::log::inspect::SegmentReport) -> u64| -> u64 {
         group.segments.iter().map(get).sum()
     };
@@ -128,7 +128,7 @@ fn footers_tell_of_other_logs_and_of_refusals() {
     let mut bed = Bed::new(1, options());
     // The sixth kind is refusals; see `toy.rs`.
     for head in [[2, PLAIN], [MANY_LOGS + 1, PLAIN], [1, 6], [0, PLAIN], [3, PLAIN]] {
-        bed.append_starting(&head, 12_000);
+        bed.append_starting(&head, 11_700);
         while bed.event() {}
     }
     while bed.apply() {}

@@ -21,7 +21,7 @@ enum Action {
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let size = prop_oneof![Just(0), 1..200usize, 3900..4100usize, 1..16_000usize];
+    let size = prop_oneof![Just(0), 1..200usize, 3900..4100usize, 1..15_800usize];
     prop_oneof![
         8 => size.clone().prop_map(|size| Action::Do(Step::Append(size))),
         2 => size.prop_map(|size| Action::Do(Step::Again(size))),
@@ -174,7 +174,7 @@ fn drawn_step(rng: &mut Rng) -> Step {
     let size = match rng.below(3) {
         0 => rng.below(200),
         1 => 3900 + rng.below(200),
-        _ => rng.below(16_000),
+        _ => rng.below(15_800),
     };
     match rng.below(16) {
         0..6 => Step::Append(size as usize),

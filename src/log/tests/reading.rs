@@ -19,7 +19,7 @@ fn filled(seed: u64, count: u64) -> Bed {
     let mut bed = Bed::new(seed, options());
     let mut rng = Rng::new(seed);
     for _ in 0..count {
-        bed.append(rng.below(16_000) as usize);
+        bed.append(rng.below(15_800) as usize);
         while bed.event() {}
         assert!(bed.apply());
     }
@@ -295,8 +295,8 @@ fn a_slot_is_found_among_more_overlapping_segments_than_footers_are_cached() {
     let mut bed = Bed::new(7, options());
     let count = 3 * FOOTERS_CACHED_MAX as u64;
     for slot in 1..=count {
-        bed.append_slot(Slot(slot), 16_000);
-        bed.append_slot(Slot(count + slot), 16_000);
+        bed.append_slot(Slot(slot), 15_800);
+        bed.append_slot(Slot(count + slot), 15_800);
         while bed.event() {}
     }
     while bed.apply() {}

@@ -25,7 +25,7 @@ fn preallocated(seed: u64, options: LogOptions, segments: u64) -> Bed {
 /// Four entries of three blocks fill a segment.
 fn fill_segments(bed: &mut Bed, count: usize) {
     for _ in 0..4 * count {
-        bed.append(12_000);
+        bed.append(11_700);
         while bed.event() {}
     }
 }
@@ -112,7 +112,7 @@ fn going_on_to_a_prepared_segment_never_waits() {
     let mut bed = preallocated(1, options(), 60);
     for segment in 1..60 {
         for entry in 0..4 {
-            bed.append(12_000);
+            bed.append(11_700);
             bed.submit();
             assert_eq!(writes(&bed), 1, "segment {segment}, entry {entry}");
             while bed.event() {}
@@ -127,7 +127,7 @@ fn entries_placed_over_many_prepared_segments_at_once_wait_for_their_files() {
         let mut bed = preallocated(seed, options(), 12);
         // Into segments that are open, that stand, and that are still to be made.
         for _ in 0..4 * 15 {
-            bed.append(12_000);
+            bed.append(11_700);
         }
         let events = seed as u32 * 3;
         bed.step(Events(events), u32::MAX);
@@ -152,7 +152,7 @@ fn a_prepared_segment_that_cannot_be_opened_is_waited_for_while_files_are_short(
     bed.disk.set_files_max(open);
     // On to the last segment that is open, and beyond it.
     for _ in 0..4 * 3 {
-        bed.append(12_000);
+        bed.append(11_700);
     }
     bed.idle(Duration::from_secs(2), u32::MAX);
     assert!(bed.failure.is_none(), "{:?}", bed.failure);
@@ -172,7 +172,7 @@ fn files_kept_open_for_reads_give_way_to_the_log() {
         let mut bed = preallocated(1, options(), made);
         bed.disk.set_files_max(files_max);
         for _ in 0..30 {
-            bed.play(&[Append(12_000), Append(12_000), Apply(9), Idle(600)], u32::MAX);
+            bed.play(&[Append(11_700), Append(11_700), Apply(9), Idle(600)], u32::MAX);
         }
         assert!(bed.failure.is_none(), "{:?}", bed.failure);
         bed.idle(Duration::from_secs(5), u32::MAX);
@@ -201,7 +201,7 @@ pub fn names_after_power_loss() {
         let mut bed = Bed::new(seed, options);
         bed.idle(100 * MS, u32::MAX);
         for entry in 0..4 * 3 {
-            bed.append(12_000);
+            bed.append(11_700);
             while bed.model.durable <= entry {
                 bed.idle(MS, u32::MAX);
             }
@@ -229,11 +229,11 @@ fn beside_a_small_write_a_second_one_starts_when_as_much_waits() {
 
     // Beside a large one a larger write later is better.
     for _ in 0..6 {
-        bed.append(12_000);
+        bed.append(11_700);
     }
     bed.submit();
     for _ in 0..12 {
-        bed.append(12_000);
+        bed.append(11_700);
     }
     bed.submit();
     assert_eq!(writes(&bed), 1);
@@ -257,9 +257,9 @@ const MS: Duration = Duration::from_millis(1);
 fn a_quiet_log_fills_its_reserve_and_a_burst_uses_it() {
     let mut bed = Bed::new(1, ahead());
     for _ in 0..3 {
-        bed.append(12_000);
+        bed.append(11_700);
         bed.idle(200 * MS, u32::MAX);
-        bed.append(12_000);
+        bed.append(11_700);
         bed.idle(240 * MS, u32::MAX);
         let before = bed.log().stats().spare_segments;
         bed.idle(2000 * MS, u32::MAX);
@@ -375,7 +375,7 @@ pub fn writes_in_flight_over_segments() {
         let mut bed = preallocated(seed, options.clone(), 8);
         fill_segments(&mut bed, 1);
         for _ in 0..8 {
-            bed.append(12_000);
+            bed.append(11_700);
         }
         bed.submit();
         assert_eq!(writes(&bed), 2, "one for each segment");

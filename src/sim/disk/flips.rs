@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::base::limits::{BLOCK_SIZE, block_align};
+use crate::base::limits::BLOCK_SIZE;
 use crate::base::rng::Rng;
+use crate::base::sectors::entry_size;
 use crate::log::layout::{BlockKind, FileKind, HEADER_BYTES, block_kind, file_kind, footer_bytes};
 
 use super::content::Content;
@@ -333,7 +334,7 @@ impl Spans<'_> {
                 BlockKind::Blank => self.add(Region::Blank, offset, BLOCK, offset),
                 BlockKind::Other => {}
                 BlockKind::Entry { value_size, sequence, durable, .. } => {
-                    size = block_align(HEADER_BYTES + value_size as usize) as u64;
+                    size = entry_size(value_size as usize) as u64;
                     size = size.min(end - offset);
                     let first = self.spans.len();
                     self.add_entry(offset, u64::from(value_size), size);

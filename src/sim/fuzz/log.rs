@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::Script;
-use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, KIB};
+use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, KIB, SECTOR_SIZE};
 use crate::base::{
     Ballot, Batch, BlockPool, Checksum, GroupId, Incarnation, LogId, NodeId, Placement, Position,
     Slot, Span,
@@ -285,7 +285,8 @@ impl Edits<'_, '_> {
     /// Changes a segment's header or a vote, and its checksum with it.
     fn forge_block(&mut self, block: &mut [u8]) {
         self.change(block, 80);
-        self.stamp(block, BLOCK_SIZE);
+        let segment = self.script.u8().is_multiple_of(2);
+        self.stamp(block, if segment { SECTOR_SIZE } else { BLOCK_SIZE });
     }
 
     /// Makes the checksum fit that stands at the end of the first `size` bytes.

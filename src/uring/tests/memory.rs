@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::support::{connected_pair, disk_dir, filled, ring_in, turn_until, zeroed_file};
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, KIB, MIB, block_align};
 use crate::base::rng::Rng;
+use crate::base::sectors::entry_size;
 use crate::base::{Batch, BlockPool, Checksum};
 use crate::io::{ConnId, Disk, Event, FileId, FileOptions, Io, Net, SendPart, Storage};
 use crate::io::{Sync, Token, Wait, WritePart};
@@ -60,8 +61,8 @@ impl Pump {
             let batch = random_batch(&self.pool, &mut self.rng);
             let (length, checksum) = (batch.value_size(), batch.checksum());
             self.written.push(Written { offset: self.offset, length, checksum });
-            let stamped = batch.stamp(&self.pool, &[0x48; ENTRY_HEADER_SIZE]);
-            let size = block_align(ENTRY_HEADER_SIZE + length) as u64;
+            let stamped = batch.stamp(&self.pool, |header| header.fill(0x48));
+            let size = entry_size(length) as u64;
             let parts = vec![WritePart::Entry(stamped)];
             uring.write(Token(self.made), self.file, self.offset, parts, Sync::Durable);
             self.offset += size;
@@ -87,7 +88,7 @@ fn batches_shared_by_disk_and_socket_arrive_intact_at_both() {
     let dir = disk_dir();
     let options = UringOptions { recv_buffers: 4, recv_buffer_bytes: 4096, ..Default::default() };
     let mut uring = ring_in(&dir, options);
-    let bytes_max = BATCHES as usize * block_align(ENTRY_HEADER_SIZE + VALUE_BYTES_MAX as usize);
+    let bytes_max = BATCHES as usize * entry_size(VALUE_BYTES_MAX as usize);
     let file = zeroed_file(&mut uring, "batches", bytes_max);
     let (near, far) = connected_pair(&mut uring);
     let mut pump = Pump {
@@ -142,7 +143,7 @@ fn check_received(received: &mut Vec<u8>) -> u64 {
 fn check_written(uring: &mut Uring, pump: &Pump) {
     let mut buffer = BlockPool::new(0).take(block_align(VALUE_BYTES_MAX as usize + BLOCK_SIZE));
     for entry in &pump.written {
-        let size = block_align(ENTRY_HEADER_SIZE + entry.length);
+        let size = entry_size(entry.length);
         uring.read_at(pump.file, entry.offset, &mut buffer, size).unwrap();
         let value = &buffer[ENTRY_HEADER_SIZE..][..entry.length];
         assert_eq!(Checksum::of(value), entry.checksum, "a value is spoilt on disk");
@@ -189,7 +190,7 @@ fn a_connection_closed_with_a_send_in_flight_keeps_its_bytes_until_the_end() {
     uring.turn(Wait::No, &mut events).unwrap();
     // Far more than the socket takes while nobody reads: the send stays in flight.
     let batches: Vec<Batch> =
-        (0..8).map(|_| Batch::copy_of(&pool, &vec![0x66; 2 * MIB - BLOCK_SIZE])).collect();
+        (0..8).map(|_| Batch::copy_of(&pool, &vec![0x66; 2 * MIB - 5 * BLOCK_SIZE])).collect();
     uring.send(near, batches.into_iter().map(SendPart::Value).collect());
     uring.turn(Wait::No, &mut events).unwrap();
     assert!(events.is_empty(), "{events:?}");
