@@ -108,6 +108,9 @@ mutants! {
     // ---- paxos: catching up, stepping down ----
     /// A replica that is asked for an accepted value gives it out as chosen.
     LearnUnchosen = 7 "learn-unchosen",
+    /// A leader sends an unanswered slot again only when nothing at all is answered, and does not
+    /// hear that a peer has dropped it: while later slots are answered it waits for ever.
+    ResendOnSilenceOnly = 8 "resend-on-silence-only",
     /// A leader whose disk completes no writes stays.
     StalledLeaderStays = 8 "stalled-leader-stays",
     /// A leader that is asked to stop ends without handing over.

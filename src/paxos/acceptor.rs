@@ -114,8 +114,7 @@ impl<V: Value> Core<V> {
             return self.accept_chosen(peer, ballot, slot, fx);
         }
         if self.chosen.distance_to(slot) > self.config.accept_ahead_slots_max {
-            // The leader sends it again when this replica has caught up.
-            return self.raise_promise(ballot, fx);
+            return self.reject_accept(peer, ballot, slot, fx);
         }
         let accepted = Message::Accepted { ballot, slot };
         match self.window.get(slot) {
@@ -129,13 +128,20 @@ impl<V: Value> Core<V> {
                     self.send(peer, accepted, fx);
                 }
             }
-            // As above: it is sent again, or fetched.
-            _ if self.is_disk_behind() => self.raise_promise(ballot, fx),
+            _ if self.is_disk_behind() => self.reject_accept(peer, ballot, slot, fx),
             _ => {
                 let then = vec![self.outgoing(peer, accepted)];
                 self.write_entry(slot, ballot, value, then, fx);
             }
         }
+    }
+
+    /// There is no room for the value of this slot: the leader is to send it again. Were it not told,
+    /// it would take the slot for one that is under way, and choose nothing until it has waited
+    /// long enough.
+    fn reject_accept(&mut self, peer: usize, ballot: Ballot, slot: Slot, fx: &mut Effects<V>) {
+        self.raise_promise(ballot, fx);
+        self.send(peer, Message::AcceptRejected { ballot, slot }, fx);
     }
 
     /// An accept for a slot that is known here to be chosen. A leader may ask because an answer
@@ -147,7 +153,7 @@ impl<V: Value> Core<V> {
     /// whose value is the same. It still answers only for what is durable here.
     fn accept_chosen(&mut self, peer: usize, ballot: Ballot, slot: Slot, fx: &mut Effects<V>) {
         if self.persists.has_entry(slot) {
-            return self.raise_promise(ballot, fx);
+            return self.reject_accept(peer, ballot, slot, fx);
         }
         let accepted = Message::Accepted { ballot, slot };
         if ballot > self.promised {

@@ -329,6 +329,7 @@ impl<V: Value> Core<V> {
             }
             Message::Nack { ballot, promised } => self.on_nack(ballot, promised, fx),
             Message::Accepted { ballot, slot } => self.on_accepted(peer, ballot, slot, fx),
+            Message::AcceptRejected { ballot, slot } => self.on_accept_rejected(peer, ballot, slot),
             Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
                 self.peers[peer].priority = priority;
                 if self.leads_at(ballot) {

@@ -29,9 +29,11 @@ struct Progress {
     told: Slot,
     /// The stream is unbroken from here on.
     stream_first: Slot,
-    /// After a silence one slot is sent at a time, until the peer answers.
+    /// The oldest unanswered slot is sent alone, until it is answered.
     probing: bool,
-    /// The last answer, or the first send after everything had been answered.
+    /// The peer has no room for `next`: with each answer to a heartbeat one slot is tried.
+    blocked: bool,
+    /// When `acked` last moved, or the slot behind it was sent first.
     progress_at: Instant,
 }
 
@@ -109,9 +111,11 @@ impl Timeless for Leading {
                 told,
                 stream_first,
                 probing,
+                blocked,
                 progress_at: _,
             } = progress;
-            (next, acked, unanswered_bytes, told, stream_first, probing).hash(hasher);
+            (next, acked, unanswered_bytes, told, stream_first).hash(hasher);
+            (probing, blocked).hash(hasher);
         }
     }
 }
@@ -174,6 +178,7 @@ impl<V: Value> Core<V> {
             told: Slot::NONE,
             stream_first: start.next(),
             probing: false,
+            blocked: false,
             progress_at: self.now,
         };
         self.state = State::Leading(Leading {
@@ -255,8 +260,10 @@ impl<V: Value> Core<V> {
         }
         if let Some(entry) = self.window.get_mut(slot) {
             let progress = &mut leading.progress[peer];
-            progress.probing = false;
-            progress.progress_at = self.now;
+            progress.blocked = false;
+            if planted(Mutant::ResendOnSilenceOnly) {
+                (progress.probing, progress.progress_at) = (false, self.now);
+            }
             if entry.votes.has(peer) && planted(Mutant::AcceptedCountedTwice) {
                 entry.votes.add((peer + 1) % self.peers.len());
             }
@@ -269,6 +276,24 @@ impl<V: Value> Core<V> {
         self.try_choose(fx);
         self.release_retained();
         self.pump(peer, fx);
+    }
+
+    /// The peer has dropped what it was sent for this slot. The stream goes back to there and rests
+    /// until the peer is heard again.
+    pub(super) fn on_accept_rejected(&mut self, peer: usize, ballot: Ballot, slot: Slot) {
+        let State::Leading(leading) = &mut self.state else { return };
+        if leading.ballot != ballot || planted(Mutant::ResendOnSilenceOnly) {
+            return;
+        }
+        let progress = &mut leading.progress[peer];
+        let waits = |slot| self.window.get(slot).filter(|entry| !entry.votes.has(peer));
+        if slot > progress.acked && slot < progress.next && waits(slot).is_some() {
+            let back = (slot.0..progress.next.0).filter_map(|slot| waits(Slot(slot)));
+            progress.unanswered_bytes -= back.map(|entry| entry.value.size()).sum::<usize>();
+            progress.next = slot;
+            progress.blocked = true;
+        }
+        self.note_answer(peer);
     }
 
     /// Moves the watermark over every slot that an accept quorum holds.
@@ -302,6 +327,7 @@ impl<V: Value> Core<V> {
             && self.window.get(progress.acked.next()).is_some_and(|entry| entry.votes.has(peer))
         {
             progress.acked = progress.acked.next();
+            (progress.probing, progress.progress_at) = (false, self.now);
         }
         progress.next = progress.next.max(progress.acked.next());
     }
@@ -349,13 +375,21 @@ impl<V: Value> Core<V> {
 
     /// Sends the peer what it has room for.
     fn pump(&mut self, peer: usize, fx: &mut Effects<V>) {
+        let State::Leading(leading) = &self.state else { return };
+        if !leading.progress[peer].blocked {
+            self.pump_at_most(usize::MAX, peer, fx);
+        }
+    }
+
+    fn pump_at_most(&mut self, count: usize, peer: usize, fx: &mut Effects<V>) {
         let State::Leading(leading) = &mut self.state else { return };
         let ahead = self.config.accept_ahead_slots_max;
         let known = self.peers[peer].chosen;
         let ballot = leading.ballot;
         let to = self.config.members[peer];
         let progress = &mut leading.progress[peer];
-        while progress.next <= leading.last {
+        let mut sent_count = 0;
+        while progress.next <= leading.last && sent_count < count {
             let slot = progress.next;
             let entry = self.window.get(slot).expect("what is proposed and unanswered is held");
             if entry.votes.has(peer) {
@@ -380,6 +414,7 @@ impl<V: Value> Core<V> {
             progress.told = progress.told.max(chosen);
             progress.unanswered_bytes = bytes;
             progress.next = slot.next();
+            sent_count += 1;
         }
     }
 
@@ -431,12 +466,14 @@ impl<V: Value> Core<V> {
                         progress.unanswered_bytes -= entry.value.size();
                     }
                     progress.acked = slot;
+                    progress.progress_at = self.now;
                 }
+                let count = if progress.blocked { 1 } else { usize::MAX };
                 self.note_answer(peer);
                 self.note_chosen(peer, chosen);
                 self.advance_acked(peer);
                 self.release_retained();
-                self.pump(peer, fx);
+                self.pump_at_most(count, peer, fx);
             }
             _ => {}
         }
@@ -463,14 +500,20 @@ impl<V: Value> Core<V> {
         }
     }
 
-    /// Goes back to the first unanswered slot when nothing has been answered for too long.
+    /// Goes back to the oldest unanswered slot when that has not been answered for too long, whatever
+    /// has been answered behind it.
+    ///
+    /// A peer may have dropped it alone. Example: a follower that catches up has no room for the first
+    /// slot of a new leader, and some milliseconds later it has, for those that follow. They are
+    /// answered, one every few milliseconds; without the first none of them is ever chosen.
     fn resend(&mut self, peer: usize) {
         let State::Leading(leading) = &mut self.state else { return };
         let progress = &mut leading.progress[peer];
         let waits = progress.acked.next() < progress.next;
         if waits && self.now.since(progress.progress_at) >= self.config.resend_timeout {
             progress.rewind();
-            progress.probing = true;
+            (progress.probing, progress.blocked) = (true, false);
+            progress.progress_at = self.now;
         }
     }
 
@@ -478,7 +521,7 @@ impl<V: Value> Core<V> {
         let State::Leading(leading) = &mut self.state else { return };
         let progress = &mut leading.progress[peer];
         progress.rewind();
-        progress.probing = false;
+        (progress.probing, progress.blocked) = (false, false);
         progress.told = Slot::NONE;
         // The answer tells how far the peer is, which opens the stream again.
         self.sequence += 1;
@@ -505,5 +548,133 @@ impl Progress {
     fn rewind(&mut self) {
         self.next = self.acked.next();
         self.unanswered_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::NodeId;
+    use crate::paxos::testkit::Text;
+    use crate::paxos::{Config, Effect, Input, PersistId, Recovered, Write};
+
+    const PEER: NodeId = NodeId(2);
+
+    /// A leader of three whose disk is at once; the second member answers, the third is down.
+    struct Led {
+        core: Core<Text>,
+        now: Instant,
+        ballot: Ballot,
+        sent: Vec<Slot>,
+    }
+
+    impl Led {
+        fn new() -> Led {
+            let members = [1, 2, 3].map(NodeId);
+            let mut config = Config::new(members[0], members.to_vec());
+            config.lease = Duration::ZERO;
+            let core = Core::new(config, Recovered::default(), Instant(0), 1).unwrap();
+            let mut led = Led { core, now: Instant(0), ballot: Ballot::NONE, sent: Vec::new() };
+            led.step(Input::PeerConnected(PEER));
+            led.now = led.core.next_deadline().unwrap();
+            led.step(Input::Tick);
+            led.ballot = Ballot { round: 1, node: members[0] };
+            let (ballot, chosen) = (led.ballot, Slot::NONE);
+            let promised = Ballot::NONE;
+            led.receive(Message::PreVoteReply { ballot, granted: true, promised, chosen });
+            led.receive(Message::Promise { ballot, chosen, accepted: vec![] });
+            assert_eq!(led.core.leader(), Some(members[0]));
+            led
+        }
+
+        fn step(&mut self, input: Input<Text>) {
+            let mut effects = Vec::new();
+            self.core.step(self.now, input, &mut effects);
+            let mut written: Vec<PersistId> = Vec::new();
+            for effect in effects {
+                match effect {
+                    Effect::Persist {
+                        id, write: Write::Entry { .. } | Write::Promise(_), ..
+                    } => written.push(id),
+                    Effect::Send(out) if out.to == PEER => {
+                        if let Message::Accept { slot, .. } = out.message {
+                            self.sent.push(slot);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            written.into_iter().for_each(|id| self.step(Input::Persisted(id)));
+        }
+
+        fn receive(&mut self, message: Message<Text>) {
+            self.step(Input::Message { from: PEER, message });
+        }
+
+        fn propose(&mut self) -> Slot {
+            self.step(Input::Propose(Text::new("value")));
+            self.core.proposed()
+        }
+
+        fn accepted(&mut self, slot: Slot) {
+            self.receive(Message::Accepted { ballot: self.ballot, slot });
+        }
+
+        /// Time goes on, with heartbeats and the peer's answers.
+        fn wait(&mut self, by: Duration) {
+            self.now = self.now + by;
+            self.step(Input::Tick);
+            let (ballot, sequence, chosen) = (self.ballot, self.core.sequence, Slot::NONE);
+            let (granted, priority) = (false, 0);
+            let reply = Message::HeartbeatReply { ballot, sequence, chosen, granted, priority };
+            self.receive(reply);
+        }
+    }
+
+    /// The peer has dropped slot 1 and answers what follows, one slot every 20 ms: slot 1 is sent
+    /// again after the resend timeout, and everything is chosen.
+    #[test]
+    fn resends_oldest_while_later_are_answered() {
+        let mut led = Led::new();
+        assert_eq!(led.propose(), Slot(1));
+        let timeout = led.core.config().resend_timeout;
+        let start = led.now;
+        while led.sent.iter().filter(|slot| **slot == Slot(1)).count() < 2 {
+            assert!(led.now.since(start) <= timeout * 2, "the oldest slot is not sent again");
+            let slot = led.propose();
+            led.accepted(slot);
+            led.wait(Duration::from_millis(20));
+        }
+        led.accepted(Slot(1));
+        assert_eq!(led.core.chosen(), led.core.proposed());
+    }
+
+    /// A peer that says that it has dropped a slot gets it again once it is heard next, one slot at
+    /// a time until it takes one.
+    #[test]
+    fn rejected_accept_is_sent_again_at_next_heartbeat() {
+        let mut led = Led::new();
+        for _ in 0..3 {
+            led.propose();
+        }
+        let ballot = led.ballot;
+        for slot in 1..=3 {
+            led.receive(Message::AcceptRejected { ballot, slot: Slot(slot) });
+        }
+        led.sent.clear();
+        led.propose();
+        assert_eq!(led.sent, [], "a peer without room is sent nothing");
+        let interval = led.core.config().heartbeat_interval;
+        led.wait(interval);
+        assert_eq!(led.sent, [Slot(1)]);
+        led.receive(Message::AcceptRejected { ballot, slot: Slot(1) });
+        led.wait(interval);
+        assert_eq!(led.sent, [Slot(1), Slot(1)]);
+        led.accepted(Slot(1));
+        assert_eq!(led.sent[2..], [Slot(2), Slot(3), Slot(4)]);
+        (2..=4).for_each(|slot| led.accepted(Slot(slot)));
+        assert_eq!(led.core.chosen(), Slot(4));
     }
 }

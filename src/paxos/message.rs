@@ -97,6 +97,13 @@ pub enum Message<V> {
         /// The slot accepted.
         slot: Slot,
     },
+    /// The sender has no room for the value of an `Accept` and has dropped it; it is to be sent again.
+    AcceptRejected {
+        /// The ballot of the `Accept`.
+        ballot: Ballot,
+        /// Its slot.
+        slot: Slot,
+    },
     /// The leader (or a candidate still recovering) is alive; carries the watermark alone when
     /// the pipe runs dry.
     Heartbeat {
@@ -211,6 +218,7 @@ impl<V: fmt::Display> fmt::Display for Message<V> {
                 write!(f, "Accept {slot}@{ballot} {value} chosen {chosen}")
             }
             Message::Accepted { ballot, slot } => write!(f, "Accepted {slot}@{ballot}"),
+            Message::AcceptRejected { ballot, slot } => write!(f, "AcceptRejected {slot}@{ballot}"),
             Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
                 write!(f, "Heartbeat {ballot} chosen {chosen}")?;
                 if *sequence != 0 {

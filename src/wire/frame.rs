@@ -109,6 +109,8 @@ kinds! {
     TakeOver = 31,
     /// [`super::Alive`].
     Alive = 32,
+    /// [`crate::paxos::Message::AcceptRejected`].
+    AcceptRejected = 33,
     /// [`super::Request::Append`].
     Append = 64,
     /// [`super::Request::Read`].

@@ -112,6 +112,11 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
             out.put_u64(slot.0);
             (FrameKind::Accepted, None)
         }
+        Message::AcceptRejected { ballot, slot } => {
+            out.put_ballot(*ballot);
+            out.put_u64(slot.0);
+            (FrameKind::AcceptRejected, None)
+        }
         Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
             out.put_ballot(*ballot);
             out.put_u64(chosen.0);
@@ -247,6 +252,9 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
             value: Batch::noop(),
         },
         FrameKind::Accepted => Message::Accepted { ballot: f.ballot()?, slot: f.slot()? },
+        FrameKind::AcceptRejected => {
+            Message::AcceptRejected { ballot: f.ballot()?, slot: f.slot()? }
+        }
         FrameKind::Heartbeat => Message::Heartbeat {
             ballot: f.ballot()?,
             chosen: f.slot()?,

@@ -85,6 +85,7 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
             Message::Accept { ballot, slot, chosen, value }
         }),
         (ballot(), slot()).prop_map(|(ballot, slot)| Message::Accepted { ballot, slot }),
+        (ballot(), slot()).prop_map(|(ballot, slot)| Message::AcceptRejected { ballot, slot }),
         (ballot(), slot(), any::<u64>(), any::<u32>()).prop_map(
             |(ballot, chosen, sequence, lease_ms)| Message::Heartbeat {
                 ballot,
@@ -136,6 +137,7 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
             Message::Accept { ballot, slot, chosen, value: turn(value) }
         }
         Message::Accepted { ballot, slot } => Message::Accepted { ballot, slot },
+        Message::AcceptRejected { ballot, slot } => Message::AcceptRejected { ballot, slot },
         Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
             Message::Heartbeat { ballot, chosen, sequence, lease_ms }
         }
