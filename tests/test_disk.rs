@@ -199,16 +199,16 @@ fn lengths_and_names_survive_only_flushed() {
 }
 
 #[test]
-fn the_power_of_all_disks_goes_at_one_instant_and_within_a_flush() {
+fn the_power_of_all_disks_goes_at_one_instant_and_within_a_change() {
     let Some((mains, first)) = disk(400) else { return };
     let second = Disk::new(&mains, 401);
     let (file, other) = (safe_file(&first, "log", 1, 1), safe_file(&second, "log", 1, 1));
-    first.cut_at_flush(2);
-    file.sync_all().expect("the first flush is done");
+    first.cut_at_change(3);
+    file.sync_all().expect("the first change is done");
     other.sync_all().expect("the other disk's do not count");
+    file.write_all_at(&[2; BLOCK], 0).expect("the second is done");
     assert!(!first.is_off_within(Duration::ZERO));
-    file.write_all_at(&[2; BLOCK], 0).unwrap();
-    file.sync_all().expect_err("the power goes in the second one");
+    file.sync_all().expect_err("the power goes in the third one");
     assert!(first.is_off_within(Duration::ZERO) && second.is_off_within(Duration::ZERO));
     other.sync_all().expect_err("the other one has none either");
     let loss = first.power_on();

@@ -7,7 +7,7 @@
 //!
 //!     let mains = Mains::new();
 //!     let disks = [1, 2, 3].map(|seed| Disk::new(&mains, seed));  // mounted at `disk.path()`
-//!     disks[0].cut_at_flush(7);         // in the middle of it the power of all goes
+//!     disks[0].cut_at_change(7);        // in the middle of it the power of all goes
 //!     disks[0].is_off_within(PATIENCE); // then the processes are killed
 //!     disks[0].power_on();              // draws what survived
 //!     disks[0].slow_down(100);
@@ -116,7 +116,9 @@ struct State {
     slowness: u32,
     /// Flushes that have begun, durable writes included.
     flushes: u64,
-    /// The count of flushes at which the power goes.
+    /// Writes that have been taken and flushes that have begun; a durable write is one of both.
+    changes: u64,
+    /// The count of changes at which the power goes.
     cut_at: Option<u64>,
     /// What open folders hold, as it was when they were opened.
     listings: HashMap<u64, Vec<(String, Ino)>>,
@@ -141,6 +143,7 @@ impl Disk {
             lies: false,
             slowness: 1,
             flushes: 0,
+            changes: 0,
             cut_at: None,
             listings: HashMap::new(),
             next_handle: 0,
@@ -162,11 +165,12 @@ impl Disk {
         &self.mount_point
     }
 
-    /// Cuts the power of all disks of these mains in the middle of the `count`th flush of this one
-    /// from now on: when what it covers has been written, and nothing of it is safe.
-    pub fn cut_at_flush(&self, count: u64) {
+    /// Cuts the power of all disks of these mains in the middle of the `count`th change of this one
+    /// from now on, a write or a flush: what it brings or covers is in the cache, and not safe. A
+    /// durable write is one change.
+    pub fn cut_at_change(&self, count: u64) {
         let mut state = self.shared.lock();
-        state.cut_at = Some(state.flushes + count);
+        state.cut_at = Some(state.changes + count);
     }
 
     /// Whether the power has gone, waiting for it at most so long.
@@ -315,6 +319,8 @@ impl Shared {
             if !state.lies {
                 state.cache.flush_part(ino, up_to, offset, bytes.len() as u64)?;
             }
+        } else {
+            drop(self.change(state)?);
         }
         Ok(fuse::write_answer(bytes.len()))
     }
@@ -325,12 +331,22 @@ impl Shared {
         mut state: MutexGuard<'a, State>,
     ) -> Result<MutexGuard<'a, State>, Errno> {
         state.flushes += 1;
-        if state.cut_at == Some(state.flushes) {
+        let state = self.change(state)?;
+        self.take(state, FLUSH_TIME)
+    }
+
+    /// Counts a change, at which the power may go.
+    fn change<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, Errno> {
+        state.changes += 1;
+        if state.cut_at == Some(state.changes) {
             drop(state);
             self.mains.cut();
             return Err(Errno::IO);
         }
-        self.take(state, FLUSH_TIME)
+        Ok(state)
     }
 }
 
