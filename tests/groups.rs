@@ -65,13 +65,14 @@ fn a_log_each(client: &Client) -> Vec<(String, LogId)> {
 
 fn read_log(address: &str, log: LogId) -> Vec<Vec<u8>> {
     let options = ClientOptions { stay: true, ..ClientOptions::default() };
+    let own = ReadOptions { level: ReadLevel::Local, ..ReadOptions::default() };
     let client = Client::connect([address.to_owned()], options).expect("the node answers");
     let client = client.of_log(log);
     let tail = client.tail(ReadLevel::ReadIndex).expect("a leader is there");
     let mut records = Vec::new();
     while (records.len() as u64) < tail.0 {
         let from = Position(records.len() as u64);
-        let batch = client.read(from, ReadOptions::default()).expect("the node reads its log");
+        let batch = client.read(from, own).expect("the node reads its log");
         assert!(batch.is_empty() || batch.first() == from);
         records.extend(batch.iter().map(|record| record.bytes.to_vec()));
     }

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::history::History;
 use common::{Cluster, PATIENCE, judge_cluster, linearizable_readers, wait_for};
@@ -114,4 +114,29 @@ fn a_leader_paused_beyond_its_lease_serves_nothing_stale() {
 
     let [lease, read_index] = judge_cluster(&cluster, &history);
     assert!(lease > ROUNDS * READS_QUEUED && read_index > ROUNDS * READS_QUEUED);
+}
+
+/// What a leader that is stopped costs clients with the default options, in the worst of some
+/// rounds: an election, and the time in which they find out. A client that waits out its
+/// `stall_timeout` on the stopped node would need more than that.
+#[test]
+fn default_clients_leave_a_stopped_leader() {
+    let cluster = Cluster::start(3);
+    let stall_timeout = ClientOptions::default().stall_timeout;
+    let mut worst = Duration::ZERO;
+    for round in 0..ROUNDS {
+        let leader = cluster.wait_for_leader();
+        let options = ClientOptions { operation_timeout: PATIENCE, ..ClientOptions::default() };
+        let client = Client::connect(cluster.addresses(), options).expect("it answers");
+        client.append(&[format!("before {round}")]).expect("the leader takes it");
+        cluster.nodes[leader].stop();
+        let stopped = Instant::now();
+        client.append(&[format!("after {round}")]).expect("another leader takes it");
+        let took = stopped.elapsed();
+        println!("round {round}: an append took {took:?} from the stop of the leader on");
+        worst = worst.max(took);
+        cluster.nodes[leader].go_on();
+        cluster.wait_until_equal();
+    }
+    assert!(worst < stall_timeout, "{worst:?}");
 }

@@ -40,6 +40,13 @@ pub struct ClientOptions {
     pub operation_timeout: Duration,
     /// A node that has not answered the hello after this long is passed over.
     pub connect_timeout: Duration,
+    /// While one address has not answered the hello after this long, the next one is tried beside
+    /// it; the first to answer is taken.
+    pub attempt_delay: Duration,
+    /// A connection on which requests wait and nothing has come for this long is looked into: the
+    /// other members are asked who leads, and the connection is given up if another one does. About
+    /// the cluster's election timeout.
+    pub probe_after: Duration,
     /// A connection on which requests wait and nothing has come for this long is given up. A
     /// long poll waits at most half of it.
     pub stall_timeout: Duration,
@@ -63,6 +70,8 @@ impl Default for ClientOptions {
             cluster: None,
             operation_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(2),
+            attempt_delay: Duration::from_millis(250),
+            probe_after: Duration::from_millis(400),
             stall_timeout: Duration::from_secs(4),
             inflight_max: 1024,
             stay: false,
@@ -77,6 +86,8 @@ impl ClientOptions {
         let rules = [
             (!self.operation_timeout.is_zero(), "operation_timeout must be above zero"),
             (!self.connect_timeout.is_zero(), "connect_timeout must be above zero"),
+            (!self.attempt_delay.is_zero(), "attempt_delay must be above zero"),
+            (!self.probe_after.is_zero(), "probe_after must be above zero"),
             (self.stall_timeout.as_millis() >= 2, "stall_timeout must be at least 2 ms"),
             (
                 (1..=INFLIGHT_MAX).contains(&self.inflight_max),
@@ -125,7 +136,7 @@ pub struct ReadOptions {
 impl Default for ReadOptions {
     fn default() -> Self {
         ReadOptions {
-            level: ReadLevel::Local,
+            level: ReadLevel::ReadIndex,
             records_max: APPEND_RECORDS_MAX as u32,
             bytes_max: MIB as u32,
             wait: Duration::ZERO,

@@ -203,6 +203,17 @@ impl<T> AppendQueue<T> {
         });
     }
 
+    /// Whether [`AppendQueue::next_to_send`] would say something.
+    pub fn has_to_send(&self) -> bool {
+        match self.session {
+            Session::None => !self.entries.is_empty() && !self.halted,
+            Session::Open(_) if !self.halted => {
+                self.entries.iter().skip(self.cursor).any(|entry| !entry.answered)
+            }
+            _ => false,
+        }
+    }
+
     /// What to send next, if anything. It counts as sent from here on.
     pub fn next_to_send(&mut self) -> Option<ToSend> {
         match self.session {

@@ -3,9 +3,11 @@
 //!
 //! Started by the [`super::Client`] at its first append; ends when the last handle is dropped and
 //! nothing is left to answer. Guarantee: every append handed in is answered once, at the latest
-//! when its time is over; one that is given up then goes on as a void, so that those behind it
-//! come to their turn.
+//! when its time is over, wherever it waits: in the backlog for its number, or in the queue for its
+//! answer. One that is given up in the queue goes on as a void, so that those behind it come to
+//! their turn.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +19,10 @@ use crate::wire::ErrorCode;
 use super::appends::{AppendAsk, AppendQueue, AppendReply, ToSend, Verdict};
 use super::error::{AppendError, ClientError};
 use super::link::{Backoff, Link};
-use super::session::{Answer, Back, Operation, Reply, Session};
+use super::session::{Answer, Back, NoAnswer, Operation, Reply, Session, Submission};
+
+/// Appends that wait for a number, at most; the session's window is full meanwhile.
+const BACKLOG_MAX: usize = 1024;
 
 /// What becomes of an append.
 pub(super) type AppendResult = Result<Position, AppendError>;
@@ -43,6 +48,9 @@ pub(super) struct Driver {
     /// Whether a handle is left.
     is_open: bool,
     queue: AppendQueue<Waiting>,
+    /// Appends that the queue has no room for yet. Their time is over in the order in which they
+    /// came: all calls of a client have the same time.
+    backlog: VecDeque<Job>,
     backoff: Backoff,
     /// When the queue is rewound.
     pause_until: Option<Instant>,
@@ -71,6 +79,7 @@ impl Driver {
             jobs,
             is_open: true,
             queue: AppendQueue::new(terms),
+            backlog: VecDeque::new(),
             backoff: Backoff::new(seed),
             pause_until: None,
             redirected: false,
@@ -80,7 +89,7 @@ impl Driver {
 
     pub(super) async fn run(mut self) {
         loop {
-            if self.queue.is_empty() {
+            if self.queue.is_empty() && self.backlog.is_empty() {
                 match self.jobs.recv().await {
                     Some(job) => self.take(job),
                     None => return,
@@ -88,8 +97,8 @@ impl Driver {
             }
             self.take_more();
             self.give_up_late();
-            let deadline = match self.queue.oldest() {
-                Some(waiting) => waiting.deadline,
+            let deadline = match self.next_deadline() {
+                Some(deadline) => deadline,
                 // Only voids are left. They are for those who append later, if somebody can.
                 None if self.jobs.is_closed() => return,
                 None => Instant::now() + self.link.options.operation_timeout,
@@ -120,22 +129,38 @@ impl Driver {
     }
 
     fn take(&mut self, job: Job) {
-        let Job { ask, deadline, reply } = job;
-        self.queue.push(Waiting { deadline, reply }, ask);
+        self.backlog.push_back(job);
+        self.fill_queue();
+    }
+
+    /// Gives numbers to those that wait for one, as far as the window has room.
+    fn fill_queue(&mut self) {
+        while self.queue.has_room() {
+            let Some(Job { ask, deadline, reply }) = self.backlog.pop_front() else { return };
+            self.queue.push(Waiting { deadline, reply }, ask);
+        }
+    }
+
+    /// When the time of the next append is over.
+    fn next_deadline(&self) -> Option<Instant> {
+        let queued = self.queue.oldest().map(|waiting| waiting.deadline);
+        let behind = self.backlog.front().map(|job| job.deadline);
+        queued.into_iter().chain(behind).min()
     }
 
     /// Sends and receives on one connection until there is a reason to leave it.
     async fn serve(&mut self, session: &Arc<Session>) -> Left {
         let (to, mut back) = mpsc::unbounded_channel();
         let left = loop {
-            if let Err(lost) = self.send(session, &to).await {
-                self.last_failure = lost;
+            self.fill_queue();
+            if let Err(lost) = self.send(session, &to) {
+                self.last_failure = lost.why;
                 break Left::Reconnect;
             }
-            if !self.is_open && self.queue.is_empty() {
+            if !self.is_open && self.queue.is_empty() && self.backlog.is_empty() {
                 break Left::Finished;
             }
-            let deadline = self.queue.oldest().map(|waiting| waiting.deadline);
+            let deadline = self.next_deadline();
             let far = Instant::now() + self.link.options.operation_timeout;
             tokio::select! {
                 biased;
@@ -155,13 +180,22 @@ impl Driver {
                     self.last_failure = session.lost(true).why;
                     break Left::Reconnect;
                 }
-                job = self.jobs.recv(), if self.is_open && self.queue.has_room() => match job {
-                    Some(job) => {
-                        self.take(job);
-                        self.take_more();
+                reserved = session.reserve(), if self.queue.has_to_send() => match reserved {
+                    Ok(submission) => self.submit(submission, &to),
+                    Err(lost) => {
+                        self.last_failure = lost.why;
+                        break Left::Reconnect;
                     }
-                    None => self.is_open = false,
                 },
+                job = self.jobs.recv(), if self.is_open && self.backlog.len() < BACKLOG_MAX => {
+                    match job {
+                        Some(job) => {
+                            self.take(job);
+                            self.take_more();
+                        }
+                        None => self.is_open = false,
+                    }
+                }
                 () = sleep_until(self.pause_until.unwrap_or(far)), if self.pause_until.is_some() => {
                     self.pause_until = None;
                     self.queue.rewind();
@@ -184,7 +218,7 @@ impl Driver {
     }
 
     fn take_more(&mut self) {
-        while self.queue.has_room() {
+        while self.backlog.len() < BACKLOG_MAX {
             match self.jobs.try_recv() {
                 Ok(job) => self.take(job),
                 Err(_) => return,
@@ -192,25 +226,35 @@ impl Driver {
         }
     }
 
-    async fn send(
+    /// Sends as much as the connection takes at once.
+    fn send(
         &mut self,
         session: &Session,
         to: &mpsc::UnboundedSender<Back>,
-    ) -> Result<(), String> {
-        while let Some(next) = self.queue.next_to_send() {
-            let (operation, reply) = match next {
-                ToSend::OpenSession(terms) => {
-                    (Operation::OpenSession(terms), Reply::Session(to.clone()))
-                }
-                ToSend::Append { log, terms, records, run } => {
-                    let (session, sequence) = (terms.session, terms.sequence);
-                    let reply = Reply::Append { session, sequence, to: to.clone() };
-                    (Operation::Append { log, terms, records, run }, reply)
-                }
-            };
-            session.submit(operation, reply).await.map_err(|lost| lost.why)?;
+    ) -> Result<(), NoAnswer> {
+        while self.queue.has_to_send() {
+            match session.try_reserve()? {
+                Some(submission) => self.submit(submission, to),
+                None => return Ok(()),
+            }
         }
         Ok(())
+    }
+
+    /// Sends what is next, if anything is.
+    fn submit(&mut self, submission: Submission<'_>, to: &mpsc::UnboundedSender<Back>) {
+        let (operation, reply) = match self.queue.next_to_send() {
+            Some(ToSend::OpenSession(terms)) => {
+                (Operation::OpenSession(terms), Reply::Session(to.clone()))
+            }
+            Some(ToSend::Append { log, terms, records, run }) => {
+                let (session, sequence) = (terms.session, terms.sequence);
+                let reply = Reply::Append { session, sequence, to: to.clone() };
+                (Operation::Append { log, terms, records, run }, reply)
+            }
+            None => return,
+        };
+        submission.send(operation, reply);
     }
 
     async fn on_back(&mut self, session: &Arc<Session>, back: Back) -> Option<Left> {
@@ -310,6 +354,13 @@ impl Driver {
         while self.queue.oldest().is_some_and(|waiting| waiting.deadline <= now) {
             let why = self.last_failure.clone();
             self.fail_oldest(AppendError::Unavailable(ClientError::Unavailable { why }));
+        }
+        while self.backlog.front().is_some_and(|job| job.deadline <= now) {
+            let Some(job) = self.backlog.pop_front() else { return };
+            let why = format!("too many appends wait: {}", self.last_failure);
+            let error = AppendError::Unavailable(ClientError::Unavailable { why });
+            // Whoever dropped the call does not care.
+            let _ = job.reply.send(Err(error));
         }
     }
 

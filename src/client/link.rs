@@ -1,13 +1,17 @@
 //! Which node to talk to: finds the leader, keeps one connection to it, finds it again.
 //!
 //! Order of trying: where the last answer pointed to, then all known addresses in turn, with a
-//! randomised, growing pause after each fruitless round.
+//! randomised, growing pause after each fruitless round. An address that has not answered after
+//! `attempt_delay` is not waited for alone: the next one is tried beside it, and the first to
+//! answer is taken (as in RFC 8305, section 5). So a stopped node costs that delay, not the whole
+//! `connect_timeout`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::base::rng::Rng;
 use crate::base::{ClusterId, GroupId, NodeId};
@@ -19,6 +23,9 @@ use super::session::{OpenError, Session};
 
 /// How often one search follows a node's word on who leads.
 const LEADER_HOPS_MAX: usize = 3;
+/// How long the leader that a node names is waited for before the client stays with that node for
+/// now: the leader may be the one that has just failed.
+const LEADER_HOP_TIMEOUT: Duration = Duration::from_millis(500);
 /// The first pause after a fruitless round is at most this long; each one doubles it.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// The longest pause.
@@ -105,7 +112,11 @@ impl Link {
         if let Some(session) = search.current.as_ref().filter(|session| session.is_alive()) {
             return Ok(session.clone());
         }
-        search.current = None;
+        if let Some(ended) = search.current.take()
+            && let Some(leader) = ended.deposed_by()
+        {
+            search.preferred = address_of(&search.members, leader);
+        }
         match timeout_at(deadline, self.find(&mut search, deadline)).await {
             Ok(result) => result,
             Err(_) => Err(ClientError::Unavailable { why: search.last_failure.clone() }),
@@ -120,6 +131,7 @@ impl Link {
             return;
         }
         search.current = None;
+        let leader = leader.or_else(|| session.deposed_by());
         let leader = leader.filter(|leader| *leader != session.welcome.node && !self.options.stay);
         search.preferred = leader.and_then(|leader| address_of(&search.members, leader));
         // Whatever comes next in turn, it is not the node just left.
@@ -130,10 +142,18 @@ impl Link {
 
     /// A connection to `target` alone, for one call.
     pub(super) async fn open(&self, target: &str, deadline: Instant) -> Result<Session, OpenError> {
-        let ClientOptions { inflight_max, stall_timeout, connect_timeout, .. } = self.options;
-        let deadline = deadline.min(Instant::now() + connect_timeout);
-        let place = (self.cluster, self.group);
-        Session::open(target, place, inflight_max, stall_timeout, deadline).await
+        self.opening(target.to_owned(), deadline).await
+    }
+
+    /// The same, for a task of its own.
+    fn opening(
+        &self,
+        target: String,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Session, OpenError>> + Send + use<> {
+        let deadline = deadline.min(Instant::now() + self.options.connect_timeout);
+        let (options, place) = (self.options.clone(), (self.cluster, self.group));
+        async move { Session::open(&target, place, &options, deadline).await }
     }
 
     async fn find(
@@ -148,28 +168,64 @@ impl Link {
             candidates.extend(
                 (0..count).map(|offset| search.addresses[(search.cursor + offset) % count].clone()),
             );
-            let mut refused = None;
-            let mut tried = 0;
-            let mut refusals = 0;
-            for target in candidates {
-                tried += 1;
-                match self.open(&target, deadline).await {
-                    Ok(session) => return Ok(self.settle(search, session, deadline).await),
-                    Err(error) => {
-                        refusals += usize::from(is_final(&error));
-                        note_failure(search, &target, &error);
-                        if let OpenError::Refused { reason, text } = error {
-                            refused = Some(ClientError::Refused { target, reason, text });
-                        }
-                    }
-                }
-            }
+            let tried = candidates.len();
+            let found = self.first_to_answer(search, candidates, deadline).await;
+            let (refused, refusals) = match found {
+                Ok(session) => return Ok(self.settle(search, session, deadline).await),
+                Err(refusals) => refusals,
+            };
             search.cursor = (search.cursor + 1) % count;
             match refused {
                 Some(error) if refusals == tried => return Err(error),
                 _ => sleep(backoff.next()).await,
             }
         }
+    }
+
+    /// Connects to the first of `candidates` that answers. They are tried in their order, each
+    /// beside those before it that have not answered in time; the other attempts are dropped.
+    ///
+    /// # Errors
+    /// When none answers: the last refusal for good, and how many refused for good.
+    async fn first_to_answer(
+        &self,
+        search: &mut Search,
+        candidates: Vec<String>,
+        deadline: Instant,
+    ) -> Result<Session, (Option<ClientError>, usize)> {
+        let mut candidates = candidates.into_iter().peekable();
+        let mut attempts: JoinSet<(String, _)> = JoinSet::new();
+        let mut next_at = Instant::now();
+        let (mut refused, mut refusals) = (None, 0);
+        while candidates.peek().is_some() || !attempts.is_empty() {
+            tokio::select! {
+                biased;
+                Some(attempt) = attempts.join_next() => {
+                    let (target, result) = match attempt {
+                        Ok(ended) => ended,
+                        // Only a runtime that shuts down ends an attempt early.
+                        Err(_) => continue,
+                    };
+                    let error = match result {
+                        Ok(session) => return Ok(session),
+                        Err(error) => error,
+                    };
+                    refusals += usize::from(is_final(&error));
+                    note_failure(search, &target, &error);
+                    if let OpenError::Refused { reason, text } = error {
+                        refused = Some(ClientError::Refused { target, reason, text });
+                    }
+                    next_at = Instant::now();
+                }
+                () = sleep_until(next_at), if candidates.peek().is_some() => {
+                    let target = candidates.next().expect("looked at above");
+                    let opening = self.opening(target.clone(), deadline);
+                    attempts.spawn(async move { (target, opening.await) });
+                    next_at = Instant::now() + self.options.attempt_delay;
+                }
+            }
+        }
+        Err((refused, refusals))
     }
 
     /// Follows the word of the node that was reached to the leader; stays if it leads nowhere.
@@ -186,7 +242,8 @@ impl Link {
             let Some(target) = leader.and_then(|leader| address_of(&search.members, leader)) else {
                 break;
             };
-            match self.open(&target, deadline).await {
+            let hop_deadline = deadline.min(Instant::now() + LEADER_HOP_TIMEOUT);
+            match self.open(&target, hop_deadline).await {
                 Ok(next) => session = next,
                 Err(error) => {
                     note_failure(search, &target, &error);

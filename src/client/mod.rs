@@ -36,6 +36,7 @@ mod driver;
 mod error;
 mod follower;
 mod link;
+mod probe;
 mod records;
 mod session;
 #[cfg(test)]

@@ -4,7 +4,11 @@
 //! What a call needs to know when the connection dies is whether its request may have left: a
 //! [`Ticket`] is moved from "queued" to "sent" by the task before a byte of it is encoded, or to
 //! "withdrawn" by the caller, by one atomic exchange, so that both agree.
+//!
+//! A connection ends when it breaks, when it has been silent for the client's `stall_timeout` while
+//! requests wait, and already before that when another node leads ([`Prober`]).
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,7 +26,9 @@ use crate::base::{
 use crate::wire::status::LogStatus;
 use crate::wire::{ErrorCode, NodeStatus, ReadLevel, RefuseReason, RequestId, Response, Welcome};
 
+use super::api::ClientOptions;
 use super::connection::{ClientConnection, Incoming, ReadAsk, SubmitError};
+use super::probe::Prober;
 use super::records::RecordBatch;
 
 /// Calls handed to a connection and not yet encoded; more wait.
@@ -188,7 +194,21 @@ pub(super) struct Session {
     commands: mpsc::Sender<Command>,
     pub(super) welcome: Welcome,
     pub(super) target: String,
-    ended: Arc<OnceLock<String>>,
+    ended: Arc<OnceLock<End>>,
+}
+
+/// Why a connection has ended.
+#[derive(Debug)]
+struct End {
+    why: String,
+    /// The node that leads instead of the silent one.
+    deposed_by: Option<NodeId>,
+}
+
+impl End {
+    fn because(why: impl Into<String>) -> End {
+        End { why: why.into(), deposed_by: None }
+    }
 }
 
 /// Why no session came to be.
@@ -203,25 +223,29 @@ impl Session {
     pub(super) async fn open(
         target: &str,
         (cluster, group): (Option<ClusterId>, GroupId),
-        inflight_max: usize,
-        stall_timeout: Duration,
+        options: &ClientOptions,
         deadline: Instant,
     ) -> Result<Session, OpenError> {
-        let opened = timeout_at(deadline, greet(target, cluster, group, inflight_max)).await;
-        let (stream, connection, welcome) = match opened {
+        let greeting = greet(target, cluster, group, options.inflight_max);
+        let (stream, connection, welcome) = match timeout_at(deadline, greeting).await {
             Ok(result) => result?,
             Err(_) => return Err(OpenError::Failed(format!("{target} does not answer"))),
         };
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let ended = Arc::new(OnceLock::new());
+        let prober = match options.stay {
+            true => None,
+            false => Prober::new(&welcome, (cluster, group), options.probe_after),
+        };
         let task = Task {
             connection,
             commands: receiver,
             is_open: true,
             outgoing: Vec::new(),
             written: 0,
-            stall_timeout,
+            stall_timeout: options.stall_timeout,
             last_progress: Instant::now(),
+            prober,
         };
         let (said, name) = (ended.clone(), target.to_owned());
         tokio::spawn(async move { task.run(stream, &name, &said).await });
@@ -255,14 +279,32 @@ impl Session {
         }
     }
 
-    /// Queues `operation`, in the order of these calls; its answer goes to `reply`, unless the
-    /// connection ends first ([`Session::ended`]).
-    pub(super) async fn submit(&self, operation: Operation, reply: Reply) -> Result<(), NoAnswer> {
-        let command = Command { operation, ticket: Arc::default(), reply };
-        self.commands.send(command).await.map_err(|_| self.lost(false))
+    /// Waits until the connection takes another operation, which the result then hands over.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub(super) async fn reserve(&self) -> Result<Submission<'_>, NoAnswer> {
+        self.commands.reserve().await.map(Submission).map_err(|_| self.lost(false))
     }
 
-    /// As [`Session::submit`], at once or not at all.
+    /// Hands `operation` over as soon as the connection takes it.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub(super) async fn submit(&self, operation: Operation, reply: Reply) -> Result<(), NoAnswer> {
+        self.reserve().await.map(|submission| submission.send(operation, reply))
+    }
+
+    /// As [`Session::reserve`]; `None` when the connection does not take one at once.
+    pub(super) fn try_reserve(&self) -> Result<Option<Submission<'_>>, NoAnswer> {
+        match self.commands.try_reserve() {
+            Ok(permit) => Ok(Some(Submission(permit))),
+            Err(mpsc::error::TrySendError::Full(())) => Ok(None),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(self.lost(false)),
+        }
+    }
+
+    /// Hands `operation` over at once or not at all; its answer is dropped.
     pub(super) fn try_submit(&self, operation: Operation) {
         let command = Command { operation, ticket: Arc::default(), reply: Reply::Nobody };
         // What is not taken is a courtesy to a connection that is full or gone.
@@ -274,9 +316,14 @@ impl Session {
         self.commands.closed().await;
     }
 
+    /// The node that leads instead of this connection's, which was found out while that was silent.
+    pub(super) fn deposed_by(&self) -> Option<NodeId> {
+        self.ended.get().and_then(|end| end.deposed_by)
+    }
+
     pub(super) fn lost(&self, sent: bool) -> NoAnswer {
         let why = match self.ended.get() {
-            Some(why) => why.clone(),
+            Some(end) => end.why.clone(),
             None => format!("the connection to {} has ended", self.target),
         };
         NoAnswer { sent, timed_out: false, why }
@@ -288,18 +335,28 @@ impl Session {
     }
 }
 
-type Connection = ClientConnection<Reply>;
+/// The place of one operation on its way to the connection.
+pub(super) struct Submission<'a>(mpsc::Permit<'a, Command>);
 
-async fn greet(
+impl Submission<'_> {
+    /// Queues `operation`, in the order of these calls; its answer goes to `reply`, unless the
+    /// connection ends first ([`Session::ended`]).
+    pub(super) fn send(self, operation: Operation, reply: Reply) {
+        self.0.send(Command { operation, ticket: Arc::default(), reply });
+    }
+}
+
+/// Connects to `target` and says hello. Returns what both ends go on with.
+pub(super) async fn greet<T>(
     target: &str,
     cluster: Option<ClusterId>,
     group: GroupId,
     inflight_max: usize,
-) -> Result<(TcpStream, Connection, Welcome), OpenError> {
+) -> Result<(TcpStream, ClientConnection<T>, Welcome), OpenError> {
     let failed = |error: &dyn std::fmt::Display| OpenError::Failed(format!("{target}: {error}"));
     let mut stream = TcpStream::connect(target).await.map_err(|error| failed(&error))?;
     stream.set_nodelay(true).map_err(|error| failed(&error))?;
-    let mut connection = Connection::of_group(cluster, group, inflight_max);
+    let mut connection = ClientConnection::of_group(cluster, group, inflight_max);
     let hello = connection.take_output(Vec::new());
     stream.write_all(&hello).await.map_err(|error| failed(&error))?;
     let mut buffer = vec![0; RECEIVE_BYTES];
@@ -324,7 +381,7 @@ async fn greet(
 }
 
 struct Task {
-    connection: Connection,
+    connection: ClientConnection<Reply>,
     commands: mpsc::Receiver<Command>,
     /// Whether a handle is left.
     is_open: bool,
@@ -333,19 +390,25 @@ struct Task {
     stall_timeout: Duration,
     /// When something last came in, or went out after silence.
     last_progress: Instant,
+    /// Asks the others when this node is silent; `None` where nobody else may be asked.
+    prober: Option<Prober>,
 }
 
+/// A probe that is under way, if one is.
+type Probe = Option<Pin<Box<dyn Future<Output = Option<NodeId>> + Send>>>;
+
 impl Task {
-    async fn run(mut self, stream: TcpStream, target: &str, ended: &OnceLock<String>) {
-        let why = self.serve(stream).await;
+    async fn run(mut self, stream: TcpStream, target: &str, ended: &OnceLock<End>) {
+        let end = self.serve(stream).await;
         // Said before the replies are dropped (with `self`): whoever waits for one reads it.
-        let _ = ended.set(format!("{target}: {why}"));
+        let _ = ended.set(End { why: format!("{target}: {}", end.why), ..end });
         // From here on nothing is taken off the queue: what waits there was not sent.
         self.commands.close();
     }
 
     /// Moves bytes until there is a reason to stop, which it returns.
-    async fn serve(&mut self, mut stream: TcpStream) -> String {
+    async fn serve(&mut self, mut stream: TcpStream) -> End {
+        let mut probe: Probe = None;
         let (mut reader, mut writer) = stream.split();
         let mut buffer = vec![0; RECEIVE_BYTES];
         loop {
@@ -355,8 +418,10 @@ impl Task {
             // Followers may be silent for as long as there is nothing to tell.
             let waiting = inflight - self.connection.followers_count();
             if !self.is_open && inflight == 0 && !has_output {
-                return "no longer used".to_owned();
+                return End::because("no longer used");
             }
+            let probe_at = self.probe_at();
+            let may_probe = waiting > 0 && probe.is_none() && self.prober.is_some();
             let takes_commands = self.is_open
                 && self.connection.can_submit()
                 && self.connection.output_size() < OUTPUT_BYTES_MAX;
@@ -364,31 +429,51 @@ impl Task {
             tokio::select! {
                 biased;
                 result = reader.read(&mut buffer) => match result {
-                    Ok(0) => return "closed by the server".to_owned(),
+                    Ok(0) => return End::because("closed by the server"),
                     Ok(size) => {
                         self.last_progress = Instant::now();
+                        probe = None;
                         if let Err(error) = self.connection.receive(&buffer[..size], finish) {
-                            return error.to_string();
+                            return End::because(error.to_string());
                         }
                     }
-                    Err(error) => return error.to_string(),
+                    Err(error) => return End::because(error.to_string()),
                 },
                 result = writer.write(&self.outgoing[self.written..]), if has_output => {
                     match result {
-                        Ok(0) => return "the socket takes nothing more".to_owned(),
+                        Ok(0) => return End::because("the socket takes nothing more"),
                         Ok(size) => self.written += size,
-                        Err(error) => return error.to_string(),
+                        Err(error) => return End::because(error.to_string()),
                     }
                 }
                 command = self.commands.recv(), if takes_commands => match command {
                     Some(command) => self.take(command),
                     None => self.is_open = false,
                 },
+                found = awaiting(&mut probe), if probe.is_some() => {
+                    probe = None;
+                    self.prober.iter_mut().for_each(Prober::ended);
+                    if let Some(leader) = found {
+                        let silence = self.last_progress.elapsed().as_millis();
+                        let why = format!("silent for {silence} ms, and node {leader} leads");
+                        return End { why, deposed_by: Some(leader) };
+                    }
+                }
                 () = sleep_until(self.last_progress + self.stall_timeout), if waiting > 0 => {
-                    return format!("silent for {} ms", self.stall_timeout.as_millis());
+                    let silence = self.stall_timeout.as_millis();
+                    return End::because(format!("silent for {silence} ms"));
+                }
+                () = sleep_until(probe_at), if may_probe => {
+                    probe = self.prober.as_mut().map(|prober| Box::pin(prober.probe()) as _);
                 }
             }
         }
+    }
+
+    /// When the others are to be asked, if this node stays silent.
+    fn probe_at(&self) -> Instant {
+        let since = self.last_progress;
+        self.prober.as_ref().map_or(since + self.stall_timeout, |prober| prober.next_at(since))
     }
 
     fn refill(&mut self) {
@@ -457,6 +542,14 @@ impl Task {
         if let Err((reply, error)) = submitted {
             reply.send(Answer::Invalid(error));
         }
+    }
+}
+
+/// What the probe finds; never ready where none is under way.
+async fn awaiting(probe: &mut Probe) -> Option<NodeId> {
+    match probe {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
     }
 }
 

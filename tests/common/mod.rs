@@ -420,11 +420,12 @@ pub fn judge_cluster(cluster: &Cluster, history: &history::History) -> [usize; 2
 /// All records that one node holds, read from itself.
 pub fn read_all(address: &str) -> Vec<Vec<u8>> {
     let options = ClientOptions { stay: true, ..ClientOptions::default() };
+    let own = ReadOptions { level: ReadLevel::Local, ..ReadOptions::default() };
     let client = Client::connect([address.to_owned()], options).expect("the node answers");
     let mut records = Vec::new();
     loop {
         let from = Position(records.len() as u64);
-        let batch = client.read(from, ReadOptions::default()).expect("the node reads its log");
+        let batch = client.read(from, own).expect("the node reads its log");
         if batch.is_empty() {
             return records;
         }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 mod once;
+mod silence;
 
 use super::connection::{ClientConnection, ConnectionError, Incoming, SubmitError};
 use super::*;
@@ -23,7 +24,14 @@ use crate::wire::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn options() -> ClientOptions {
-    ClientOptions { operation_timeout: PATIENCE, exactly_once: false, ..Default::default() }
+    // A script that is slow to answer is not looked into: its listeners count the connections.
+    ClientOptions {
+        operation_timeout: PATIENCE,
+        attempt_delay: PATIENCE,
+        probe_after: PATIENCE,
+        exactly_once: false,
+        ..Default::default()
+    }
 }
 
 fn short(timeout_ms: u64) -> ClientOptions {
