@@ -651,6 +651,17 @@ mod tests {
         assert_eq!(led.core.chosen(), led.core.proposed());
     }
 
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn resend_on_silence_only_is_caught() {
+        use crate::base::mutants::{hits, plant};
+        plant(Some(Mutant::ResendOnSilenceOnly));
+        let found = std::panic::catch_unwind(resends_oldest_while_later_are_answered).is_err();
+        let hits = hits();
+        plant(None);
+        assert!(found && hits > 0, "found {found}, {hits} hits");
+    }
+
     /// A peer that says that it has dropped a slot gets it again once it is heard next, one slot at
     /// a time until it takes one.
     #[test]
