@@ -173,7 +173,7 @@ fn start_node(index: usize, dir: &Path, addresses: &[SocketAddr]) -> (Waker, Joi
     let thread = std::thread::spawn(move || {
         PLACE.set(index);
         let pool = BlockPool::new(32 << 20);
-        let mut options = NodeOptions::new(identity, addresses.clone(), pool.clone(), 1);
+        let mut options = NodeOptions::new(identity, pool.clone(), 1);
         options.log.segment_bytes = 64 << 20;
         let mut storage = DirectStorage::new(&data).expect("the folder can be used");
         Log::format(&mut storage, &options.folder(), &options.log, 0)

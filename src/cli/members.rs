@@ -59,16 +59,31 @@ impl HostPort {
         (host, self.port)
     }
 
-    /// The first address that the name resolves to.
+    /// All addresses that the name resolves to: at least one. Blocks, for as long as the system's
+    /// resolver likes.
     ///
     /// # Errors
     /// [`AddressError::Unresolved`], with the resolver's word.
-    pub fn resolve(&self) -> Result<SocketAddr, AddressError> {
+    pub fn resolve_all(&self) -> Result<Vec<SocketAddr>, AddressError> {
         let unresolved = |why: String| AddressError::Unresolved(self.clone(), why);
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let mut found =
-            (host, self.port).to_socket_addrs().map_err(|error| unresolved(error.to_string()))?;
-        found.next().ok_or_else(|| unresolved("the name has no address".to_owned()))
+        let found = (host, self.port).to_socket_addrs();
+        let found: Vec<SocketAddr> =
+            found.map_err(|error| unresolved(error.to_string()))?.collect();
+        match found.is_empty() {
+            true => Err(unresolved("the name has no address".to_owned())),
+            false => Ok(found),
+        }
+    }
+
+    /// The address, where the host is given as one and needs no look-up.
+    pub fn literal(&self) -> Option<SocketAddr> {
+        self.to_string().parse().ok()
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 
@@ -162,8 +177,10 @@ mod tests {
         for bad in ["", "host", ":7400", "host:0", "host:65536", "a:b:1", "::1:7400", "a b:1"] {
             assert_eq!(bad.parse::<HostPort>(), Err(AddressError::Shape(bad.to_owned())), "{bad}");
         }
-        let address = "[::1]:7400".parse::<HostPort>().unwrap().resolve().unwrap();
-        assert_eq!(address, "[::1]:7400".parse().unwrap());
+        let address = "[::1]:7400".parse::<HostPort>().unwrap();
+        assert_eq!(address.resolve_all(), Ok(vec!["[::1]:7400".parse().unwrap()]));
+        assert_eq!(address.literal(), Some("[::1]:7400".parse().unwrap()));
+        assert_eq!("node-1:7400".parse::<HostPort>().unwrap().literal(), None);
     }
 
     #[test]

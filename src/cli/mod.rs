@@ -15,6 +15,7 @@ mod explore;
 mod format;
 mod inspect;
 mod lead;
+mod listen;
 mod logs;
 pub mod members;
 pub mod options;

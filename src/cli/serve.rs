@@ -4,7 +4,6 @@
 //! The main thread only waits for signals and for one of the threads to end.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,18 +16,18 @@ use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
 use super::error::{CliError, Exit};
-use super::members::HostPort;
+use super::listen;
 use super::options::{LogSync, ServeOptions, fill_ahead_bytes_default};
 use crate::base::limits::MIB;
-use crate::base::{BlockPool, GroupId, NodeId};
-use crate::io::{Clock, Net};
+use crate::base::{BlockPool, GroupId};
+use crate::io::Clock;
 use crate::log::{DataDir, Identity as DiskIdentity, IdentityError, LogError, SCRUB_BYTES_PER_S};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
 use crate::uring::host::require_real_disk;
 use crate::uring::{
-    DirLock, DirectStorage, FILES_MAX, Leftover, Seat, Uring, UringOptions, Waker, lock_data_dir,
-    seats,
+    DirLock, DirectStorage, FILES_MAX, Leftover, Resolver, Seat, Uring, UringOptions, Waker,
+    lock_data_dir, seats,
 };
 use crate::wire::status::ResourceStatus;
 
@@ -48,11 +47,6 @@ const FILES_OF_LOG_LEAST: usize = 16;
 /// for its writes that is slow and does not hang.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
-/// How long an address in use is tried before it is refused.
-const LISTEN_WAIT_MAX: Duration = Duration::from_secs(5);
-/// The pause between two attempts.
-const LISTEN_RETRY: Duration = Duration::from_millis(10);
-
 /// Runs the node until a signal asks it to stop.
 pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     ignore_hangups()?;
@@ -71,8 +65,7 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
     let identity = DataDir::load(&mut storage)
         .map_err(|error| CliError::new(identity_exit(&error), format!("{data}: {error}")))?;
     let lock = lock_data_dir(&options.data).map_err(CliError::usage)?;
-    let addresses = resolve(&identity)?;
-    let listen = listen_address(options, &identity, &addresses)?;
+    let listen = listen::Place::of(options.listen.as_ref(), &identity)?;
 
     let group_count = identity.group_count;
     let fill_ahead_bytes_default = fill_ahead_bytes_default(filesystem.free_bytes, 1);
@@ -84,8 +77,8 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
         fill_ahead_bytes,
         lock,
         identity,
-        addresses,
         listen,
+        resolver: Resolver::default(),
         connections_max,
     });
     let (progress, reports) = mpsc::channel();
@@ -164,8 +157,8 @@ struct Shared {
     fill_ahead_bytes: u64,
     lock: DirLock,
     identity: DiskIdentity,
-    addresses: Vec<(NodeId, SocketAddr)>,
-    listen: SocketAddr,
+    listen: listen::Place,
+    resolver: Resolver,
     /// Of each group.
     connections_max: usize,
 }
@@ -320,11 +313,12 @@ fn serve_group(
     seat: Seat,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
-    let Shared { options, lock, connections_max, .. } = shared;
+    let Shared { options, lock, connections_max, resolver, .. } = shared;
     pin(&options.pin, group);
     let uring = UringOptions {
         busy_poll_max: options.busy_poll,
         connections_max: *connections_max,
+        resolver: resolver.clone(),
         ..UringOptions::default()
     };
     let mut io = Uring::new(Some(&options.data), uring).map_err(CliError::usage)?;
@@ -350,14 +344,14 @@ fn serve_on(
     group: GroupId,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
-    let Shared { options, identity, addresses, listen, connections_max, .. } = shared;
+    let Shared { options, identity, listen, connections_max, .. } = shared;
     // One port: the first group's thread accepts, and hands over what is for the others.
     let listening = match group {
-        GroupId(0) => start_listening(io, *listen)?,
-        _ => *listen,
+        GroupId(0) => listen.start(io)?.to_string(),
+        _ => listen.to_string(),
     };
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX / usize::from(identity.group_count));
-    let mut node_options = node_options(options, group, identity, addresses, pool.clone());
+    let mut node_options = node_options(options, group, identity, pool.clone());
     node_options.log.fill_ahead_bytes = shared.fill_ahead_bytes / u64::from(identity.group_count);
     node_options.log.fill_ahead_pause *= identity.group_count.into();
     let (cluster, id) = (node_options.identity.cluster_name.clone(), node_options.identity.node);
@@ -375,34 +369,10 @@ fn serve_on(
     })
 }
 
-/// Listens on `address`. One in use is tried again for a while: the kernel takes a killed
-/// process's ring down, and with it the listening socket, some time after the process is gone.
-fn start_listening(io: &mut Uring, address: SocketAddr) -> Result<SocketAddr, CliError> {
-    let started = Instant::now();
-    loop {
-        match io.listen(address) {
-            Ok(listening) => return Ok(listening),
-            Err(error)
-                if error.kind() == ErrorKind::AddrInUse && started.elapsed() < LISTEN_WAIT_MAX =>
-            {
-                // Nothing tells when an address becomes free; trying again is the only wait.
-                std::thread::sleep(LISTEN_RETRY);
-            }
-            Err(error) => {
-                return Err(CliError::usage(format!(
-                    "cannot listen on {address}: {error}; is another node running, or --listen \
-                     wrong?"
-                )));
-            }
-        }
-    }
-}
-
 fn node_options(
     options: &ServeOptions,
     group: GroupId,
     disk: &DiskIdentity,
-    addresses: &[(NodeId, SocketAddr)],
     pool: BlockPool,
 ) -> NodeOptions {
     let members = disk.members.iter().map(|member| (member.node, member.address.clone()));
@@ -416,7 +386,7 @@ fn node_options(
     };
     let own_priority = priority(&identity, group);
     let seed = seed() ^ u64::from(group.0).rotate_left(56);
-    let mut node = NodeOptions::new(identity, addresses.to_vec(), pool, seed).for_group(group);
+    let mut node = NodeOptions::new(identity, pool, seed).for_group(group);
     // What is kept for speed alone is shared out.
     node.cache_bytes_max =
         (node.cache_bytes_max / usize::from(disk.group_count)).max(CACHE_BYTES_MIN);
@@ -454,36 +424,6 @@ fn pin(cores: &[usize], group: GroupId) {
     };
     if !core_affinity::set_for_current(core_affinity::CoreId { id: *core }) {
         warn!(core, %group, "cannot pin the group's thread: it runs on any core");
-    }
-}
-
-fn resolve(identity: &DiskIdentity) -> Result<Vec<(NodeId, SocketAddr)>, CliError> {
-    let resolve = |text: &str| {
-        let address: HostPort = text.parse()?;
-        address.resolve()
-    };
-    identity
-        .members
-        .iter()
-        .map(|member| match resolve(&member.address) {
-            Ok(address) => Ok((member.node, address)),
-            Err(error) => Err(CliError::usage(format!("member {}: {error}", member.node))),
-        })
-        .collect()
-}
-
-fn listen_address(
-    options: &ServeOptions,
-    identity: &DiskIdentity,
-    addresses: &[(NodeId, SocketAddr)],
-) -> Result<SocketAddr, CliError> {
-    match &options.listen {
-        Some(listen) => listen.resolve().map_err(CliError::usage),
-        None => addresses
-            .iter()
-            .find(|(node, _)| *node == identity.node)
-            .map(|(_, address)| *address)
-            .ok_or_else(|| CliError::usage("the identity lists no address for this node")),
     }
 }
 

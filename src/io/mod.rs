@@ -16,7 +16,7 @@ pub use disk::{
     Disk, DiskError, DiskEvent, FileId, FileOptions, Storage, Sync, Token, WritePart,
     is_out_of_files,
 };
-pub use net::{CloseReason, ConnId, HANDOVER_BYTES_MAX, Net, SendPart};
+pub use net::{CloseReason, ConnId, HANDOVER_BYTES_MAX, LookupId, Net, SendPart};
 
 use crate::base::Instant;
 
@@ -87,6 +87,13 @@ pub enum Event<C> {
         conn: ConnId,
         /// Why.
         reason: CloseReason,
+    },
+    /// The addresses of a name that was asked for with [`Net::look_up`].
+    LookedUp {
+        /// The number that `look_up` gave.
+        lookup: LookupId,
+        /// At least one, in the order in which they are to be tried; or why there is none.
+        addresses: std::io::Result<Vec<std::net::SocketAddr>>,
     },
     /// Another thread asks the loop to look up (shutdown).
     Woken,

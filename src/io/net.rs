@@ -18,6 +18,10 @@ pub const HANDOVER_BYTES_MAX: usize = 256 * KIB;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 
+/// Names one [`Net::look_up`]; never used again within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LookupId(pub u64);
+
 /// One piece of a gathered send; the seam keeps it until the send has completed.
 #[derive(Debug)]
 pub enum SendPart {
@@ -72,6 +76,10 @@ pub trait Net {
 
     /// Starts listening; [`super::Event::Accepted`] follows for each connection.
     fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr>;
+    /// Starts to look the addresses of `name` (`host:port`) up; ends in [`super::Event::LookedUp`], late
+    /// or, where the system's resolver hangs, never. Nothing waits for it meanwhile. Who has not been
+    /// answered does not ask again.
+    fn look_up(&mut self, name: &str) -> LookupId;
     /// Starts to connect; ends in `Connected` or `Closed` for the id returned.
     fn connect(&mut self, address: SocketAddr) -> ConnId;
     /// Sends `parts` one behind the other, whole: short sends are continued by the seam. Ends in

@@ -10,9 +10,14 @@
 //! more beside it. The old connection is used until the new one has been welcomed, and closed then: if the
 //! silence was the member's own (paused, cut off), nothing is lost by the attempt.
 //!
+//! A member is known by a name, which may mean another address tomorrow: it is looked up for each dial,
+//! and the addresses are tried in turn. Where the look-up fails or hangs, those that it had last are tried.
+//!
 //! Each side judges the connection that it dialled, so that both directions heal by themselves, also
 //! between followers, who have nothing else to say to each other until they campaign.
 
+use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -23,7 +28,7 @@ use super::peers::PeerEvent;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::rng::Rng;
 use crate::base::{Batch, BlockPool, GroupId, Instant, NodeId};
-use crate::io::{CloseReason, ConnId, Io, Net, SendPart};
+use crate::io::{CloseReason, ConnId, Io, LookupId, Net, SendPart};
 use crate::paxos::Message;
 use crate::wire::hello::{decode_hello_reply, encode_hello};
 use crate::wire::{
@@ -37,6 +42,10 @@ const REDIAL_MAX: Duration = Duration::from_millis(1000);
 /// A dial or a greeting is given so long at the least, and at the most.
 const ANSWER_MIN: Duration = Duration::from_millis(500);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// The most addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 16;
+/// The most different failures in a row that are logged: the same ones are not logged again and again.
+const FAILURES_LOGGED_MAX: usize = 8;
 
 /// When things are due.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +112,10 @@ enum Dial {
     Idle {
         retry_at: Instant,
     },
+    /// Waits for the addresses.
+    LookingUp {
+        since: Instant,
+    },
     Connecting {
         conn: ConnId,
         since: Instant,
@@ -117,29 +130,42 @@ enum Dial {
 #[derive(Debug)]
 pub(super) struct Outbound {
     pub(super) id: NodeId,
-    address: SocketAddr,
+    /// `host:port`, as the members are listed.
+    address: String,
+    /// The same, where it needs no look-up.
+    literal: Option<SocketAddr>,
+    /// The look-up that has not been answered: another one is not asked for.
+    lookup: Option<LookupId>,
+    /// What the last look-up found.
+    found: Vec<SocketAddr>,
+    /// What is left of it to be tried before the next look-up.
+    untried: VecDeque<SocketAddr>,
     line: Option<Box<Line>>,
     dial: Dial,
     backoff: Duration,
     /// When anything has arrived from the member last.
     heard_at: Instant,
-    /// The last failure that was logged: the same one is not logged again and again.
-    failure_logged: Option<String>,
+    /// Failures that have been logged since a connection stood last.
+    failures_logged: Vec<String>,
     /// The silence that lasts has been logged.
     silence_logged: bool,
 }
 
 impl Outbound {
     /// Nothing stands yet; [`Outbound::tick`] dials.
-    pub(super) fn new(id: NodeId, address: SocketAddr) -> Outbound {
+    pub(super) fn new(id: NodeId, address: String) -> Outbound {
         Outbound {
             id,
+            literal: address.parse().ok(),
             address,
+            lookup: None,
+            found: Vec::new(),
+            untried: VecDeque::new(),
             line: None,
             dial: Dial::Idle { retry_at: Instant(0) },
             backoff: REDIAL_MIN,
             heard_at: Instant(0),
-            failure_logged: None,
+            failures_logged: Vec::new(),
             silence_logged: false,
         }
     }
@@ -189,13 +215,16 @@ impl Outbound {
                 if self.line.is_some() && !std::mem::replace(&mut self.silence_logged, true) {
                     info!(peer = %self.id, "nothing gets through to it, or back: dialling anew");
                 }
-                let conn = io.connect(self.address);
-                self.dial = Dial::Connecting { conn, since: now };
+                self.start_dial(io);
             }
+            Dial::LookingUp { .. } if !is_wanted => self.dial = Dial::Idle { retry_at: now },
             // What stands works again, and nothing has been said on the new connection.
             Dial::Connecting { conn, .. } if !is_wanted => {
                 Net::close(io, *conn);
                 self.dial = Dial::Idle { retry_at: now };
+            }
+            Dial::LookingUp { since } if now.since(*since) >= timing.answer_max => {
+                self.not_found(io, "the look-up of its name is not answered".to_owned(), rng);
             }
             dial => {
                 if let Some((conn, since)) = dial.under_way()
@@ -209,6 +238,61 @@ impl Outbound {
         if let Some(line) = &mut self.line {
             line.tell_alive(now, timing, heard, group);
         }
+    }
+
+    /// Connects to the next address; when all have been tried, looks the name up again.
+    fn start_dial<I: Io>(&mut self, io: &mut I) {
+        let now = io.now();
+        if let Some(address) = self.untried.pop_front().or(self.literal) {
+            let conn = io.connect(address);
+            self.dial = Dial::Connecting { conn, since: now };
+            return;
+        }
+        if self.lookup.is_none() {
+            self.lookup = Some(io.look_up(&self.address));
+        }
+        self.dial = Dial::LookingUp { since: now };
+    }
+
+    /// Whether the answer to this look-up is for this member.
+    pub(super) fn awaits(&self, lookup: LookupId) -> bool {
+        self.lookup == Some(lookup)
+    }
+
+    /// The name has been looked up.
+    pub(super) fn on_looked_up<I: Io>(
+        &mut self,
+        io: &mut I,
+        addresses: io::Result<Vec<SocketAddr>>,
+        rng: &mut Rng,
+    ) {
+        self.lookup = None;
+        let is_awaited = matches!(self.dial, Dial::LookingUp { .. });
+        match addresses {
+            Ok(mut addresses) => {
+                addresses.truncate(ADDRESSES_MAX);
+                self.found = addresses;
+                if is_awaited {
+                    self.untried = self.found.iter().copied().collect();
+                    self.start_dial(io);
+                }
+            }
+            Err(error) if is_awaited => {
+                self.not_found(io, format!("its name cannot be resolved: {error}"), rng);
+            }
+            // Its addresses of old are being tried already.
+            Err(_) => {}
+        }
+    }
+
+    /// There is no answer from the resolver, or none of use: the member may be where it was.
+    fn not_found<I: Io>(&mut self, io: &mut I, failure: String, rng: &mut Rng) {
+        if self.found.is_empty() {
+            return self.fail(io.now(), rng, failure);
+        }
+        self.log_failure(failure);
+        self.untried = self.found.iter().copied().collect();
+        self.start_dial(io);
     }
 
     /// When a dial is wanted: at once, or when what stands falls silent.
@@ -232,6 +316,7 @@ impl Outbound {
         let dial = match (&self.dial, self.dial.under_way()) {
             (_, Some((_, since))) => since + timing.answer_max,
             (Dial::Idle { retry_at }, _) => self.wanted_at(timing).max(*retry_at),
+            (Dial::LookingUp { since }, _) => *since + timing.answer_max,
             _ => unreachable!("what is not idle is under way"),
         };
         self.line.as_ref().map_or(dial, |line| line.alive_at.min(dial))
@@ -314,7 +399,8 @@ impl Outbound {
         };
         (line.proven_at, line.alive_at) = (now, now);
         debug!(peer = %self.id, address = %self.address, "connected");
-        self.failure_logged = None;
+        self.failures_logged.clear();
+        self.untried.clear();
         if let Some(old) = self.line.replace(line) {
             Net::close(io, old.conn);
         }
@@ -353,15 +439,25 @@ impl Outbound {
         Some(PeerEvent::Disconnected(self.id))
     }
 
-    /// Notes a failure and when to dial again: later each time, and not in step with others.
+    /// Notes a failure and when to dial again: later each time, and not in step with others. While
+    /// there are addresses left, at once.
     fn fail(&mut self, now: Instant, rng: &mut Rng, failure: String) {
-        if self.failure_logged.as_ref() != Some(&failure) {
-            warn!(peer = %self.id, address = %self.address, "not connected: {failure}");
-            self.failure_logged = Some(failure);
+        self.log_failure(failure);
+        if !self.untried.is_empty() {
+            self.dial = Dial::Idle { retry_at: now };
+            return;
         }
         let retry_at = now + rng.between(self.backoff / 2, self.backoff);
         self.dial = Dial::Idle { retry_at };
         self.backoff = (self.backoff * 2).min(REDIAL_MAX);
+    }
+
+    fn log_failure(&mut self, failure: String) {
+        let is_new = !self.failures_logged.contains(&failure);
+        if is_new && self.failures_logged.len() < FAILURES_LOGGED_MAX {
+            warn!(peer = %self.id, address = %self.address, "not connected: {failure}");
+            self.failures_logged.push(failure);
+        }
     }
 
     // ---- what arrives on the connection that the member dialled -------------------------------
@@ -434,7 +530,7 @@ impl Dial {
     /// The connection that is being made, and since when this step of it takes.
     fn under_way(&self) -> Option<(ConnId, Instant)> {
         match self {
-            Dial::Idle { .. } => None,
+            Dial::Idle { .. } | Dial::LookingUp { .. } => None,
             Dial::Connecting { conn, since } => Some((*conn, *since)),
             Dial::Greeting { line, since } => Some((line.conn, *since)),
         }

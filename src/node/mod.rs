@@ -19,8 +19,6 @@ mod serve;
 mod stages;
 mod status;
 
-use std::net::SocketAddr;
-
 pub use audit::RecoveredState;
 pub use cache::AppliedSlot;
 pub use dial::redialled_within;
@@ -50,8 +48,6 @@ pub struct NodeOptions {
     pub identity: Identity,
     /// The group that this node object serves.
     pub group: GroupId,
-    /// The members' addresses, resolved.
-    pub addresses: Vec<(NodeId, SocketAddr)>,
     /// The core's parameters.
     pub paxos: Config,
     /// The log's parameters.
@@ -74,19 +70,13 @@ pub struct NodeOptions {
 
 impl NodeOptions {
     /// The defaults for the first group of `identity`.
-    pub fn new(
-        identity: Identity,
-        addresses: Vec<(NodeId, SocketAddr)>,
-        pool: BlockPool,
-        seed: u64,
-    ) -> NodeOptions {
+    pub fn new(identity: Identity, pool: BlockPool, seed: u64) -> NodeOptions {
         let group = GroupId(0);
         NodeOptions {
             paxos: Config::new(identity.node, identity.member_ids()),
             log: LogOptions::new(identity.incarnation, identity.node, group, pool.clone()),
             identity,
             group,
-            addresses,
             pool,
             cache_bytes_max: CACHE_BYTES_MAX,
             append_bytes_max: APPEND_BYTES_MAX,

@@ -134,6 +134,7 @@ fn padding_of(part: &SendPart) -> usize {
 mod tests {
     use super::*;
     use crate::base::{BlockPool, GroupId};
+    use crate::io::LookupId;
     use std::io;
     use std::net::SocketAddr;
 
@@ -148,6 +149,9 @@ mod tests {
         type Chunk = Vec<u8>;
         fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
             Ok(address)
+        }
+        fn look_up(&mut self, _: &str) -> LookupId {
+            unreachable!("an outbox knows no names")
         }
         fn connect(&mut self, _: SocketAddr) -> ConnId {
             ConnId(1)

@@ -17,7 +17,7 @@ use super::dial::{Heard, Outbound, Timing};
 use super::identity::Identity;
 use crate::base::rng::Rng;
 use crate::base::{Batch, BlockPool, GroupId, IdMap, Instant, NodeId};
-use crate::io::{CloseReason, ConnId, Io, Net, SendPart};
+use crate::io::{CloseReason, ConnId, Io, LookupId, Net, SendPart};
 use crate::paxos::Message;
 use crate::wire::{Alive, FrameDecoder, FrameKind, WireError, decode_alive, decode_message};
 
@@ -59,13 +59,12 @@ impl Peers {
     pub fn new(
         identity: Identity,
         group: GroupId,
-        addresses: &[(NodeId, SocketAddr)],
         pool: BlockPool,
         election_timeout: Duration,
         seed: u64,
     ) -> Peers {
-        let others = addresses.iter().filter(|(id, _)| *id != identity.node);
-        let peers = others.map(|(id, address)| Outbound::new(*id, *address)).collect();
+        let others = identity.members.iter().filter(|(id, _)| *id != identity.node);
+        let peers = others.map(|(id, address)| Outbound::new(*id, address.clone())).collect();
         let (timing, rng) = (Timing::of(election_timeout), Rng::new(seed));
         Peers { identity, group, pool, rng, timing, peers, inbound: IdMap::default() }
     }
@@ -145,6 +144,18 @@ impl Peers {
     /// Starts sending what is queued.
     pub fn flush<I: Io>(&mut self, io: &mut I) {
         self.peers.iter_mut().for_each(|peer| peer.flush(io));
+    }
+
+    /// A name that [`Peers::tick`] asked for has been looked up.
+    pub fn on_looked_up<I: Io>(
+        &mut self,
+        io: &mut I,
+        lookup: LookupId,
+        addresses: std::io::Result<Vec<SocketAddr>>,
+    ) {
+        if let Some(peer) = self.peers.iter_mut().find(|peer| peer.awaits(lookup)) {
+            peer.on_looked_up(io, addresses, &mut self.rng);
+        }
     }
 
     /// A connection that [`Peers::tick`] asked for stands: greet.

@@ -7,6 +7,7 @@
 //! that the turn produced is submitted together.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tracing::info;
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, GroupId, Instant, LogId, NodeId, Position, Slot};
-use crate::io::{CloseReason, ConnId, DiskEvent, Io, Net, SendPart};
+use crate::io::{CloseReason, ConnId, DiskEvent, Io, LookupId, Net, SendPart};
 use crate::log::{
     AppendId, COMMAND_BYTES_MIN, Entry, Log, LogError, LogEvent, LogRecovered, PositionLookup,
     RestoreError, VoteId, placement_bytes_max,
@@ -170,7 +171,6 @@ impl Node {
         let peers = Peers::new(
             options.identity.clone(),
             options.group,
-            &options.addresses,
             pool.clone(),
             options.paxos.election_timeout,
             options.seed ^ 0x7065_6572,
@@ -398,6 +398,16 @@ impl Node {
         if !rest.is_empty() {
             self.on_received(io, conn, rest);
         }
+    }
+
+    /// A name that the node asked for has been looked up.
+    pub fn on_looked_up<I: Io>(
+        &mut self,
+        io: &mut I,
+        lookup: LookupId,
+        addresses: std::io::Result<Vec<SocketAddr>>,
+    ) {
+        self.peers.on_looked_up(io, lookup, addresses);
     }
 
     /// A connection that the node dialled stands.

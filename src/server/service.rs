@@ -242,6 +242,7 @@ impl Server {
                 }
                 None => self.node.on_closed(io.now(), conn, &reason),
             },
+            Event::LookedUp { lookup, addresses } => self.node.on_looked_up(io, lookup, addresses),
             Event::Woken => {}
         }
         Ok(())

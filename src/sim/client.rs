@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::counters::{Counters, Hit};
 use super::history::{History, Kind, Outcome, ValueId};
 use super::host::{Chunk, Port};
-use super::net::address_of;
+use super::names::address_of;
 use super::plan::Workload;
 use super::time::Time;
 use super::trace::HostId;
@@ -542,9 +542,11 @@ impl SimClient {
                     self.link_ended(around);
                 }
             }
-            Event::Disk(_) | Event::Accepted { .. } | Event::HandedOver { .. } | Event::Woken => {
-                unreachable!("a client has no disk and does not listen")
-            }
+            Event::Disk(_)
+            | Event::Accepted { .. }
+            | Event::HandedOver { .. }
+            | Event::LookedUp { .. }
+            | Event::Woken => unreachable!("a client has no disk, and neither listens nor asks"),
         }
     }
 

@@ -108,6 +108,10 @@ hits! {
         StoppedCleanly = "node stopped cleanly",
         NewerCommand = "leader proposed a command that nobody knows",
         FlowSilenced = "flow dies in silence",
+        NodeMoved = "node moves to another address",
+        LookupFailed = "look-up of a name fails",
+        LookupHangs = "look-up of a name hangs for a while",
+        LookupWrong = "look-up of a name finds another node's address",
     }
     Branch {
         Elected = "leader elected",

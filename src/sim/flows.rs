@@ -110,7 +110,10 @@ impl World {
     /// When one was not, for too long.
     pub(super) fn look_at_flows(&mut self) -> Result<(), Violation> {
         let now = self.now();
-        let most = redialled_within(self.plan.core.election_timeout) * 2;
+        let lookups = [Hit::LookupFailed, Hit::LookupHangs, Hit::LookupWrong];
+        let is_misled = lookups.into_iter().any(|class| self.plan.faults.has(class));
+        let leave = if is_misled { 6 } else { 2 };
+        let most = redialled_within(self.plan.core.election_timeout) * leave;
         let mut watched = std::mem::take(&mut self.flows.watched);
         watched.retain(|flow| {
             let stands = self.net.is_dialled(flow.key);
@@ -146,6 +149,7 @@ impl World {
         let (a, b) = (self.processes[from].host, self.processes[to].host);
         // By a wrong clock a node may well wait for longer.
         let clear = self.net.is_clear(a, b) && self.net.is_clear(b, a);
+        let clear = clear && self.net.names.is_published(b);
         clear && runs(from) && runs(to) && self.clocks_broken_at.is_none()
     }
 }

@@ -65,7 +65,7 @@ impl Bed {
                 group_count: GROUPS,
             };
             let pool = BlockPool::new(1 << 20);
-            let options = NodeOptions::new(identity, vec![(node, address())], pool.clone(), 1);
+            let options = NodeOptions::new(identity, pool.clone(), 1);
             let mut options = options.for_group(group);
             options.log.segment_bytes = 64 * KIB as u64;
             options.log.entry_bytes_max = 16 * KIB;
@@ -98,7 +98,9 @@ impl Bed {
                         self.io.inbox.push(Event::Sent { conn, parts });
                     }
                     NetCommand::Close(of) => closed |= of == conn,
-                    NetCommand::Connect(..) => panic!("a cluster of one dials nobody"),
+                    NetCommand::Connect(..) | NetCommand::LookUp(..) => {
+                        panic!("a cluster of one dials nobody")
+                    }
                     NetCommand::Pause(_) | NetCommand::Resume(_) => {}
                 }
             }

@@ -9,13 +9,13 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::disk::SimDisk;
-use super::net::address_of;
+use super::names::address_of;
 use super::time::Time;
 use super::trace::HostId;
 use crate::base::{BlockBuf, GroupId, Instant};
 use crate::io::{
-    Clock, ConnId, Disk, Event, FileId, FileOptions, Io, Net, SendPart, Storage, Sync, Token, Wait,
-    WritePart,
+    Clock, ConnId, Disk, Event, FileId, FileOptions, Io, LookupId, Net, SendPart, Storage, Sync,
+    Token, Wait, WritePart,
 };
 use crate::log::group_of_token;
 
@@ -25,6 +25,8 @@ pub type Chunk = Vec<u8>;
 /// What a host asks of the network.
 #[derive(Debug)]
 pub enum NetCommand {
+    /// Look up a name.
+    LookUp(LookupId, String),
     /// Dial.
     Connect(ConnId, SocketAddr),
     /// Send; nothing else is in flight on this connection.
@@ -42,22 +44,33 @@ pub enum NetCommand {
 pub struct Port {
     host: HostId,
     connections: u64,
+    lookups: u64,
     commands: Vec<NetCommand>,
     sending: BTreeSet<ConnId>,
 }
 
 const HOST_SHIFT: u32 = 40;
+/// The number of a look-up begins with the group that asked.
+const GROUP_SHIFT: u32 = 48;
 
 impl Port {
     /// The port of a host.
     pub fn new(host: HostId) -> Port {
-        Port { host, connections: 0, commands: Vec::new(), sending: BTreeSet::new() }
+        Port { host, connections: 0, lookups: 0, commands: Vec::new(), sending: BTreeSet::new() }
     }
 
     /// A number that no connection of the world has had.
     pub fn next_conn(&mut self) -> ConnId {
         self.connections += 1;
         ConnId(u64::from(self.host.0 + 1) << HOST_SHIFT | self.connections)
+    }
+
+    /// Looks a name up.
+    pub fn look_up(&mut self, group: GroupId, name: &str) -> LookupId {
+        self.lookups += 1;
+        let lookup = LookupId(u64::from(group.0) << GROUP_SHIFT | self.lookups);
+        self.commands.push(NetCommand::LookUp(lookup, name.to_owned()));
+        lookup
     }
 
     /// Dials.
@@ -151,6 +164,7 @@ impl SimIo {
             | Event::Received { conn, .. }
             | Event::Sent { conn, .. }
             | Event::Closed { conn, .. } => self.owner(*conn),
+            Event::LookedUp { lookup, .. } => GroupId((lookup.0 >> GROUP_SHIFT) as u16),
             Event::Woken => self.group,
         }
     }
@@ -194,6 +208,9 @@ impl Net for SimIo {
 
     fn listen(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
         Ok(address)
+    }
+    fn look_up(&mut self, name: &str) -> LookupId {
+        self.port.look_up(self.group, name)
     }
     fn connect(&mut self, address: SocketAddr) -> ConnId {
         let conn = self.port.connect(address);

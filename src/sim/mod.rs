@@ -20,6 +20,7 @@ pub mod history;
 mod host;
 #[cfg(feature = "mutants")]
 pub mod mutants;
+mod names;
 mod nemesis;
 mod net;
 mod newer;

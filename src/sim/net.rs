@@ -16,11 +16,13 @@ use std::time::Duration;
 use super::counters::{Counters, Hit};
 use super::flows::Death;
 use super::host::{Chunk, NetCommand};
+use super::names::{Names, address_of};
+use super::plan::FaultSet;
 use super::time::{Schedule, Time};
 use super::trace::HostId;
 use super::world::Happening;
 use crate::base::rng::Rng;
-use crate::io::{CloseReason, ConnId, Event, SendPart};
+use crate::io::{CloseReason, ConnId, Event, LookupId, SendPart};
 
 /// A connection request that got no answer is sent again after this time.
 const CONNECT_RETRY: Duration = Duration::from_millis(1000);
@@ -65,6 +67,10 @@ pub enum NetHappening {
     SenderTimeout(u64, usize, Time),
     /// An end that has heard nothing probes the other one.
     Keepalive(u64, usize),
+    /// A look-up is answered.
+    LookedUp(u64),
+    /// Look-ups find a host that has moved.
+    Published(HostId, u8),
 }
 
 /// Something for a host.
@@ -123,6 +129,8 @@ struct Conn {
     ends: [End; 2],
     pipes: [Pipe; 2],
     connected: bool,
+    /// Somebody has the address that was dialled.
+    is_there: bool,
     /// Towards which end nothing gets through any more, and how.
     dead: [Option<Death>; 2],
 }
@@ -132,6 +140,14 @@ pub struct Network {
     options: NetOptions,
     rng: Rng,
     hosts: usize,
+    /// Of these, the first are nodes.
+    nodes: usize,
+    /// Where the hosts are.
+    pub(super) names: Names,
+    /// Look-ups under way: whose, and what will be found.
+    lookups: BTreeMap<u64, (HostId, LookupId, io::Result<Vec<SocketAddr>>)>,
+    /// What was hit by them since this was last taken.
+    pub(super) lookup_hits: Counters,
     conns: BTreeMap<u64, Conn>,
     by_id: BTreeMap<ConnId, (u64, usize)>,
     next_key: u64,
@@ -150,12 +166,16 @@ pub struct Network {
 type Queue = Schedule<Happening>;
 
 impl Network {
-    /// A network of `hosts` hosts, nobody connected.
-    pub fn new(options: NetOptions, hosts: usize, seed: u64) -> Network {
+    /// A network of `hosts` hosts, the first of which are nodes; nobody is connected.
+    pub fn new(options: NetOptions, nodes: usize, hosts: usize, seed: u64, names: u64) -> Network {
         Network {
             options,
             rng: Rng::new(seed),
             hosts,
+            nodes,
+            names: Names::new(hosts, names),
+            lookups: BTreeMap::new(),
+            lookup_hits: Counters::default(),
             conns: BTreeMap::new(),
             by_id: BTreeMap::new(),
             next_key: 0,
@@ -199,6 +219,7 @@ impl Network {
     /// Carries out a command of a host.
     pub fn command(&mut self, queue: &mut Queue, host: HostId, command: NetCommand) {
         match command {
+            NetCommand::LookUp(lookup, name) => self.look_up(queue, host, lookup, &name),
             NetCommand::Connect(conn, address) => self.connect(queue, host, conn, address),
             NetCommand::Send(conn, parts) => self.send(queue, conn, parts),
             NetCommand::Pause(conn) => {
@@ -220,15 +241,27 @@ impl Network {
         self.conns.get_mut(&key).expect("an end belongs to a connection")
     }
 
+    fn look_up(&mut self, queue: &mut Queue, host: HostId, lookup: LookupId, name: &str) {
+        let (after, addresses) = self.names.look_up(name, self.nodes, &mut self.lookup_hits);
+        self.next_key += 1;
+        self.lookups.insert(self.next_key, (host, lookup, addresses));
+        queue.after(after, Happening::Net(NetHappening::LookedUp(self.next_key)));
+    }
+
+    fn looked_up(&mut self, key: u64) {
+        let (host, lookup, addresses) = self.lookups.remove(&key).expect("it is answered once");
+        self.out.push(Delivery { host, event: Event::LookedUp { lookup, addresses } });
+    }
+
     fn connect(&mut self, queue: &mut Queue, host: HostId, conn: ConnId, address: SocketAddr) {
         self.next_key += 1;
         let key = self.next_key;
-        let to = host_of(address);
+        let (to, is_there) = self.names.lead(address);
         let end = |host, conn| End { host, conn, open: true, paused: false, ghost: false };
         let mut ends = [end(host, conn), end(to, ConnId(ACCEPTED_BASE + key))];
         ends[1].open = false;
         let pipes = Default::default();
-        self.conns.insert(key, Conn { ends, pipes, connected: false, dead: [None; 2] });
+        self.conns.insert(key, Conn { ends, pipes, connected: false, is_there, dead: [None; 2] });
         self.by_id.insert(conn, (key, 0));
         let delay = self.latency(host, to);
         queue.after(delay, Happening::Net(NetHappening::Connect(key)));
@@ -345,6 +378,8 @@ impl Network {
                 self.sender_timeout(queue, key, to, since, hits);
             }
             NetHappening::Keepalive(key, side) => self.keepalive(queue, key, side),
+            NetHappening::LookedUp(key) => self.looked_up(key),
+            NetHappening::Published(host, place) => self.names.publish(host, place),
         }
     }
 
@@ -519,7 +554,10 @@ impl Network {
     fn connect_arrives(&mut self, queue: &mut Queue, key: u64, hits: &mut Counters) {
         let Some(conn) = self.conns.get_mut(&key) else { return };
         let (from, to) = (conn.ends[0].host, conn.ends[1].host);
-        let unreachable = self.is_cut(from, to) || self.is_cut(to, from) || self.dark.contains(&to);
+        let unreachable = !conn.is_there
+            || self.is_cut(from, to)
+            || self.is_cut(to, from)
+            || self.dark.contains(&to);
         if unreachable {
             hits.hit(Hit::ConnectLost);
             queue.after(CONNECT_RETRY, Happening::Net(NetHappening::Connect(key)));
@@ -661,6 +699,15 @@ impl Network {
         alive.map(|(key, conn)| (key, conn.ends[0].host, conn.ends[1].host)).collect()
     }
 
+    /// The host has left its address: nothing gets through on what stands.
+    pub fn forsake(&mut self, queue: &mut Queue, host: HostId) {
+        for (key, side) in self.ends_of(host) {
+            self.conn_mut(key).dead = [Some(Death::Lost); 2];
+            // The other side finds out when it asks, where this one is gone.
+            queue.after(KEEPALIVE, Happening::Net(NetHappening::Keepalive(key, 1 - side)));
+        }
+    }
+
     /// From now on nothing gets through a connection towards the ends where `dead` says so.
     pub fn silence(&mut self, key: u64, death: Death, dead: [bool; 2]) {
         self.conn_mut(key).dead = dead.map(|dead| dead.then_some(death));
@@ -678,6 +725,7 @@ impl Network {
 
     /// No packet is lost and no attempt refused any more.
     pub fn calm(&mut self) {
+        self.names.set_faults(FaultSet::NONE);
         self.options.loss_ppm = 0;
         self.options.refuse_ppm = 0;
     }
@@ -761,22 +809,6 @@ fn cut_after(flying: &mut VecDeque<(Time, Flight)>, mut keep: usize) {
         }
     }
     flying.retain(|(_, flight)| !matches!(flight, Flight::Bytes(bytes) if bytes.is_empty()));
-}
-
-/// The address of a host.
-pub fn address_of(host: HostId) -> SocketAddr {
-    let [high, low] = host.0.to_be_bytes();
-    SocketAddr::from(([10, 0, high, low], 7400))
-}
-
-fn host_of(address: SocketAddr) -> HostId {
-    match address {
-        SocketAddr::V4(address) => {
-            let [_, _, high, low] = address.ip().octets();
-            HostId(u16::from_be_bytes([high, low]))
-        }
-        SocketAddr::V6(_) => panic!("the world gives out addresses of version 4 only"),
-    }
 }
 
 impl Network {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::counters::{Hit, HitKind};
 use super::disk::DiskTiming;
+use super::names;
 use super::net::NetOptions;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::mutants::Mutant;
@@ -44,6 +45,8 @@ pub enum Stream {
     Newer,
     /// Whether flows die in silence, and when which.
     Flows,
+    /// Whether nodes have names, how look-ups fail, and who moves when.
+    Names,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -194,6 +197,8 @@ pub struct Plan {
     pub cache_bytes_max: usize,
     /// The network.
     pub net: NetOptions,
+    /// The nodes know each other by names.
+    pub named: bool,
     /// How much longer they take while they are slow.
     pub disk_slow_factor: u32,
     /// How long the disks take.
@@ -305,6 +310,8 @@ impl Plan {
         let disk_slow_factor = pick(rng, &[20, 100, 1000, 20_000]);
         let drawn = draw_faults(rng).union(draw_stops(seed)).union(draw_newer(seed));
         let drawn = drawn.union(draw_flows(seed));
+        let (named, of_names) = draw_names(seed);
+        let drawn = drawn.union(of_names);
         // A leader gives way when its oldest write is late, and a new one starts by writing again
         // all that was under way: no leader lasts whose disk needs longer for that.
         let mut core = core;
@@ -321,6 +328,7 @@ impl Plan {
             log,
             cache_bytes_max,
             net,
+            named,
             disk_timing,
             disk_slow_factor,
             workload,
@@ -466,6 +474,15 @@ fn draw_newer(seed: u64) -> FaultSet {
     }
 }
 
+/// Whether the nodes have names, in half of the worlds, and how those let them down.
+fn draw_names(seed: u64) -> (bool, FaultSet) {
+    let rng = &mut Stream::Names.rng(seed);
+    match rng.below(2) {
+        0 => (false, FaultSet::NONE),
+        _ => (true, names::draw_faults(rng)),
+    }
+}
+
 /// Whether flows die in silence: in half of the worlds, those without any other fault included.
 fn draw_flows(seed: u64) -> FaultSet {
     match Stream::Flows.rng(seed).below(2) {
@@ -479,7 +496,15 @@ fn draw_flows(seed: u64) -> FaultSet {
 fn draw_faults(rng: &mut Rng) -> FaultSet {
     let mode = rng.below(12);
     let mut drawn = FaultSet::NONE;
-    let own_streams = [Hit::StoppedCleanly, Hit::NewerCommand, Hit::FlowSilenced];
+    let own_streams = [
+        Hit::StoppedCleanly,
+        Hit::NewerCommand,
+        Hit::FlowSilenced,
+        Hit::NodeMoved,
+        Hit::LookupFailed,
+        Hit::LookupHangs,
+        Hit::LookupWrong,
+    ];
     for hit in own_streams.into_iter().fold(FaultSet::all(), FaultSet::without).iter() {
         let coin = rng.below(100);
         let chance = match mode {

@@ -9,7 +9,7 @@ use super::clock::NodeClock;
 use super::disk::{DiskFaults, DiskOptions, SimDisk};
 use super::disk_faults::trouble;
 use super::host::{Chunk, Port, SimIo};
-use super::net::address_of;
+use super::names::{address_of, name_of};
 use super::plan::{Plan, Stream};
 use super::time::Time;
 use super::trace::HostId;
@@ -371,7 +371,10 @@ fn damage_in_segments(disk: &SimDisk, groups: usize) -> Vec<Option<String>> {
 fn format_request(plan: &Plan, id: NodeId, incarnation: Incarnation) -> FormatRequest {
     let member = |index: usize| Member {
         node: NodeId(index as u16 + 1),
-        address: address_of(HostId(index as u16)).to_string(),
+        address: match plan.named {
+            true => name_of(HostId(index as u16)),
+            false => address_of(HostId(index as u16)).to_string(),
+        },
     };
     FormatRequest {
         cluster: CLUSTER.to_owned(),
@@ -414,11 +417,6 @@ fn options(
     group: GroupId,
     life: u64,
 ) -> Result<NodeOptions, String> {
-    let resolve = |member: &Member| match member.address.parse() {
-        Ok(address) => Ok((member.node, address)),
-        Err(error) => Err(format!("member {}: {error}", member.node)),
-    };
-    let addresses = disk.members.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
     let id = disk.node;
     let identity = Identity {
         cluster_name: disk.cluster,
@@ -432,7 +430,7 @@ fn options(
     let stream = usize::from(id.0) + 100 * life as usize + 40_000_000 * usize::from(group.0);
     let seed = Stream::Node.seed(plan.seed, stream);
     let preferred = plan.groups > 1 && identity.preferred_leader(group) == Some(id);
-    let mut options = NodeOptions::new(identity, addresses, pool, seed).for_group(group);
+    let mut options = NodeOptions::new(identity, pool, seed).for_group(group);
     options.paxos.priority = u8::from(preferred);
     let (core, log) = (&plan.core, &plan.log);
     options.paxos.window_slots_max = core.window_slots_max;

@@ -14,6 +14,7 @@ use super::disk_faults::{draw_damageable, trouble};
 use super::flows::Flows;
 use super::history::History;
 use super::host::NetCommand;
+use super::names::moves;
 use super::nemesis::{Nemesis, Undo};
 use super::net::{Delivery, NetHappening, Network};
 use super::newer::{self, Newer};
@@ -46,6 +47,8 @@ pub enum Happening {
     CleanStop,
     /// See `newer`.
     Newer,
+    /// A node moves to another address.
+    MoveNode,
     /// Flows die in silence.
     SilenceFlows,
     /// What becomes of those is looked at.
@@ -68,6 +71,8 @@ pub struct World {
     pub(super) net: Network,
     pub(super) nemesis: Nemesis,
     pub(super) flows: Flows,
+    /// When who moves.
+    pub(super) moves: Rng,
     pub(super) phase: Phase,
     /// What the clients of each group saw.
     pub(super) histories: Vec<History>,
@@ -135,11 +140,19 @@ impl World {
         if plan.drawn.union(plan.faults).has(Hit::FlowSilenced) {
             queue.after(plan.strike_every, Happening::SilenceFlows);
         }
+        if plan.drawn.union(plan.faults).has(Hit::NodeMoved) {
+            queue.after(plan.strike_every, Happening::MoveNode);
+        }
         queue.after(plan.safety, Happening::Phase);
+        let names = Stream::Names.seed(seed, 2);
+        let mut net =
+            Network::new(plan.net.clone(), plan.nodes, hosts, Stream::Net.seed(seed, 0), names);
+        net.names.set_faults(plan.faults);
         let mut world = World {
-            net: Network::new(plan.net.clone(), hosts, Stream::Net.seed(seed, 0)),
+            net,
             nemesis: Nemesis::new(&plan),
             flows: Flows::new(&plan),
+            moves: moves(&plan),
             phase: Phase::Safety,
             histories: vec![History { in_sessions, ..History::default() }; plan.groups],
             judges: (0..plan.groups).map(|_| Judge::new(plan.nodes)).collect(),
@@ -205,6 +218,7 @@ impl World {
                 self.hits.add_disk(name, count);
             }
         }
+        self.hits.merge(&std::mem::take(&mut self.net.lookup_hits));
     }
 
     /// Whether the run has reached its end.
@@ -235,6 +249,7 @@ impl World {
             Happening::Strike => self.strike()?,
             Happening::CleanStop => self.strike_stop(),
             Happening::Newer => self.strike_newer()?,
+            Happening::MoveNode => self.strike_move(),
             Happening::SilenceFlows => self.strike_flows(),
             Happening::LookAtFlows => self.look_at_flows()?,
             Happening::Undo(undo) => self.undo(undo)?,
@@ -676,6 +691,10 @@ fn describe(event: &Event<Vec<u8>>) -> (&'static str, [u64; 3]) {
         Event::Closed { conn, reason } => {
             let failed = matches!(reason, crate::io::CloseReason::Failed(_));
             ("closed", [conn.0, u64::from(failed), 0])
+        }
+        Event::LookedUp { lookup, addresses } => {
+            let count = addresses.as_ref().map_or(0, |addresses| addresses.len() as u64);
+            ("looked up", [lookup.0, count, 0])
         }
         Event::Woken => ("woken", [0; 3]),
     }

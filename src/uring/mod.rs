@@ -22,6 +22,7 @@ mod ops;
 mod poll;
 mod random;
 mod recv;
+mod resolver;
 mod ring;
 mod sockets;
 mod spsc;
@@ -41,12 +42,13 @@ use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{opcode, squeue};
 
 use crate::base::Instant;
-use crate::io::{Clock, CloseReason, Event, Io, Net, SendPart, Wait};
+use crate::io::{Clock, CloseReason, Event, Io, LookupId, Net, SendPart, Wait};
 
 use host::KernelVersion;
 use ops::{Op, OpId, OpSlab, UNTRACKED};
 use poll::BusyPoll;
 use recv::{BUFFER_GROUP, RecvPool};
+use resolver::Mailbox;
 use ring::{Completion, Ring};
 use sockets::Sockets;
 
@@ -54,6 +56,7 @@ pub use handover::{Seat, seats};
 pub use lock::{DirLock, LockError, lock_data_dir, lock_data_dir_to_read};
 pub use random::random_u128;
 pub use recv::RecvChunk;
+pub use resolver::Resolver;
 pub use ring::KERNEL_VERSION_MIN;
 pub use storage::{DirectStorage, FILES_MAX};
 
@@ -110,6 +113,8 @@ pub struct UringOptions {
     /// How long a turn may look at the ring before it sleeps, at most; zero: it sleeps at once.
     /// An idle thread does not poll whatever stands here.
     pub busy_poll_max: Duration,
+    /// Who looks names up; all rings of a process share one.
+    pub resolver: Resolver,
 }
 
 impl UringOptions {
@@ -134,6 +139,7 @@ impl Default for UringOptions {
             recv_socket_bytes: None,
             log_sync: LogSync::Dsync,
             busy_poll_max: UringOptions::BUSY_POLL_DEFAULT,
+            resolver: Resolver::default(),
         }
     }
 }
@@ -310,6 +316,10 @@ pub struct Uring {
     switches: i64,
     /// Events that arose outside a turn; handed out by the next one.
     deferred: Vec<Event<RecvChunk>>,
+    /// Where the answers to look-ups arrive, and how many have been asked for and not come yet.
+    mailbox: Arc<Mailbox>,
+    lookups_inflight: usize,
+    lookups_started: u64,
     completions: Vec<Completion>,
     iovecs_kept: Vec<ops::IoVecs>,
     /// A submission failed outside a turn; reported by the next one.
@@ -347,13 +357,17 @@ impl Uring {
         let recv = RecvPool::new(&ring.submitter(), buffers, size)
             .map_err(setup("registering receive buffers"))?;
         let poll = BusyPoll::new(options.busy_poll_max);
+        let waker = Waker::new().map_err(setup("making an eventfd"))?;
         let mut uring = Uring {
             ring,
             ops: OpSlab::default(),
             storage,
             sockets: Sockets::new(options.connections_max),
             recv,
-            waker: Waker::new().map_err(setup("making an eventfd"))?,
+            mailbox: Mailbox::new(waker.clone()),
+            lookups_inflight: 0,
+            lookups_started: 0,
+            waker,
             leftover: Leftover::default(),
             now: read_clock(),
             options,
@@ -551,6 +565,27 @@ impl Uring {
         }
     }
 
+    /// Asks for the addresses of a name.
+    fn start_look_up(&mut self, name: &str) -> LookupId {
+        self.lookups_started += 1;
+        self.lookups_inflight += 1;
+        let lookup = LookupId(self.lookups_started);
+        self.options.resolver.ask(name, lookup, &self.mailbox);
+        lookup
+    }
+
+    /// Hands out the addresses that have been found. After the completions of a turn: what ends its
+    /// sleep for an answer is one of them.
+    fn take_lookups(&mut self, events: &mut Vec<Event<RecvChunk>>) {
+        if self.lookups_inflight == 0 {
+            return;
+        }
+        for (lookup, found) in self.mailbox.take() {
+            self.lookups_inflight -= 1;
+            events.push(Event::LookedUp { lookup, addresses: found.map_err(io::Error::other) });
+        }
+    }
+
     /// Sends a few bytes through a socket pair, with the very code that serves connections.
     fn self_test(&mut self) -> Result<(), UringError> {
         let failed = |what: &str| UringError::SelfTest(what.to_owned());
@@ -710,6 +745,7 @@ impl Io for Uring {
             self.complete(completion, events);
         }
         self.completions = completions;
+        self.take_lookups(events);
         if !gave_way {
             self.yield_to_the_disk(wait, entered);
         }

@@ -16,7 +16,7 @@ use io_uring::{cqueue, opcode};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use crate::base::{GroupId, Instant};
-use crate::io::{CloseReason, ConnId, Event, HANDOVER_BYTES_MAX, Net, SendPart};
+use crate::io::{CloseReason, ConnId, Event, HANDOVER_BYTES_MAX, LookupId, Net, SendPart};
 
 use super::ops::{IoVecs, Op, OpId};
 use super::recv::{BUFFER_GROUP, RecvPool};
@@ -601,6 +601,10 @@ impl Net for Uring {
         self.sockets.listeners.push(Listener { fd, retry_at: None, state });
         self.arm_accept(self.sockets.listeners.len() - 1);
         Ok(bound)
+    }
+
+    fn look_up(&mut self, name: &str) -> LookupId {
+        self.start_look_up(name)
     }
 
     fn connect(&mut self, address: SocketAddr) -> ConnId {

@@ -18,6 +18,16 @@ pub struct Network {
     subnet: String,
 }
 
+/// The name of a node, where nodes have names.
+fn name(index: usize) -> String {
+    format!("node-{}.loggos.test", index + 1)
+}
+
+/// What `ip netns exec` puts over the files in /etc.
+fn names_folder(netns: &str) -> String {
+    format!("/etc/netns/{netns}")
+}
+
 fn ip(args: &[&str]) -> Result<(), String> {
     let said = |output: &Output| String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match Command::new("ip").args(args).output() {
@@ -69,6 +79,47 @@ impl Network {
         format!("{}.{}", self.subnet, index + 1)
     }
 
+    /// A cluster whose members know each other by names, formatted and not started: each namespace has
+    /// a table of names of its own. The test itself knows none of them.
+    pub fn formatted_by_names(&self) -> Cluster {
+        let place = |(index, netns): (usize, &String)| {
+            let folder = names_folder(netns);
+            std::fs::create_dir_all(&folder).expect("root can make a folder of names");
+            (format!("{}:{PORT}", name(index)), Some(netns.clone()))
+        };
+        Cluster::formatted_at(self.namespaces.iter().enumerate().map(place).collect())
+    }
+
+    /// Writes the table of names of every namespace: of each node its name and address.
+    pub fn publish(&self, addresses: &[Option<String>]) {
+        let named = addresses.iter().enumerate().filter_map(|(index, address)| {
+            address.as_ref().map(|address| format!("{address} {}\n", name(index)))
+        });
+        let table = format!("127.0.0.1 localhost\n{}", named.collect::<String>());
+        for netns in &self.namespaces {
+            // In place: a node that runs has this very file as its own.
+            std::fs::write(format!("{}/hosts", names_folder(netns)), &table)
+                .expect("root can write a table of names");
+        }
+    }
+
+    /// The address that node `index` has at first.
+    pub fn first_address(&self, index: usize) -> String {
+        self.host(index)
+    }
+
+    /// Takes node `index` from its first address to another one, which is returned.
+    pub fn move_node(&self, index: usize) -> String {
+        let moved = format!("{}.{}", self.subnet, 100 + index);
+        let (namespace, inside) = (&self.namespaces[index], format!("{}i{index}", self.bridge));
+        let (old, new) = (format!("{}/24", self.host(index)), format!("{moved}/24"));
+        for (change, address) in [("del", &old), ("add", &new)] {
+            ip(&["-n", namespace, "addr", change, address, "dev", &inside])
+                .expect("a namespace of our own takes addresses");
+        }
+        moved
+    }
+
     /// A cluster with a node in each namespace, started.
     pub fn start_cluster(&self) -> Cluster {
         let place = |(index, netns): (usize, &String)| {
@@ -108,6 +159,12 @@ impl Drop for Network {
         for namespace in &self.namespaces {
             if let Err(error) = ip(&["netns", "del", namespace]) {
                 eprintln!("{error}");
+            }
+            let folder = names_folder(namespace);
+            if std::fs::exists(&folder).unwrap_or(false)
+                && let Err(error) = std::fs::remove_dir_all(&folder)
+            {
+                eprintln!("{folder}: {error}");
             }
         }
         if let Err(error) = ip(&["link", "del", &self.bridge]) {

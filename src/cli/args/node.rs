@@ -90,7 +90,8 @@ pub struct ServeArgs {
     /// The node's directory, made by `loggos format`
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Where to listen for peers and clients [default: the node's own member address]
+    /// Where to listen for peers and clients [default: the node's own member address; where that is a name
+    /// that cannot be resolved, or means no address of this host, its port on all addresses]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<HostPort>,
     /// How a batch becomes durable: one write with RWF_DSYNC, or a write linked to an fdatasync

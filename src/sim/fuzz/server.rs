@@ -141,7 +141,7 @@ pub(super) fn start() -> (Server, SimIo) {
         group_count: 1,
     };
     let pool = BlockPool::new(1 << 20);
-    let mut options = NodeOptions::new(identity, vec![(node, address())], pool.clone(), 1);
+    let mut options = NodeOptions::new(identity, pool.clone(), 1);
     options.log.segment_bytes = 64 * KIB as u64;
     options.log.entry_bytes_max = 16 * KIB;
     options.log.spare_segments = 1;
@@ -382,7 +382,9 @@ impl Drive<'_> {
                     self.clients.retain(|client| client.conn != conn);
                     self.io.inbox.retain(|event| !is_of(event, conn));
                 }
-                NetCommand::Connect(..) => panic!("a cluster of one dials nobody"),
+                NetCommand::Connect(..) | NetCommand::LookUp(..) => {
+                    panic!("a cluster of one dials nobody")
+                }
                 // What arrives in spite of a pause was on its way already.
                 NetCommand::Pause(_) | NetCommand::Resume(_) => {}
             }
