@@ -140,7 +140,7 @@ impl Server {
             self.turn_away(io, oldest, "too many wait to be greeted, and it is the oldest");
         }
         let greet_by = now + GREETING_TIMEOUT;
-        self.sessions.insert(conn, Session::new(self.node.group(), greet_by));
+        self.sessions.insert(conn, Session::new(self.node.group(), from, greet_by));
         self.admission.strangers.insert((greet_by, conn));
     }
 
@@ -156,11 +156,11 @@ impl Server {
 
     /// Closes a connection that has no standing, without a word: nothing can be said before a greeting.
     pub(super) fn turn_away<I: Io>(&mut self, io: &mut I, conn: ConnId, why: &str) {
-        if let Some(left_out) = self.admission.may_tell(io.now()) {
-            warn!(?conn, left_out, "closing a connection: {why}");
-        }
         Net::close(io, conn);
-        self.forget_session(conn);
+        let from = self.forget_session(conn).map(|session| session.from);
+        if let (Some(from), Some(left_out)) = (from, self.admission.may_tell(io.now())) {
+            warn!(%from, left_out, "closing a connection: {why}");
+        }
     }
 
     /// The answer to the greeting of a `role` that may be let in, with `reply` if there is room.

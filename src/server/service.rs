@@ -400,10 +400,11 @@ impl Server {
 
     /// Bytes that are not the protocol: say so and hang up.
     fn refuse_garbage<I: Io>(&mut self, io: &mut I, conn: ConnId, error: &WireError) {
-        if let Some(left_out) = self.admission.may_tell(io.now()) {
-            warn!(?conn, %error, left_out, "closing a connection that does not keep the protocol");
-        }
         let session = self.sessions.get_mut(&conn).expect("the caller has looked");
+        if let Some(left_out) = self.admission.may_tell(io.now()) {
+            let from = session.from;
+            warn!(%from, %error, left_out, "closing a connection that does not keep the protocol");
+        }
         let text = error.to_string();
         if session.phase == Phase::Greeting {
             let refused = refused(RefuseReason::Malformed, text);
@@ -431,7 +432,7 @@ impl Server {
             Ok(hello) => (self.admit(hello.role, self.node.answer(&hello)), Some(hello.role)),
         };
         let session = self.sessions.get_mut(&conn).expect("decoded for a session");
-        let Session { encoder, outbox, phase, greeting, .. } = session;
+        let Session { encoder, outbox, phase, greeting, from, .. } = session;
         *greeting = Vec::new();
         outbox.encode(|out| encode_hello_reply(&reply, encoder, out));
         let greeted = match (reply, role) {
@@ -442,7 +443,7 @@ impl Server {
             }
             (HelloReply::Refused { reason, text, .. }, _) => {
                 if let Some(left_out) = self.admission.may_tell(io.now()) {
-                    warn!(?conn, ?reason, left_out, "refusing a connection: {text}");
+                    warn!(%from, ?reason, left_out, "refusing a connection: {text}");
                 }
                 *phase = Phase::Closing;
                 Greeted::Refused

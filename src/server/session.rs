@@ -3,6 +3,8 @@
 //!
 //! Owned by the [`super::Server`].
 
+use std::net::SocketAddr;
+
 use crate::base::{GroupId, Instant, NodeId};
 use crate::io::{ConnId, Net};
 use crate::node::Outbox;
@@ -33,6 +35,8 @@ pub(super) struct Session {
     /// Bounded by [`crate::io::HANDOVER_BYTES_MAX`].
     pub(super) greeting: Vec<u8>,
     group: GroupId,
+    /// Where it comes from.
+    pub(super) from: SocketAddr,
     /// When it must have greeted.
     pub(super) greet_by: Instant,
     /// Counted among the clients: also while it is being closed.
@@ -46,7 +50,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(group: GroupId, greet_by: Instant) -> Session {
+    pub(super) fn new(group: GroupId, from: SocketAddr, greet_by: Instant) -> Session {
         let mut decoder = FrameDecoder::new();
         // A greeting has no payload: a stranger cannot make the node take memory for one.
         decoder.limit_payload(0);
@@ -57,6 +61,7 @@ impl Session {
             outbox: Outbox::default(),
             greeting: Vec::new(),
             group,
+            from,
             greet_by,
             is_client: false,
             stalled: Vec::new(),
