@@ -164,7 +164,7 @@ struct RecordCount {
 struct GroupCount {
     chosen: u64,
     accepted: u64,
-    /// `None` once a slot was missing: what comes behind it may depend on it.
+    /// `None` once a slot was missing, or not understood: what comes behind it may depend on it.
     machine: Option<Machine>,
 }
 
@@ -184,10 +184,13 @@ impl RecordCount {
             return None;
         }
         group.machine.take_if(|machine| machine.applied().next() != slot.slot);
-        let placement = match &mut group.machine {
-            // A value that is no batch is a no-op on every replica.
-            Some(machine) => {
-                Some(machine.apply(slot.slot, slot.value, &mut Vec::new()).unwrap_or_default())
+        let machine = group.machine.as_mut();
+        let placement = match machine.map(|m| m.apply(slot.slot, slot.value, &mut Vec::new())) {
+            Some(Ok(placement)) => Some(placement),
+            // This version does not understand the value: a replica of it stops there.
+            Some(Err(_)) => {
+                group.machine = None;
+                slot.placement.cloned()
             }
             None => slot.placement.cloned(),
         };
@@ -428,7 +431,7 @@ mod tests {
         let simple = |first, records| Some(Placement::simple(Position(first), records));
         assert_eq!(count.count(&slot(1, true, value.value())), simple(0, 2));
         assert_eq!(count.count(&slot(2, true, b"")), simple(2, 0));
-        assert_eq!(count.count(&slot(3, true, b"no batch")), simple(2, 0));
+        assert_eq!(count.count(&slot(3, true, b"")), simple(2, 0));
         assert_eq!(count.count(&slot(4, true, value.value())), simple(2, 2));
         let mut twice = BatchBuilder::new(BlockPool::new(0));
         let terms = AppendTerms { if_tail: Some(Position(4)), ..Default::default() };
@@ -447,6 +450,10 @@ mod tests {
         let told_slot = InspectedSlot { placement: Some(&told), ..slot(8, true, value.value()) };
         assert_eq!(count.count(&told_slot), Some(told.clone()));
         assert_eq!(count.groups[&0].chosen, 8);
+        // Nor behind a value that this version does not understand.
+        let mut count = RecordCount::default();
+        assert_eq!(count.count(&slot(1, true, b"no batch")), None);
+        assert_eq!(count.count(&slot(2, true, value.value())), None);
     }
 
     #[test]
