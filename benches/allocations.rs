@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use loggos::base::{AppendTerms, BlockPool, ClusterId, Incarnation, LogId, NodeId};
+use loggos::base::{
+    AppendTerms, BlockPool, ClusterDigest, ClusterId, Founding, Incarnation, LogId, NodeId,
+};
 use loggos::client::connection::{ClientConnection, Incoming};
 use loggos::io::{Clock, Net};
 use loggos::log::Log;
@@ -163,11 +165,18 @@ fn start_node(index: usize, dir: &Path, addresses: &[SocketAddr]) -> (Waker, Joi
         addresses.iter().enumerate().map(|(i, a)| (NodeId(i as u16 + 1), *a)).collect();
     let identity = Identity {
         cluster_name: "bench".to_owned(),
-        cluster: ClusterId::of_name("bench"),
+        cluster: ClusterDigest::of_name("bench"),
         incarnation: Incarnation(u128::from(node.0)),
         node,
         members: addresses.iter().map(|(id, address)| (*id, address.to_string())).collect(),
         group_count: 1,
+        // As if all had been through `init`.
+        founding: Some(Founding {
+            cluster: ClusterId(1),
+            members: addresses.iter().map(|(id, _)| (*id, Incarnation(u128::from(id.0)))).collect(),
+        }),
+        pending: None,
+        is_used: false,
     };
     let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || {

@@ -147,7 +147,7 @@ fn a_log_of_another_cluster_is_refused() {
     format_node(&other, "other", 1, &members);
     fs::remove_dir_all(mine.join("group-0000")).expect("it can be removed");
     fs::rename(other.join("group-0000"), mine.join("group-0000")).expect("it can be moved");
-    assert_refused(&run(&["serve", "--data", text(&mine)]), 2, &["cluster"]);
+    assert_refused(&run(&["serve", "--data", text(&mine)]), 2, &["incarnation"]);
 }
 
 #[test]

@@ -172,6 +172,9 @@ fn a_stop_does_not_wait_for_a_disk_that_hangs() {
     std::fs::write(&record, "what was acknowledged").expect("a file can be written");
 
     let mut node = Node::start(&disk, &address);
+    wait_for("the cluster is founded", || {
+        run(&["init", "--target", &node.address]).status.success().then_some(())
+    });
     assert!(node.append(&record).wait().expect("it is our child").success());
     disk.freeze();
     // Frozen in the middle of an append, which nobody acknowledges.

@@ -171,15 +171,16 @@ impl fmt::Display for Ballot {
     }
 }
 
-/// Names a cluster in every header and message: a 64-bit digest of the cluster's name, the same
-/// on every node that was formatted with that name.
+/// A 64-bit digest of a cluster's name, the same on every node that was formatted with that name. It
+/// tells clusters of different names apart before anything else is known; which cluster it is says
+/// [`ClusterId`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClusterId(pub u64);
+pub struct ClusterDigest(pub u64);
 
-impl ClusterId {
-    /// The identity of the cluster called `name` (FNV-1a, 64 bits: stable across versions).
-    pub fn of_name(name: &str) -> ClusterId {
-        ClusterId(fnv1a(name))
+impl ClusterDigest {
+    /// The digest of `name` (FNV-1a, 64 bits: stable across versions).
+    pub fn of_name(name: &str) -> ClusterDigest {
+        ClusterDigest(fnv1a(name))
     }
 }
 
@@ -188,9 +189,20 @@ fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, spread)
 }
 
-impl fmt::Display for ClusterId {
+impl fmt::Display for ClusterDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Names a cluster: 128 random bits, drawn when it is founded. Two clusters of the same name differ in
+/// it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -243,10 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn cluster_ids_are_stable_across_versions() {
+    fn name_digests_are_stable_across_versions() {
         // FNV-1a test vectors: a change here would make every formatted directory foreign.
-        assert_eq!(ClusterId::of_name(""), ClusterId(0xcbf2_9ce4_8422_2325));
-        assert_eq!(ClusterId::of_name("foobar"), ClusterId(0x8594_4171_f739_67e8));
+        assert_eq!(ClusterDigest::of_name(""), ClusterDigest(0xcbf2_9ce4_8422_2325));
+        assert_eq!(ClusterDigest::of_name("foobar"), ClusterDigest(0x8594_4171_f739_67e8));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! is in [`memory`], which owns the aligned allocations.
 
 pub mod checksum;
+pub mod founding;
 pub mod hash;
 pub mod ids;
 pub mod limits;
@@ -20,10 +21,11 @@ pub mod terms;
 pub mod time;
 
 pub use checksum::{Checksum, RunningChecksum};
+pub use founding::Founding;
 pub use hash::{IdMap, IdSet};
 pub use ids::{
-    Ballot, ClusterId, DEFAULT_LOG_NAME, Epoch, FenceToken, GroupId, Incarnation, IncarnationTag,
-    LogId, NodeId, Position, Sequence, SessionId, Slot,
+    Ballot, ClusterDigest, ClusterId, DEFAULT_LOG_NAME, Epoch, FenceToken, GroupId, Incarnation,
+    IncarnationTag, LogId, NodeId, Position, Sequence, SessionId, Slot,
 };
 pub use memory::{Batch, BlockBuf, BlockPool};
 pub use pages::LogPages;

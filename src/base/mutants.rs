@@ -36,6 +36,14 @@ macro_rules! mutants {
 }
 
 mutants! {
+    // ---- identity ----
+    /// A handshake does not ask which directory the peer runs from: one that was formatted again, put
+    /// back or made for another cluster votes as the member it calls itself.
+    IncarnationIgnored = 3 "incarnation-ignored",
+    /// A blank node campaigns though nobody has asked it to found the cluster.
+    BlankNodeCampaigns = 5 "blank-node-campaigns",
+    /// A node goes by a founding that a power cut takes away again.
+    FoundingNotDurable = 1 "founding-not-durable",
     // ---- paxos: elections and promises ----
     /// A restarted replica takes the ballot of its last campaign for unused and campaigns with
     /// it again: two values may be proposed under one (slot, ballot).

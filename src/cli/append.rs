@@ -29,18 +29,23 @@ const INPUT_BYTES: usize = 256 * 1024;
 /// # Errors
 /// Exit 2 when no node can be reached or all refuse.
 pub fn connect(args: &TargetArgs) -> Result<Client, CliError> {
-    connect_with(args, false)
+    connect_with(args, ClientOptions::default())
+}
+
+/// As [`connect`], also where the cluster is not founded yet.
+pub fn connect_to_blank(args: &TargetArgs) -> Result<Client, CliError> {
+    connect_with(args, ClientOptions { allow_blank: true, ..ClientOptions::default() })
 }
 
 /// As [`connect`], but stays with the nodes that the flags name: their replicas are read.
 pub fn connect_to_stay(args: &TargetArgs) -> Result<Client, CliError> {
-    connect_with(args, true)
+    connect_with(args, ClientOptions { stay: true, ..ClientOptions::default() })
 }
 
-fn connect_with(args: &TargetArgs, stay: bool) -> Result<Client, CliError> {
+fn connect_with(args: &TargetArgs, options: ClientOptions) -> Result<Client, CliError> {
     let targets = args.target.iter().map(ToString::to_string);
     let operation_timeout = args.timeout;
-    let options = ClientOptions { operation_timeout, stay, ..ClientOptions::default() };
+    let options = ClientOptions { operation_timeout, ..options };
     Client::connect(targets, options).map_err(|error| unreachable_targets(args, &error))
 }
 

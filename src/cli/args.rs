@@ -10,8 +10,8 @@ mod sim;
 
 pub use bench::{BenchArgs, BenchRole, JanitorArgs, ListenArgs};
 pub use client::{
-    AppendArgs, FILE_BYTES_MAX, FenceArgs, LeadArgs, LogArgs, LogCommand, LogNameArgs, ReadArgs,
-    StatusArgs, TailArgs, TargetArgs,
+    AppendArgs, FILE_BYTES_MAX, FenceArgs, InitArgs, LeadArgs, LogArgs, LogCommand, LogNameArgs,
+    ReadArgs, StatusArgs, TailArgs, TargetArgs,
 };
 pub use node::{DoctorArgs, FormatArgs, InspectArgs, ServeArgs};
 pub use sim::SimArgs;
@@ -57,6 +57,8 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// Makes a node's data directory
     Format(FormatArgs),
+    /// Founds a cluster once all of its members run; repeating it is safe
+    Init(InitArgs),
     /// Runs a node
     Serve(ServeArgs),
     /// Appends standard input, a record a line, and prints the positions

@@ -299,7 +299,11 @@ fn to_text(printed: &Printed<'_>) -> String {
 fn write_text(out: &mut String, printed: &Printed<'_>) -> std::fmt::Result {
     match printed.identity {
         Some(id) => {
-            writeln!(out, "node {} of cluster {} ({})", id.node, id.cluster, id.cluster_id)?;
+            let cluster_id = match id.cluster_id.is_empty() {
+                true => "not yet founded",
+                false => &id.cluster_id,
+            };
+            writeln!(out, "node {} of cluster {} ({cluster_id})", id.node, id.cluster)?;
             writeln!(out, "incarnation {}", id.incarnation)?;
             writeln!(out, "members {}", id.members.join(", "))?;
         }

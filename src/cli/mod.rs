@@ -13,6 +13,7 @@ mod doctor;
 pub mod error;
 mod explore;
 mod format;
+mod init;
 mod inspect;
 mod lead;
 mod listen;
@@ -108,6 +109,7 @@ fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Bench(args) => bench::run(&args),
         Command::Format(args) => format::run(&args.options()?),
+        Command::Init(args) => init::run(&args),
         Command::Serve(args) => run_serve(args),
         Command::Append(args) => append::run(&args),
         Command::Read(args) => read::run(&args),

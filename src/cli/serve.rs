@@ -5,9 +5,9 @@
 
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,7 +19,7 @@ use super::error::{CliError, Exit};
 use super::listen;
 use super::options::{LogSync, ServeOptions, fill_ahead_bytes_default};
 use crate::base::limits::MIB;
-use crate::base::{BlockPool, GroupId};
+use crate::base::{BlockPool, ClusterDigest, ClusterId, Founding, GroupId};
 use crate::io::Clock;
 use crate::log::{DataDir, Identity as DiskIdentity, IdentityError, LogError, SCRUB_BYTES_PER_S};
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
@@ -27,7 +27,7 @@ use crate::server::{CONNECTIONS_MAX, Room, Server, run as run_server};
 use crate::uring::host::require_real_disk;
 use crate::uring::{
     DirLock, DirectStorage, FILES_MAX, Leftover, Resolver, Seat, Uring, UringOptions, Waker,
-    lock_data_dir, seats,
+    lock_data_dir, random_u128, seats,
 };
 use crate::wire::status::ResourceStatus;
 
@@ -80,6 +80,8 @@ pub fn run(options: &ServeOptions) -> Result<(), CliError> {
         listen,
         resolver: Resolver::default(),
         connections_max,
+        fresh_cluster: ClusterId(random_u128().map_err(CliError::failed)?),
+        founded: Founded::default(),
     });
     let (progress, reports) = mpsc::channel();
     let seats = seats(group_count, connections_max);
@@ -161,6 +163,35 @@ struct Shared {
     resolver: Resolver,
     /// Of each group.
     connections_max: usize,
+    /// Drawn for the cluster that this node may found.
+    fresh_cluster: ClusterId,
+    founded: Founded,
+}
+
+/// What group 0 learns of the founding, for the groups that wait for it.
+#[derive(Default)]
+struct Founded {
+    founding: Mutex<Option<Founding>>,
+    known: Condvar,
+}
+
+impl Founded {
+    fn set(&self, founding: &Founding) {
+        *self.founding.lock().unwrap_or_else(PoisonError::into_inner) = Some(founding.clone());
+        self.known.notify_all();
+    }
+
+    fn wait(&self) -> Founding {
+        let mut founding = self.founding.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*founding {
+                Some(known) => return known.clone(),
+                None => {
+                    founding = self.known.wait(founding).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
 }
 
 /// What the main thread is told.
@@ -294,7 +325,7 @@ fn watch_signals(progress: mpsc::Sender<Progress>) -> Result<(), CliError> {
 }
 
 /// The thread of a group, which tells how it goes.
-fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sender<Progress>) {
+fn run_group(shared: &Arc<Shared>, group: GroupId, seat: Seat, progress: &mpsc::Sender<Progress>) {
     #[cfg(feature = "mutants")]
     crate::base::mutants::plant(shared.options.mutant);
     let serve = AssertUnwindSafe(|| serve_group(shared, group, seat, progress));
@@ -308,12 +339,12 @@ fn run_group(shared: &Shared, group: GroupId, seat: Seat, progress: &mpsc::Sende
 
 /// Opens the ring and the log of a group, then serves.
 fn serve_group(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     group: GroupId,
     seat: Seat,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
-    let Shared { options, lock, connections_max, resolver, .. } = shared;
+    let Shared { options, lock, connections_max, resolver, .. } = &**shared;
     pin(&options.pin, group);
     let uring = UringOptions {
         busy_poll_max: options.busy_poll,
@@ -340,11 +371,11 @@ fn serve_group(
 /// Opens the log of a group on the thread's ring, then serves.
 fn serve_on(
     io: &mut Uring,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     group: GroupId,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
-    let Shared { options, identity, listen, connections_max, .. } = shared;
+    let Shared { options, identity, listen, connections_max, .. } = &**shared;
     // One port: the first group's thread accepts, and hands over what is for the others.
     let listening = match group {
         GroupId(0) => listen.start(io)?.to_string(),
@@ -354,10 +385,20 @@ fn serve_on(
     let mut node_options = node_options(options, group, identity, pool.clone());
     node_options.log.fill_ahead_bytes = shared.fill_ahead_bytes / u64::from(identity.group_count);
     node_options.log.fill_ahead_pause *= identity.group_count.into();
+    node_options.fresh_cluster = shared.fresh_cluster;
+    if group != GroupId(0) && identity.founding.is_none() {
+        // Until then nobody is let in to this group, and its log is blank. A stop does not wait for
+        // a thread that has not opened its log.
+        node_options.identity.founding = Some(shared.founded.wait());
+    }
     let (cluster, id) = (node_options.identity.cluster_name.clone(), node_options.identity.node);
     let node = Node::open(io, node_options).map_err(|failure| describe(&failure))?;
     let now = io.now();
     let mut server = Server::new(node, pool, now, resources);
+    if group == GroupId(0) {
+        let shared = shared.clone();
+        server.when_founded(move |founding| shared.founded.set(founding));
+    }
     server.limit_connections(Room::within(*connections_max, identity.members.len()));
     info!(%cluster, node = %id, %group, %listening, "serving");
     // The receiver lives until the process ends.
@@ -377,9 +418,12 @@ fn node_options(
 ) -> NodeOptions {
     let members = disk.members.iter().map(|member| (member.node, member.address.clone()));
     let identity = Identity {
+        cluster: ClusterDigest::of_name(&disk.cluster),
         cluster_name: disk.cluster.clone(),
-        cluster: disk.cluster_id,
         incarnation: disk.incarnation,
+        founding: disk.founding.clone(),
+        pending: None,
+        is_used: false,
         node: disk.node,
         members: members.collect(),
         group_count: disk.group_count,
@@ -429,6 +473,8 @@ fn pin(cores: &[usize], group: GroupId) {
 
 fn describe(failure: &NodeFailure) -> CliError {
     let exit = match failure {
+        NodeFailure::Founding(IdentityError::FoundingDamaged(_)) => Exit::Corrupt,
+        NodeFailure::Founding(_) => Exit::Disk,
         NodeFailure::NewerVersion { .. } => Exit::NewerVersion,
         NodeFailure::Open(error) => open_exit(error),
         NodeFailure::Disk(_) | NodeFailure::Ring(_) => Exit::Disk,

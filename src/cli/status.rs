@@ -5,12 +5,13 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::append::connect;
+use super::append::connect_to_blank;
 use super::args::StatusArgs;
 use super::error::CliError;
 use super::output::Output;
 use crate::base::{GroupId, NodeId};
 use crate::client::NodeStatus;
+use crate::wire::status::RoleStatus;
 
 /// What `loggos status --json` prints: the first group, and all of them where there are several.
 #[derive(Debug, Serialize)]
@@ -54,7 +55,7 @@ struct MemberReport {
 
 /// Runs the command.
 pub fn run(args: &StatusArgs) -> Result<(), CliError> {
-    let client = connect(&args.target)?;
+    let client = connect_to_blank(&args.target)?;
     let members = client.members().map_err(CliError::usage)?;
     let count = client.group_count().map_err(CliError::usage)?;
     let groups = (0..count).map(|group| {
@@ -122,7 +123,11 @@ fn table(groups: &[GroupStatus]) -> String {
     };
     let mut text = String::new();
     if let [status] = groups {
-        text = format!("cluster {}, leader {}\n\n", status.cluster, leader_of(status));
+        text = format!("cluster {}, leader {}\n", status.cluster, leader_of(status));
+        if let Some(id) = cluster_id(status) {
+            text.push_str(&format!("id {id}\n"));
+        }
+        text.push('\n');
         let mut rows = vec![COLUMNS.map(str::to_owned)];
         rows.extend(status.nodes.iter().map(|node| row(node, status)));
         write_rows(&rows, &mut text);
@@ -156,7 +161,39 @@ fn table(groups: &[GroupStatus]) -> String {
             text.push_str(&format!("\nnode {} does not answer: {error}\n", node.node));
         }
     }
+    write_standing(groups, &mut text);
     text
+}
+
+fn cluster_id(status: &GroupStatus) -> Option<&String> {
+    let known = status.nodes.iter().filter_map(|node| node.status.as_ref());
+    known.filter_map(|status| status.cluster_id.as_ref()).next()
+}
+
+/// Who is not yet part of the cluster, and who refuses whom.
+fn write_standing(groups: &[GroupStatus], text: &mut String) {
+    let Some(group) = groups.first() else { return };
+    let known = || group.nodes.iter().filter_map(|node| node.status.as_ref());
+    let blank: Vec<String> = known()
+        .filter(|status| status.role == RoleStatus::Blank)
+        .map(|status| status.node.to_string())
+        .collect();
+    if !blank.is_empty() {
+        let advice = match cluster_id(group) {
+            None => "the cluster is not yet founded: run `loggos init`",
+            Some(_) => {
+                "not part of the cluster: see what its peers say, or wait until it has learnt"
+            }
+        };
+        text.push_str(&format!("\nblank: node {}; {advice}\n", blank.join(", ")));
+    }
+    for status in known() {
+        for member in &status.members {
+            if let Some(why) = &member.refused {
+                text.push_str(&format!("\nnodes {} and {}: {why}\n", status.node, member.id));
+            }
+        }
+    }
 }
 
 /// Where the time goes on each node that answers.

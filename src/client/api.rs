@@ -14,7 +14,7 @@ use crate::base::limits::{
 };
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
 use crate::base::{
-    AppendTerms, FenceToken, GroupId, LogId, LogTerms, NodeId, Position, SessionTerms,
+    AppendTerms, ClusterId, FenceToken, GroupId, LogId, LogTerms, NodeId, Position, SessionTerms,
 };
 use crate::wire::status::LogStatus;
 use crate::wire::{ErrorCode, NodeStatus, ReadLevel};
@@ -55,6 +55,8 @@ pub struct ClientOptions {
     /// Stay with the targets given instead of moving to the leader: reads come from these
     /// replicas, at every level; appends find no leader unless one of them is it.
     pub stay: bool,
+    /// A blank node is good enough: one whose cluster is not yet founded. For its status, and to found it.
+    pub allow_blank: bool,
     /// Append exactly once: each append is numbered in a session of the cluster, and is sent
     /// again until its answer is known. Without, an append is sent again only after an answer
     /// that says that it had no effect.
@@ -75,6 +77,7 @@ impl Default for ClientOptions {
             stall_timeout: Duration::from_secs(4),
             inflight_max: 1024,
             stay: false,
+            allow_blank: false,
             exactly_once: true,
             session_timeout: Duration::from_secs(300),
         }
@@ -580,6 +583,38 @@ impl Client {
         match self.ask(&Operation::Lead { node }).await? {
             (Answer::LedBy(led), _) if led == node => Ok(()),
             (other, target) => Err(bad_answer(target, &other)),
+        }
+    }
+
+    /// Has the member at `target` found the cluster, over a connection of its own: every member must
+    /// run, blank, with the same list. Repeating it, anywhere, is safe: the same cluster is told. Waits
+    /// for as long as an operation may take.
+    ///
+    /// # Errors
+    /// [`ClientError::Server`] with [`ErrorCode::NotFounded`] when nothing was begun (a member does not
+    /// answer, has another list, belongs to another cluster …), with [`ErrorCode::OutcomeUnknown`] when
+    /// the founding was begun and is not finished yet. Otherwise, whether it was begun is not known.
+    pub async fn init_at(&self, target: &str) -> Result<ClusterId, ClientError> {
+        let deadline = self.deadline();
+        let session = self.link().open(target, deadline).await.map_err(|error| {
+            let target = target.to_owned();
+            match error {
+                OpenError::Refused { reason, text } => {
+                    ClientError::Refused { target, reason, text }
+                }
+                OpenError::Failed(why) => ClientError::Unavailable { why },
+            }
+        })?;
+        // The node answers before this client stops waiting.
+        let wait = deadline.saturating_duration_since(Instant::now()).mul_f64(0.9);
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        match session.call(Operation::Init { wait_ms }, deadline).await {
+            Ok(Answer::Founded(cluster)) => Ok(cluster),
+            Ok(Answer::Failed { code, text, .. }) => Err(ClientError::Server { code, text }),
+            Ok(other) => Err(bad_answer(target.to_owned(), &other)),
+            Err(NoAnswer { why, .. }) => {
+                Err(ClientError::Server { code: ErrorCode::OutcomeUnknown, text: why })
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::base::{FenceToken, GroupId, LogId, LogTerms, NodeId, Position};
+use crate::base::{ClusterId, FenceToken, GroupId, LogId, LogTerms, NodeId, Position};
 use crate::wire::status::LogStatus;
 use crate::wire::{NodeStatus, ReadLevel};
 
@@ -173,6 +173,14 @@ impl Client {
     /// As there.
     pub fn lead(&self, node: NodeId) -> Result<(), ClientError> {
         self.runtime.block_on(self.client.lead(node))
+    }
+
+    /// As [`super::Client::init_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn init_at(&self, target: &str) -> Result<ClusterId, ClientError> {
+        self.runtime.block_on(self.client.init_at(target))
     }
 
     /// As [`super::Client::status_of`].

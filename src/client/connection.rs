@@ -13,7 +13,7 @@ use std::fmt;
 use crate::base::limits::RECORD_BYTES_MAX;
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
 use crate::base::{
-    AppendTerms, ClusterId, GroupId, LogId, LogTerms, NodeId, Position, SessionId, SessionTerms,
+    AppendTerms, ClusterDigest, GroupId, LogId, LogTerms, NodeId, Position, SessionId, SessionTerms,
 };
 use crate::wire::client::{AppendHead, decode_response, encode_append, encode_request};
 use crate::wire::hello::{decode_hello_reply, encode_hello};
@@ -111,6 +111,7 @@ enum Expected {
     /// Any number of records, then the end.
     Follow,
     Lead,
+    Init,
 }
 
 #[derive(Debug)]
@@ -209,7 +210,7 @@ impl<T> ClientConnection<T> {
     ///
     /// # Panics
     /// When `inflight_max` is 0 or over [`INFLIGHT_MAX`].
-    pub fn new(cluster: Option<ClusterId>, inflight_max: usize) -> ClientConnection<T> {
+    pub fn new(cluster: Option<ClusterDigest>, inflight_max: usize) -> ClientConnection<T> {
         Self::of_group(cluster, GroupId(0), inflight_max)
     }
 
@@ -219,7 +220,7 @@ impl<T> ClientConnection<T> {
     /// # Panics
     /// As there.
     pub fn of_group(
-        cluster: Option<ClusterId>,
+        cluster: Option<ClusterDigest>,
         group: GroupId,
         inflight_max: usize,
     ) -> ClientConnection<T> {
@@ -551,6 +552,14 @@ impl<T> ClientConnection<T> {
         self.submit(tag, Expected::Lead, |request| Request::Lead { request, node })
     }
 
+    /// Submits [`Request::Init`].
+    ///
+    /// # Errors
+    /// As [`ClientConnection::append`].
+    pub fn init(&mut self, tag: T, wait_ms: u32) -> Result<RequestId, (T, SubmitError)> {
+        self.submit(tag, Expected::Init, |request| Request::Init { request, wait_ms })
+    }
+
     /// Takes received bytes and hands out what they complete.
     ///
     /// # Errors
@@ -660,7 +669,8 @@ fn answer<T>(
         | (Response::LogCreated { .. }, Expected::Created)
         | (Response::LogsAre { .. }, Expected::Logs)
         | (Response::Done { .. }, Expected::Done | Expected::Follow)
-        | (Response::LedBy { .. }, Expected::Lead) => {}
+        | (Response::LedBy { .. }, Expected::Lead)
+        | (Response::Founded { .. }, Expected::Init) => {}
         (Response::Appended { records, .. }, Expected::Append { records: asked }) => {
             // A void that comes after its append gets the append's own answer.
             if *records != asked && asked > 0 {

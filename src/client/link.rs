@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::base::rng::Rng;
-use crate::base::{ClusterId, GroupId, NodeId};
+use crate::base::{ClusterDigest, GroupId, NodeId};
 use crate::wire::RefuseReason;
 
 use super::api::ClientOptions;
@@ -75,7 +75,7 @@ pub(super) struct Link {
     pub(super) options: ClientOptions,
     /// What the user gave.
     targets: Vec<String>,
-    cluster: Option<ClusterId>,
+    cluster: Option<ClusterDigest>,
     group: GroupId,
     search: Mutex<Search>,
 }
@@ -89,7 +89,7 @@ impl Link {
     ) -> Link {
         let mut rng = Rng::new(seed);
         let cursor = rng.below(targets.len().max(1) as u64) as usize;
-        let cluster = options.cluster.as_deref().map(ClusterId::of_name);
+        let cluster = options.cluster.as_deref().map(ClusterDigest::of_name);
         let search = Search {
             current: None,
             preferred: None,
@@ -156,6 +156,17 @@ impl Link {
         async move { Session::open(&target, place, &options, deadline).await }
     }
 
+    /// Refuses a blank node, which has nothing for this client.
+    fn founded(&self, session: Session) -> Result<Session, OpenError> {
+        if session.welcome.standing.cluster.is_some() || self.options.allow_blank {
+            return Ok(session);
+        }
+        let node = session.welcome.node;
+        let text =
+            format!("node {node} is blank: the cluster is not yet founded, run `loggos init`");
+        Err(OpenError::Refused { reason: RefuseReason::NotFounded, text })
+    }
+
     async fn find(
         &self,
         search: &mut Search,
@@ -194,7 +205,7 @@ impl Link {
         deadline: Instant,
     ) -> Result<Session, (Option<ClientError>, usize)> {
         let mut candidates = candidates.into_iter().peekable();
-        let mut attempts: JoinSet<(String, _)> = JoinSet::new();
+        let mut attempts: JoinSet<(String, Result<Session, OpenError>)> = JoinSet::new();
         let mut next_at = Instant::now();
         let (mut refused, mut refusals) = (None, 0);
         while candidates.peek().is_some() || !attempts.is_empty() {
@@ -206,7 +217,7 @@ impl Link {
                         // Only a runtime that shuts down ends an attempt early.
                         Err(_) => continue,
                     };
-                    let error = match result {
+                    let error = match result.and_then(|session| self.founded(session)) {
                         Ok(session) => return Ok(session),
                         Err(error) => error,
                     };
@@ -243,7 +254,7 @@ impl Link {
                 break;
             };
             let hop_deadline = deadline.min(Instant::now() + LEADER_HOP_TIMEOUT);
-            match self.open(&target, hop_deadline).await {
+            match self.open(&target, hop_deadline).await.and_then(|next| self.founded(next)) {
                 Ok(next) => session = next,
                 Err(error) => {
                     note_failure(search, &target, &error);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::base::{ClusterId, GroupId, NodeId};
+use crate::base::{ClusterDigest, GroupId, NodeId};
 use crate::wire::Welcome;
 
 use super::session::greet;
@@ -27,7 +27,7 @@ pub(super) struct Prober {
     node: NodeId,
     /// The other members.
     others: Vec<(NodeId, String)>,
-    place: (Option<ClusterId>, GroupId),
+    place: (Option<ClusterDigest>, GroupId),
     /// A connection that is silent for this long is looked into.
     after: Duration,
     /// Whom to ask next.
@@ -40,7 +40,7 @@ impl Prober {
     /// For a connection to the node of `welcome`. `None` where there is nobody else to ask.
     pub(super) fn new(
         welcome: &Welcome,
-        place: (Option<ClusterId>, GroupId),
+        place: (Option<ClusterDigest>, GroupId),
         after: Duration,
     ) -> Option<Prober> {
         let is_other = |(node, _): &&(NodeId, String)| *node != welcome.node;
@@ -83,7 +83,7 @@ impl Prober {
 /// Who leads, as the node at `address` says; `None` when it does not answer, or knows none.
 async fn leader_by(
     address: &str,
-    (cluster, group): (Option<ClusterId>, GroupId),
+    (cluster, group): (Option<ClusterDigest>, GroupId),
 ) -> Option<NodeId> {
     let greeted = timeout(PROBE_TIMEOUT, greet::<()>(address, cluster, group, 1)).await;
     greeted.ok()?.ok().and_then(|(_, _, welcome)| welcome.leader)

@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::base::{
-    AppendTerms, ClusterId, GroupId, LogId, LogTerms, NodeId, Position, Sequence, SessionId,
-    SessionTerms,
+    AppendTerms, ClusterDigest, ClusterId, GroupId, LogId, LogTerms, NodeId, Position, Sequence,
+    SessionId, SessionTerms,
 };
 use crate::wire::status::LogStatus;
 use crate::wire::{ErrorCode, NodeStatus, ReadLevel, RefuseReason, RequestId, Response, Welcome};
@@ -82,6 +82,9 @@ pub(super) enum Operation {
     Lead {
         node: NodeId,
     },
+    Init {
+        wait_ms: u32,
+    },
 }
 
 impl Operation {
@@ -109,6 +112,7 @@ pub(super) enum Answer {
     Logs(Vec<LogStatus>),
     Done,
     LedBy(NodeId),
+    Founded(ClusterId),
     Failed {
         code: ErrorCode,
         leader: Option<NodeId>,
@@ -222,7 +226,7 @@ impl Session {
     /// Connects to `target` and says hello.
     pub(super) async fn open(
         target: &str,
-        (cluster, group): (Option<ClusterId>, GroupId),
+        (cluster, group): (Option<ClusterDigest>, GroupId),
         options: &ClientOptions,
         deadline: Instant,
     ) -> Result<Session, OpenError> {
@@ -349,7 +353,7 @@ impl Submission<'_> {
 /// Connects to `target` and says hello. Returns what both ends go on with.
 pub(super) async fn greet<T>(
     target: &str,
-    cluster: Option<ClusterId>,
+    cluster: Option<ClusterDigest>,
     group: GroupId,
     inflight_max: usize,
 ) -> Result<(TcpStream, ClientConnection<T>, Welcome), OpenError> {
@@ -538,6 +542,7 @@ impl Task {
                 return;
             }
             Operation::Lead { node } => connection.lead(reply, node),
+            Operation::Init { wait_ms } => connection.init(reply, wait_ms),
         };
         if let Err((reply, error)) = submitted {
             reply.send(Answer::Invalid(error));
@@ -580,6 +585,7 @@ fn answer_of(response: &Response<'_>) -> Answer {
             Err(error) => Answer::Bad(format!("the status: {error}")),
         },
         Response::LedBy { node, .. } => Answer::LedBy(node),
+        Response::Founded { cluster, .. } => Answer::Founded(cluster),
         Response::SessionOpened { session, .. } => Answer::SessionOpened(session),
         Response::LogCreated { log, .. } => Answer::LogCreated(log),
         Response::LogsAre { json, .. } => match serde_json::from_slice(json) {

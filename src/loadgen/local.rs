@@ -23,6 +23,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the nodes may take to elect a leader.
 pub const LEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one attempt to found the cluster may take, in seconds.
+const INIT_TIMEOUT_S: &str = "5";
 /// How long a node may take to end when asked to; then it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two looks at something that another process does.
@@ -84,6 +86,12 @@ pub enum LocalError {
     #[error("the nodes have elected no leader within {} s: {why}", LEADER_TIMEOUT.as_secs())]
     NoLeader {
         /// What the last attempt to find one said.
+        why: String,
+    },
+    /// The cluster was not founded in time.
+    #[error("the cluster was not founded within {} s: {why}", LEADER_TIMEOUT.as_secs())]
+    NotFounded {
+        /// What the last attempt said.
         why: String,
     },
     /// The user wants to stop.
@@ -172,10 +180,36 @@ impl LocalCluster {
                 serve(options, &data, &log).map_err(system(format!("starting node {number}")))?;
             cluster.nodes.push(Node { number, address, log, child });
         }
+        cluster.found(options, stop)?;
         for group in (0..options.groups).map(GroupId) {
             cluster.wait_for_leader(group, stop)?;
         }
         Ok(cluster)
+    }
+
+    /// Founds the cluster, once all nodes answer.
+    fn found(&mut self, options: &LocalOptions, stop: &AtomicBool) -> Result<(), LocalError> {
+        let targets = self.addresses().join(",");
+        let give_up = Instant::now() + LEADER_TIMEOUT;
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(LocalError::Interrupted);
+            }
+            self.check()?;
+            let mut command = Command::new(&options.executable);
+            command.args(["init", "--target", &targets, "--timeout", INIT_TIMEOUT_S]);
+            let output = command.stdin(Stdio::null()).output();
+            let output =
+                output.map_err(system(format!("running {}", options.executable.display())))?;
+            if output.status.success() {
+                return Ok(());
+            }
+            if Instant::now() >= give_up {
+                let why = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+                return Err(LocalError::NotFounded { why });
+            }
+            std::thread::sleep(POLL_PAUSE);
+        }
     }
 
     /// The folder with the nodes' data and logs.

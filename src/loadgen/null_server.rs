@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::base::{ClusterId, GroupId, LogId, NodeId, Position, Sequence, SessionId};
+use crate::base::{
+    ClusterDigest, ClusterId, GroupId, LogId, NodeId, Position, Sequence, SessionId,
+};
 use crate::wire::client::{decode_request, encode_response};
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::{
     ErrorCode, FrameDecoder, FrameEncoder, FrameKind, HelloReply, Limits, PROTOCOL_VERSION,
-    Request, Response, Welcome,
+    Request, Response, Standing, Welcome,
 };
 
 /// How the server behaves, changed while it runs.
@@ -129,9 +131,11 @@ fn serve(
                     leader => NodeId(leader as u16),
                 };
                 let welcome = Welcome {
+                    standing: Standing { cluster: Some(ClusterId(1)), ..Standing::default() },
+                    pending: None,
                     protocol_version: PROTOCOL_VERSION,
                     node,
-                    cluster: ClusterId::of_name("null"),
+                    cluster: ClusterDigest::of_name("null"),
                     cluster_name: "null".to_owned(),
                     group_count: 1,
                     members: members.clone(),
@@ -220,6 +224,7 @@ fn answer(request: &Request<'_>, behaviour: &Behaviour) -> Response<'static> {
         | Request::Credit { request, .. }
         | Request::Unfollow { request } => Response::Done { request },
         Request::Lead { request, node } => Response::LedBy { request, node },
+        Request::Init { request, .. } => Response::Founded { request, cluster: ClusterId(1) },
         Request::Status { request } => Response::StatusIs { request, json: b"{}" },
     }
 }

@@ -5,7 +5,9 @@
 //!
 //! `identity.toml` is TOML for people to read, padded with newlines to whole blocks. Its first
 //! line is a comment with the checksum of everything behind that line, so that a flipped bit or an
-//! edit is noticed; the identity is never edited by hand.
+//! edit is noticed; the identity is never edited by hand. `founding.toml` stands beside it, in the
+//! same form, once the node knows what its cluster was founded as ([`DataDir::adopt`]); until then the
+//! directory is blank.
 
 use std::cmp::Ordering;
 use std::io;
@@ -14,13 +16,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::limits::{BLOCK_SIZE, GROUPS_MAX, MEMBERS_MAX, block_align};
 use crate::base::memory::BUFFER_BYTES_MAX;
-use crate::base::{BlockPool, Checksum, ClusterId, GroupId, Incarnation, NodeId};
+use crate::base::mutants::{Mutant, planted};
+use crate::base::{BlockPool, Checksum, ClusterId, Founding, GroupId, Incarnation, NodeId};
 use crate::io::{FileOptions, Storage};
 
 use super::{Log, LogError, LogOptions, format};
 
 const FILE: &str = "identity.toml";
 const FILE_NEW: &str = "identity.toml.new";
+/// As what the cluster was founded.
+pub(super) const FOUNDING: &str = "founding.toml";
+const FOUNDING_NEW: &str = "founding.toml.new";
 /// Held by whoever works on the directory, `format` included; no content.
 const FILE_LOCK: &str = "LOCK";
 /// Made by mkfs in the root of a fresh file system.
@@ -50,8 +56,6 @@ pub struct Member {
 pub struct Identity {
     /// The cluster's name.
     pub cluster: String,
-    /// The digest of the name.
-    pub cluster_id: ClusterId,
     /// What this directory alone is called; a digest of it stands in every header.
     pub incarnation: Incarnation,
     /// The node.
@@ -62,6 +66,8 @@ pub struct Identity {
     pub group_count: u16,
     /// The size of a segment file in bytes.
     pub segment_bytes: u64,
+    /// What the cluster was founded as; none where the directory is blank.
+    pub founding: Option<Founding>,
 }
 
 /// What `format` is asked for.
@@ -97,6 +103,9 @@ pub enum IdentityError {
     /// The file is not what was written.
     #[error("{FILE} is damaged: {0}")]
     Damaged(String),
+    /// The founding's file is not what was written here.
+    #[error("{FOUNDING} is damaged: {0}")]
+    FoundingDamaged(String),
     /// Written by a version before.
     #[error(
         "it has format {found}, which an older version wrote, and this one reads {FORMAT_VERSION} only. \
@@ -150,6 +159,19 @@ struct Document {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+struct FoundingDocument {
+    format: u32,
+    cluster_id: String,
+    members: Vec<FoundingMember>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct FoundingMember {
+    node: u16,
+    incarnation: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 struct DocumentMember {
     node: u16,
     address: String,
@@ -196,7 +218,7 @@ impl DataDir {
         }
         // The folders' names must be durable before the identity says that they are there.
         storage.sync_folder("").map_err(io_error("syncing the directory"))?;
-        write(storage, &identity, &pool)?;
+        write_identity(storage, &identity, &pool)?;
         Ok(identity)
     }
 
@@ -206,8 +228,43 @@ impl DataDir {
         if !names.iter().any(|name| name == FILE) {
             return Err(IdentityError::Unformatted);
         }
-        let text = read(storage)?;
-        parse(&text)
+        let not_text = || IdentityError::Damaged("it is not text".to_owned());
+        let mut identity = parse(&read(storage, FILE)?.ok_or_else(not_text)?)?;
+        if names.iter().any(|name| name == FOUNDING) {
+            let not_text = || IdentityError::FoundingDamaged("it is not text".to_owned());
+            let text = read(storage, FOUNDING)?.ok_or_else(not_text)?;
+            let founding = parse_founding(&text).map_err(IdentityError::FoundingDamaged)?;
+            if founding.incarnation_of(identity.node) != Some(identity.incarnation) {
+                let why = "it belongs to another directory: this one's incarnation is not in it";
+                return Err(IdentityError::FoundingDamaged(why.to_owned()));
+            }
+            identity.founding = Some(founding);
+        }
+        Ok(identity)
+    }
+
+    /// Writes down what the cluster was founded as. Durable when this returns; at a crash before that
+    /// the directory is blank or has it, whole. Blocks, once in a directory's life.
+    ///
+    /// # Errors
+    /// What the disk says: nothing may rely on the founding then.
+    pub fn adopt<S: Storage>(storage: &mut S, founding: &Founding) -> Result<(), IdentityError> {
+        let document = FoundingDocument {
+            format: FORMAT_VERSION,
+            cluster_id: founding.cluster.to_string(),
+            members: founding
+                .members
+                .iter()
+                .map(|(node, at)| FoundingMember { node: node.0, incarnation: at.to_string() })
+                .collect(),
+        };
+        // Left by a crash half way.
+        let names = storage.list("").map_err(io_error("listing the directory"))?;
+        if names.iter().any(|name| name == FOUNDING_NEW) {
+            storage.remove(FOUNDING_NEW).map_err(io_error(FOUNDING_NEW))?;
+        }
+        let is_durable = !planted(Mutant::FoundingNotDurable);
+        write(storage, (FOUNDING, FOUNDING_NEW), &document, &BlockPool::new(0), is_durable)
     }
 }
 
@@ -245,18 +302,18 @@ fn check_request(request: &FormatRequest) -> Result<Identity, IdentityError> {
     } else {
         return Ok(Identity {
             cluster: request.cluster.clone(),
-            cluster_id: ClusterId::of_name(&request.cluster),
             incarnation: request.incarnation,
             node: request.node,
             members,
             group_count: request.group_count,
             segment_bytes: request.segment_bytes,
+            founding: None,
         });
     };
     Err(IdentityError::Request(problem.to_owned()))
 }
 
-fn write<S: Storage>(
+fn write_identity<S: Storage>(
     storage: &mut S,
     identity: &Identity,
     pool: &BlockPool,
@@ -274,7 +331,18 @@ fn write<S: Storage>(
             .map(|member| DocumentMember { node: member.node.0, address: member.address.clone() })
             .collect(),
     };
-    let body = toml::to_string(&document)
+    write(storage, (FILE, FILE_NEW), &document, pool, true)
+}
+
+/// Writes a document under its second name and renames it to its first when it is durable.
+fn write<S: Storage>(
+    storage: &mut S,
+    (name, name_new): (&str, &str),
+    document: &impl Serialize,
+    pool: &BlockPool,
+    is_durable: bool,
+) -> Result<(), IdentityError> {
+    let body = toml::to_string(document)
         .map_err(|error| IdentityError::Request(format!("it cannot be written down: {error}")))?;
     let text = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
     if text.len() > IDENTITY_BYTES_MAX {
@@ -284,37 +352,63 @@ fn write<S: Storage>(
     let mut buffer = pool.take(length);
     buffer[..length].fill(b'\n');
     buffer[..text.len()].copy_from_slice(text.as_bytes());
-    let file = storage.open(FILE_NEW, FileOptions::CreateNew).map_err(io_error(FILE_NEW))?;
-    let written = storage.write_at(file, 0, &buffer, length).and_then(|()| storage.sync(file));
+    let file = storage.open(name_new, FileOptions::CreateNew).map_err(io_error(name_new))?;
+    let written = storage.write_at(file, 0, &buffer, length);
+    let written = written.and_then(|()| if is_durable { storage.sync(file) } else { Ok(()) });
     storage.close(file);
-    written.map_err(io_error(FILE_NEW))?;
-    storage.rename(FILE_NEW, FILE).map_err(io_error(FILE))?;
+    written.map_err(io_error(name_new))?;
+    storage.rename(name_new, name).map_err(io_error(name))?;
+    if !is_durable {
+        return Ok(());
+    }
     storage.sync_folder("").map_err(io_error("syncing the directory"))
 }
 
-fn read<S: Storage>(storage: &mut S) -> Result<String, IdentityError> {
-    let file = storage.open(FILE, FileOptions::Read).map_err(io_error(FILE))?;
+/// The file's text; none when it is none.
+fn read<S: Storage>(storage: &mut S, name: &str) -> Result<Option<String>, IdentityError> {
+    let file = storage.open(name, FileOptions::Read).map_err(io_error(name))?;
     let mut buffer = BlockPool::new(0).take(IDENTITY_BYTES_MAX);
     let size = storage.read_at(file, 0, &mut buffer, IDENTITY_BYTES_MAX);
     storage.close(file);
-    let size = size.map_err(io_error(FILE))?;
-    String::from_utf8(buffer[..size].to_vec())
-        .map_err(|_| IdentityError::Damaged("it is not text".to_owned()))
+    let size = size.map_err(io_error(name))?;
+    Ok(String::from_utf8(buffer[..size].to_vec()).ok())
 }
 
-fn parse(text: &str) -> Result<Identity, IdentityError> {
-    let damaged = |why: String| IdentityError::Damaged(why);
+/// What stands behind the line with the checksum, verified; `Err` says what is wrong.
+fn verified(text: &str) -> Result<String, String> {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     let stated = first.strip_prefix(CHECKSUM_PREFIX).unwrap_or_default();
     let stated = u32::from_str_radix(stated.trim(), 16)
-        .map_err(|_| damaged("its first line is no checksum".to_owned()))?;
+        .map_err(|_| "its first line is no checksum".to_owned())?;
     // The padding is newlines; the document itself ends in exactly one.
     let body = format!("{}\n", rest.trim_end_matches('\n'));
     let found = Checksum::of(body.as_bytes());
     if found != Checksum(stated) {
         let stated = Checksum(stated);
-        return Err(damaged(format!("its checksum is {found} where {stated} is stated")));
+        return Err(format!("its checksum is {found} where {stated} is stated"));
     }
+    Ok(body)
+}
+
+fn parse_founding(text: &str) -> Result<Founding, String> {
+    let document: FoundingDocument =
+        toml::from_str(&verified(text)?).map_err(|error| error.message().to_owned())?;
+    if document.format != FORMAT_VERSION {
+        return Err(format!("it has format {}, not {FORMAT_VERSION}", document.format));
+    }
+    let number = |text: &str| u128::from_str_radix(text, 16).map_err(|error| error.to_string());
+    let member = |member: &FoundingMember| {
+        Ok((NodeId(member.node), Incarnation(number(&member.incarnation)?)))
+    };
+    let members = document.members.iter().map(member).collect::<Result<_, String>>()?;
+    let founding = Founding { cluster: ClusterId(number(&document.cluster_id)?), members };
+    // Judged as one that comes from the log.
+    Founding::decode(&founding.encode()).ok_or_else(|| "its members make no sense".to_owned())
+}
+
+fn parse(text: &str) -> Result<Identity, IdentityError> {
+    let damaged = |why: String| IdentityError::Damaged(why);
+    let body = verified(text).map_err(damaged)?;
     let garbled = |error: toml::de::Error| damaged(error.message().to_owned());
     let DocumentFormat { format: found } = toml::from_str(&body).map_err(garbled)?;
     match found.cmp(&FORMAT_VERSION) {
@@ -415,6 +509,27 @@ mod tests {
                 matches!(found, Err(IdentityError::OtherVersion { found }) if found == version),
                 "{found:?}"
             );
+        }
+    }
+
+    #[test]
+    fn foundings_round_trip_and_flips_are_noticed() {
+        let document = FoundingDocument {
+            format: FORMAT_VERSION,
+            cluster_id: ClusterId(9).to_string(),
+            members: (1..=3)
+                .map(|node| FoundingMember { node, incarnation: format!("{:032x}", node) })
+                .collect(),
+        };
+        let body = toml::to_string(&document).unwrap();
+        let text = format!("{CHECKSUM_PREFIX}{}\n{body}", Checksum::of(body.as_bytes()));
+        let founding = parse_founding(&text).unwrap();
+        assert_eq!(founding.cluster, ClusterId(9));
+        assert_eq!(founding.incarnation_of(NodeId(3)), Some(Incarnation(3)));
+        for index in text.find('\n').unwrap()..text.len() {
+            let mut bad = text.clone().into_bytes();
+            bad[index] ^= 1;
+            assert!(parse_founding(&String::from_utf8(bad).unwrap()).is_err(), "byte {index}");
         }
     }
 

@@ -8,6 +8,7 @@ use super::footer::stated_size;
 use super::format::{
     ENTRY_MAGIC, SEGMENT_MAGIC, get_u16, get_u32, get_u64, is_zero, segment_number,
 };
+use super::identity::FOUNDING;
 use super::marker::MARKER_NAME;
 use super::vote::VOTE_NAME;
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE};
@@ -17,6 +18,8 @@ use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE};
 pub enum FileKind {
     /// The identity of the directory.
     Identity,
+    /// What the cluster was founded as.
+    Founding,
     /// A group's vote: two copies of one block each.
     Vote,
     /// A segment with this number.
@@ -38,6 +41,7 @@ pub fn file_kind(name: &str) -> FileKind {
         None if CHECKPOINT_NAMES.contains(&base) => FileKind::Checkpoint,
         None if base == MARKER_NAME => FileKind::DamageMarker,
         None if name == "identity.toml" => FileKind::Identity,
+        None if name == FOUNDING => FileKind::Founding,
         None => FileKind::Other,
     }
 }

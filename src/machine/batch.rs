@@ -36,7 +36,7 @@ use crate::base::limits::{
 };
 use crate::base::sectors::entry_size;
 use crate::base::{
-    AppendTerms, Batch, BlockBuf, BlockPool, FenceToken, IdSet, LogId, Position,
+    AppendTerms, Batch, BlockBuf, BlockPool, FenceToken, Founding, IdSet, LogId, Position,
     SESSION_TERMS_SIZE, Sequence, SessionId,
 };
 
@@ -74,15 +74,19 @@ pub enum CommandKind {
     CreateLog = 4,
     /// Deletes its log.
     DeleteLog = 5,
+    /// Founds the cluster; the run holds a [`crate::base::Founding`]. Changes nothing here: the node
+    /// takes it from the value of its slot.
+    Found = 6,
 }
 
 impl CommandKind {
-    const ALL: [CommandKind; 5] = [
+    const ALL: [CommandKind; 6] = [
         CommandKind::Append,
         CommandKind::OpenSession,
         CommandKind::CloseSession,
         CommandKind::CreateLog,
         CommandKind::DeleteLog,
+        CommandKind::Found,
     ];
 }
 
@@ -114,7 +118,7 @@ impl<'a> Command<'a> {
         let Command { kind, log, terms, records, run } = *self;
         match kind {
             CommandKind::Append => *self,
-            CommandKind::OpenSession | CommandKind::CreateLog => {
+            CommandKind::OpenSession | CommandKind::CreateLog | CommandKind::Found => {
                 Command { kind, log: LogId(0), terms: none, records, run }
             }
             CommandKind::CloseSession => {
@@ -130,6 +134,7 @@ impl<'a> Command<'a> {
         let run_is_known = match self.kind {
             CommandKind::OpenSession => self.run.len() == SESSION_TERMS_SIZE,
             CommandKind::CreateLog => self.run.len() >= size_of::<u32>(),
+            CommandKind::Found => Founding::decode(self.run).is_some(),
             _ => true,
         };
         run_is_known && (self.kind == CommandKind::Append || *self == self.canonical())

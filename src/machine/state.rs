@@ -81,6 +81,8 @@ pub enum Outcome {
     LogDeleted(LogId),
     /// There is no such log to delete.
     NoLogDeleted(LogId),
+    /// The cluster is founded.
+    Founded,
 }
 
 /// The machine of one group.
@@ -232,6 +234,7 @@ impl Machine {
                 true => Outcome::LogDeleted(command.log),
                 false => Outcome::NoLogDeleted(command.log),
             },
+            CommandKind::Found => Outcome::Founded,
         };
         (outcome, true)
     }

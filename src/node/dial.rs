@@ -23,16 +23,18 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use super::identity::Identity;
 use super::outbox::Outbox;
-use super::peers::PeerEvent;
+use super::peers::{PeerEvent, Probe};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::rng::Rng;
-use crate::base::{Batch, BlockPool, GroupId, Instant, NodeId};
+use crate::base::{Batch, BlockPool, Founding, GroupId, Instant, NodeId};
 use crate::io::{CloseReason, ConnId, Io, LookupId, Net, SendPart};
 use crate::paxos::Message;
 use crate::wire::hello::{decode_hello_reply, encode_hello};
 use crate::wire::{
-    Alive, FrameDecoder, FrameEncoder, Hello, HelloReply, encode_alive, encode_message,
+    Alive, FrameDecoder, FrameEncoder, Hello, HelloReply, Standing, Welcome, encode_alive,
+    encode_message,
 };
 
 /// The first wait before dialling again, doubled with each failure.
@@ -147,6 +149,12 @@ pub(super) struct Outbound {
     heard_at: Instant,
     /// Failures that have been logged since a connection stood last.
     failures_logged: Vec<String>,
+    /// The last failure, and whether it is a refusal, the member's or this node's.
+    last_failure: Option<String>,
+    is_refused: bool,
+    /// What the member has said of itself, and the founding that it has accepted.
+    standing: Standing,
+    pending: Option<Founding>,
     /// The silence that lasts has been logged.
     silence_logged: bool,
 }
@@ -166,6 +174,10 @@ impl Outbound {
             backoff: REDIAL_MIN,
             heard_at: Instant(0),
             failures_logged: Vec::new(),
+            last_failure: None,
+            is_refused: false,
+            standing: Standing::default(),
+            pending: None,
             silence_logged: false,
         }
     }
@@ -182,6 +194,50 @@ impl Outbound {
     /// Whether messages to the member would leave now.
     pub(super) fn is_open(&self) -> bool {
         self.line.is_some()
+    }
+
+    /// What the member has said of itself.
+    pub(super) fn probe(&self) -> Probe<'_> {
+        match &self.last_failure {
+            _ if self.is_open() => Probe::Open(self.standing, self.pending.as_ref()),
+            Some(why) if self.is_refused => Probe::Refused(why),
+            Some(why) => Probe::Waiting(why),
+            None => Probe::Waiting("no answer yet"),
+        }
+    }
+
+    /// Leaves what stands or is being made, and dials anew, at once.
+    pub(super) fn dial_anew<I: Io>(&mut self, io: &mut I) -> Option<PeerEvent> {
+        if let Some(conn) = self.dial.conn() {
+            Net::close(io, conn);
+        }
+        // A look-up that is under way ends in a dial.
+        if !matches!(self.dial, Dial::LookingUp { .. }) {
+            self.dial = Dial::Idle { retry_at: io.now() };
+        }
+        self.backoff = REDIAL_MIN;
+        self.last_failure = None;
+        self.failures_logged.clear();
+        self.is_refused = false;
+        let line = self.line.take()?;
+        Net::close(io, line.conn);
+        Some(PeerEvent::Disconnected(self.id))
+    }
+
+    /// Ends what stands if the node's identity does not permit it any more.
+    pub(super) fn enforce<I: Io>(
+        &mut self,
+        io: &mut I,
+        identity: &Identity,
+        rng: &mut Rng,
+    ) -> Option<PeerEvent> {
+        let line = self.line.as_ref()?;
+        let (_, why) = identity.judge_standing(self.id, &self.standing).err()?;
+        let conn = line.conn;
+        Net::close(io, conn);
+        let event = self.ended(io.now(), true, why, rng);
+        self.is_refused = true;
+        event
     }
 
     /// What waits to be sent.
@@ -363,7 +419,7 @@ impl Outbound {
         io: &mut I,
         conn: ConnId,
         bytes: &[u8],
-        pool: &BlockPool,
+        (pool, identity): (&BlockPool, &Identity),
         rng: &mut Rng,
     ) -> Option<PeerEvent> {
         let now = io.now();
@@ -379,18 +435,25 @@ impl Outbound {
             Ok(Some(frame)) => decode_hello_reply(&frame),
             Err(error) => Err(error),
         };
-        let failure = match reply {
-            Ok(HelloReply::Welcome(_)) if !is_line => return self.welcomed(io),
-            Ok(HelloReply::Welcome(_)) => "it greets twice".to_owned(),
-            Ok(HelloReply::Refused { text, .. }) => format!("it refuses: {text}"),
-            Err(error) => format!("it does not speak the protocol: {error}"),
+        let (failure, is_refused) = match reply {
+            Ok(HelloReply::Welcome(_)) if is_line => ("it greets twice".to_owned(), false),
+            Ok(HelloReply::Welcome(welcome)) => {
+                match identity.judge_standing(self.id, &welcome.standing) {
+                    Ok(()) => return self.welcomed(io, welcome),
+                    Err((_, why)) => (why, true),
+                }
+            }
+            Ok(HelloReply::Refused { text, .. }) => (format!("it refuses: {text}"), true),
+            Err(error) => (format!("it does not speak the protocol: {error}"), false),
         };
         Net::close(io, conn);
-        self.ended(now, is_line, failure, rng)
+        let event = self.ended(now, is_line, failure, rng);
+        self.is_refused = is_refused;
+        event
     }
 
     /// The new connection is the one that is used from here on.
-    fn welcomed<I: Io>(&mut self, io: &mut I) -> Option<PeerEvent> {
+    fn welcomed<I: Io>(&mut self, io: &mut I, welcome: Welcome) -> Option<PeerEvent> {
         let now = io.now();
         let Dial::Greeting { mut line, .. } =
             std::mem::replace(&mut self.dial, Dial::Idle { retry_at: now })
@@ -401,6 +464,9 @@ impl Outbound {
         debug!(peer = %self.id, address = %self.address, "connected");
         self.failures_logged.clear();
         self.untried.clear();
+        self.last_failure = None;
+        self.is_refused = false;
+        (self.standing, self.pending) = (welcome.standing, welcome.pending);
         if let Some(old) = self.line.replace(line) {
             Net::close(io, old.conn);
         }
@@ -442,6 +508,8 @@ impl Outbound {
     /// Notes a failure and when to dial again: later each time, and not in step with others. While
     /// there are addresses left, at once.
     fn fail(&mut self, now: Instant, rng: &mut Rng, failure: String) {
+        self.last_failure = Some(failure.clone());
+        self.is_refused = false;
         self.log_failure(failure);
         if !self.untried.is_empty() {
             self.dial = Dial::Idle { retry_at: now };

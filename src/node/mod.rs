@@ -11,6 +11,7 @@ mod barriers;
 mod cache;
 mod checkpoints;
 mod dial;
+mod founding;
 mod identity;
 mod outbox;
 mod peers;
@@ -22,6 +23,7 @@ mod status;
 pub use audit::RecoveredState;
 pub use cache::AppliedSlot;
 pub use dial::redialled_within;
+pub use founding::InitFailure;
 pub use identity::Identity;
 pub use outbox::Outbox;
 pub use replica::Node;
@@ -30,9 +32,9 @@ pub use status::Watermarks;
 
 use crate::base::limits::{APPEND_BYTES_MAX, MIB};
 use crate::base::sectors::value_bytes_max;
-use crate::base::{BlockPool, GroupId, NodeId, Slot};
+use crate::base::{BlockPool, ClusterId, GroupId, NodeId, Slot};
 use crate::io::ConnId;
-use crate::log::{LogError, LogFailure, LogOptions, ReadEntry, ReadError};
+use crate::log::{IdentityError, LogError, LogFailure, LogOptions, ReadEntry, ReadError};
 use crate::machine::{BATCH_HEADER_SIZE, BatchError, Outcome, command_size_max};
 use crate::paxos::{Config, ConfigError};
 
@@ -66,6 +68,8 @@ pub struct NodeOptions {
     pub checkpoint_at_every_stop: bool,
     /// The seed of election jitter and reconnect back-off.
     pub seed: u64,
+    /// Drawn at random: the id of the cluster, should this node found it.
+    pub fresh_cluster: ClusterId,
 }
 
 impl NodeOptions {
@@ -83,6 +87,7 @@ impl NodeOptions {
             audit: false,
             checkpoint_at_every_stop: false,
             seed,
+            fresh_cluster: ClusterId(u128::from(seed) << 64 | 1),
         }
     }
 
@@ -150,6 +155,13 @@ pub enum Answer {
         /// Whether it has begun to.
         taken_over: bool,
     },
+    /// The cluster is founded, or not by the time that was given.
+    Founded {
+        /// Who waits.
+        ticket: Ticket,
+        /// As what.
+        result: Result<ClusterId, InitFailure>,
+    },
     /// A read of the log has ended.
     Read {
         /// Who waits.
@@ -212,6 +224,9 @@ pub enum NodeFailure {
         /// What is not understood.
         error: BatchError,
     },
+    /// What the cluster was founded as cannot be written down, or is not what stands there.
+    #[error("the cluster's founding: {0}")]
+    Founding(#[source] IdentityError),
     /// The parameters do not fit together.
     #[error("the configuration cannot work: {0}")]
     Config(#[from] ConfigError),

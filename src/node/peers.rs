@@ -16,10 +16,12 @@ use tracing::{debug, info, warn};
 use super::dial::{Heard, Outbound, Timing};
 use super::identity::Identity;
 use crate::base::rng::Rng;
-use crate::base::{Batch, BlockPool, GroupId, IdMap, Instant, NodeId};
+use crate::base::{Batch, BlockPool, Founding, GroupId, IdMap, Instant, NodeId};
 use crate::io::{CloseReason, ConnId, Io, LookupId, Net, SendPart};
 use crate::paxos::Message;
-use crate::wire::{Alive, FrameDecoder, FrameKind, WireError, decode_alive, decode_message};
+use crate::wire::{
+    Alive, FrameDecoder, FrameKind, Standing, WireError, decode_alive, decode_message,
+};
 
 /// What the peers' connections tell the node.
 #[derive(Debug)]
@@ -30,14 +32,26 @@ pub enum PeerEvent {
     Disconnected(NodeId),
     /// The connection on which the peer sent has broken.
     Lost(NodeId),
-    /// A message has arrived.
-    Message(NodeId, Message<Batch>),
+    /// A message has arrived, from a member that greeted with this standing.
+    Message(NodeId, Standing, Message<Batch>),
+}
+
+/// What a member has said of itself since it was dialled last.
+#[derive(Debug)]
+pub(super) enum Probe<'a> {
+    /// Nothing yet; why, as far as it is known.
+    Waiting(&'a str),
+    /// It refuses this node, or this node it: why.
+    Refused(&'a str),
+    /// It lets this node in.
+    Open(Standing, Option<&'a Founding>),
 }
 
 /// A connection that a member dialled.
 #[derive(Debug)]
 struct Inbound {
     node: NodeId,
+    standing: Standing,
     decoder: FrameDecoder,
     heard: Heard,
 }
@@ -106,7 +120,7 @@ impl Peers {
         &mut self,
         now: Instant,
         conn: ConnId,
-        node: NodeId,
+        (node, standing): (NodeId, Standing),
         decoder: FrameDecoder,
     ) -> Option<ConnId> {
         let replaced = self.inbound.iter().find(|(_, old)| old.node == node).map(|(id, _)| *id);
@@ -114,9 +128,48 @@ impl Peers {
             debug!(peer = %node, "it sends on a new connection");
             self.inbound.remove(&old);
         }
-        self.inbound.insert(conn, Inbound { node, decoder, heard: Heard::default() });
+        self.inbound.insert(conn, Inbound { node, standing, decoder, heard: Heard::default() });
         self.peer_mut(node).met(now);
         replaced
+    }
+
+    /// What the member has said of itself.
+    pub(super) fn probe(&self, id: NodeId) -> Probe<'_> {
+        self.peer(id).map_or(Probe::Waiting("it is not dialled"), Outbound::probe)
+    }
+
+    /// Why the member and this node refuse each other, if they do.
+    pub fn refusal(&self, id: NodeId) -> Option<&str> {
+        match self.probe(id) {
+            Probe::Refused(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Leaves every connection that was dialled, and dials anew, at once: what a peer said of itself
+    /// may not be true any more.
+    pub(super) fn redial_all<I: Io>(&mut self, io: &mut I, events: &mut Vec<PeerEvent>) {
+        events.extend(self.peers.iter_mut().filter_map(|peer| peer.dial_anew(io)));
+    }
+
+    /// The node's identity is this from now on: ends the connections that it does not permit.
+    pub(super) fn enforce<I: Io>(
+        &mut self,
+        io: &mut I,
+        identity: Identity,
+        events: &mut Vec<PeerEvent>,
+    ) {
+        self.identity = identity;
+        let Peers { identity, peers, rng, inbound, .. } = self;
+        events.extend(peers.iter_mut().filter_map(|peer| peer.enforce(io, identity, rng)));
+        inbound.retain(|conn, inbound| {
+            let stays = identity.judge_standing(inbound.node, &inbound.standing).is_ok();
+            if !stays {
+                Net::close(io, *conn);
+                events.push(PeerEvent::Lost(inbound.node));
+            }
+            stays
+        });
     }
 
     /// Queues a message; drops it when the peer is not connected.
@@ -199,9 +252,9 @@ impl Peers {
             }
             return;
         }
-        let Peers { pool, rng, .. } = self;
+        let Peers { identity, pool, rng, .. } = self;
         if let Some(peer) = self.peers.iter_mut().find(|peer| peer.owns(conn)) {
-            events.extend(peer.on_received(io, conn, bytes, pool, rng));
+            events.extend(peer.on_received(io, conn, bytes, (&*pool, &*identity), rng));
         }
     }
 
@@ -243,7 +296,8 @@ fn receive(
             *alive = Some(told);
             continue;
         }
-        events.push(PeerEvent::Message(inbound.node, decode_message(frame, pool)?));
+        let message = decode_message(frame, pool)?;
+        events.push(PeerEvent::Message(inbound.node, inbound.standing, message));
     }
     Ok(())
 }

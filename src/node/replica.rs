@@ -17,6 +17,7 @@ use super::audit::Audit;
 use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::checkpoints;
+use super::founding::{Founder, check_recovered, founding_of};
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
 use super::stages::{Stage, Stages};
@@ -36,7 +37,7 @@ use crate::machine::{
 use crate::paxos::{
     Core, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
-use crate::wire::{FrameDecoder, Hello, HelloReply, Limits};
+use crate::wire::{FrameDecoder, Hello, HelloReply, Limits, Standing};
 
 // The log's bound on placements counts on it.
 const _: () = assert!(COMMAND_HEADER_SIZE >= COMMAND_BYTES_MIN);
@@ -73,6 +74,7 @@ pub struct Node {
     pub(super) machine: Machine,
     pub(super) cache: SlotCache,
     pub(super) peers: Peers,
+    pub(super) founder: Founder,
     pub(super) appends: Appends,
     pub(super) audit: Audit,
     pub(super) stages: Stages,
@@ -82,12 +84,12 @@ pub struct Node {
     pending_entries: VecDeque<Pending<AppendId>>,
     /// Promises handed to the log and not yet durable, in order.
     pending_votes: VecDeque<Pending<VoteId>>,
-    inputs: VecDeque<Input<Batch>>,
+    pub(super) inputs: VecDeque<Input<Batch>>,
     effects: Effects<Batch>,
     outcomes: Vec<Outcome>,
     log_events: Vec<LogEvent>,
-    peer_events: Vec<PeerEvent>,
-    answers: Vec<Answer>,
+    pub(super) peer_events: Vec<PeerEvent>,
+    pub(super) answers: Vec<Answer>,
     /// The logs that have grown or gone since [`Node::take_touched`].
     touched: Vec<LogId>,
     pub(super) role: Role,
@@ -113,7 +115,7 @@ pub struct Node {
 impl Node {
     /// Opens the group's log, takes the newest checkpoint, and replays what was chosen after it. Blocks;
     /// nothing is served meanwhile.
-    pub fn open<I: Io>(io: &mut I, options: NodeOptions) -> Result<Node, NodeFailure> {
+    pub fn open<I: Io>(io: &mut I, mut options: NodeOptions) -> Result<Node, NodeFailure> {
         options.validate()?;
         let pool = options.pool.clone();
         let mut audit = Audit::new(options.audit);
@@ -136,7 +138,11 @@ impl Node {
         let checkpointed = machine.applied();
         let mut outcomes = Vec::new();
         let mut not_understood = None;
+        let mut founded_as = None;
         let replayed = log.replay(io, &mut |slot, ballot, batch| {
+            if slot == Slot(1) && options.group == GroupId(0) {
+                founded_as = founding_of(batch.value());
+            }
             outcomes.clear();
             let placement = machine.apply(slot, batch.value(), &mut outcomes).map_err(|error| {
                 not_understood = Some((slot, error));
@@ -167,6 +173,25 @@ impl Node {
             "recovered the log",
         );
         audit.recovered(&recovered);
+        let identity = &mut options.identity;
+        check_recovered(identity, recovered.chosen, founded_as.as_ref())
+            .map_err(NodeFailure::Founding)?;
+        if identity.founding.is_none() {
+            let first = recovered.accepted.first().filter(|(slot, ..)| *slot == Slot(1));
+            identity.pending = first.and_then(|(_, _, value)| founding_of(value.value()));
+            identity.is_used = recovered.accepted.iter().any(|(slot, ..)| *slot > Slot(1));
+            options.paxos.may_campaign =
+                identity.pending.is_some() || planted(Mutant::BlankNodeCampaigns);
+            if options.group == GroupId(0) && founded_as.is_none() {
+                let targets = identity.members.iter().map(|(_, address)| address.as_str());
+                let targets = targets.collect::<Vec<_>>().join(",");
+                info!(
+                    "blank: waits for the cluster to be founded, with `loggos init --target {targets}`"
+                );
+            }
+        }
+        let known = founded_as.filter(|_| options.identity.founding.is_none());
+        let founder = Founder::new(options.fresh_cluster, known);
         let core = Core::new(options.paxos.clone(), into_core(recovered), io.now(), options.seed)?;
         let peers = Peers::new(
             options.identity.clone(),
@@ -182,6 +207,7 @@ impl Node {
             machine,
             cache: SlotCache::new(options.cache_bytes_max),
             peers,
+            founder,
             appends: Appends::new(pool, options.append_bytes_max, options.value_bytes_max()),
             audit,
             stages: Stages::new(),
@@ -388,11 +414,11 @@ impl Node {
         &mut self,
         io: &mut I,
         conn: ConnId,
-        node: NodeId,
+        peer: (NodeId, Standing),
         decoder: FrameDecoder,
         rest: &[u8],
     ) {
-        if let Some(old) = self.peers.adopt(io.now(), conn, node, decoder) {
+        if let Some(old) = self.peers.adopt(io.now(), conn, peer, decoder) {
             Net::close(io, old);
         }
         if !rest.is_empty() {
@@ -436,16 +462,21 @@ impl Node {
         self.peer_events = events;
     }
 
-    fn on_peer_events(&mut self, now: Instant, events: &mut Vec<PeerEvent>) {
+    pub(super) fn on_peer_events(&mut self, now: Instant, events: &mut Vec<PeerEvent>) {
         for event in events.drain(..) {
-            if let PeerEvent::Message(_, Message::Accepted { slot, .. }) = &event {
-                self.stages.answered(*slot, now);
+            if let PeerEvent::Message(from, standing, message) = &event {
+                if !self.may_take(*from, standing, message) {
+                    continue;
+                }
+                if let Message::Accepted { slot, .. } = message {
+                    self.stages.answered(*slot, now);
+                }
             }
             let input = match event {
                 PeerEvent::Connected(peer) => Input::PeerConnected(peer),
                 PeerEvent::Disconnected(peer) => Input::PeerDisconnected(peer),
                 PeerEvent::Lost(peer) => Input::PeerLost(peer),
-                PeerEvent::Message(from, message) => Input::Message { from, message },
+                PeerEvent::Message(from, _, message) => Input::Message { from, message },
             };
             self.step(now, input);
         }
@@ -573,6 +604,7 @@ impl Node {
                 self.pending_votes.push_back(Pending { write, id, then, since });
             }
             Write::Entry { slot, ballot, chosen, value } => {
+                self.note_held(slot, &value);
                 let then = if !then.is_empty() && planted(Mutant::AcceptedBeforeDurable) {
                     then.iter().for_each(|reply| self.peers.queue(reply.to, &reply.message));
                     Vec::new()
@@ -597,6 +629,7 @@ impl Node {
                 return;
             }
         };
+        self.note_chosen(slot, &batch);
         self.touched.extend(placement.spans.iter().map(|span| span.log));
         self.touched.extend(self.outcomes.iter().filter_map(|outcome| match outcome {
             Outcome::LogDeleted(log) => Some(*log),
@@ -775,6 +808,7 @@ impl Node {
         let open = (!self.appends.is_empty() && self.may_propose()).then(|| self.open_deadline());
         let deadlines =
             [open, self.core.next_deadline(), self.log.next_deadline(), self.peers.next_deadline()];
+        let deadlines = deadlines.into_iter().chain([self.founder.next_deadline()]);
         deadlines.into_iter().flatten().min()
     }
 }

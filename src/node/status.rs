@@ -89,6 +89,7 @@ impl Node {
                     id: id.0,
                     address: address.clone(),
                     connected: true,
+                    refused: None,
                     last_contact_ms: Some(0),
                     chosen: Some(core.chosen.0),
                 };
@@ -99,6 +100,7 @@ impl Node {
                 id: id.0,
                 address: address.clone(),
                 connected: self.peers.is_connected(*id),
+                refused: self.peers.refusal(*id).map(str::to_owned),
                 last_contact_ms: last_contact.map(|last| now.since(last).as_millis() as u64),
                 chosen: last_contact.and(peer).map(|peer| peer.chosen.0),
             }
@@ -106,9 +108,12 @@ impl Node {
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: identity.cluster_name.clone(),
+            cluster_id: identity.cluster_id().map(|id| id.to_string()),
+            incarnation: identity.incarnation.to_string(),
             node: identity.node.0,
             group: self.options.group.0,
             role: match core.role {
+                _ if self.is_blank() => RoleStatus::Blank,
                 Role::Leader => RoleStatus::Leader,
                 Role::Candidate => RoleStatus::Candidate,
                 Role::Follower { .. } => RoleStatus::Follower,

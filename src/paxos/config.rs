@@ -29,6 +29,8 @@ pub struct Config {
     pub accept_ahead_slots_max: u64,
     /// The most slots one fetch asks for.
     pub fetch_slots_max: u64,
+    /// Whether it may campaign; without, it follows until [`crate::paxos::Input::PermitCampaign`].
+    pub may_campaign: bool,
     /// How often a leader tells that it lives.
     pub heartbeat_interval: Duration,
     /// An election starts this long, to twice as long, after the last word of a leader; and a
@@ -81,6 +83,7 @@ impl Config {
             retained_bytes_max: 32 * MIB,
             accept_ahead_slots_max: 1024,
             fetch_slots_max: 512,
+            may_campaign: true,
             heartbeat_interval: Duration::from_millis(50),
             election_timeout: Duration::from_millis(400),
             lease: Duration::from_millis(250),

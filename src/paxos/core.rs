@@ -209,6 +209,7 @@ impl<V: Value> Core<V> {
             Input::Read { id, lease } => self.read(id, lease, effects),
             Input::Persisted(id) => self.persisted(id, effects),
             Input::TransferTo(id) => self.transfer_to(id, effects),
+            Input::PermitCampaign { soon } => self.permit_campaign(soon),
             Input::PeerConnected(id) => self.peer_connected(id, effects),
             Input::PeerDisconnected(id) => self.peer_disconnected(id, effects),
             Input::PeerLost(id) => self.peer_lost(id, effects),
@@ -241,12 +242,13 @@ impl<V: Value> Core<V> {
     /// When the core wants an [`Input::Tick`], if ever.
     pub fn next_deadline(&self) -> Option<Instant> {
         let role = match &self.state {
-            State::Following | State::PreVoting(_) | State::Preparing(_) => self.election_at,
-            State::Recovering(recovering) => recovering.heartbeat_at,
-            State::Leading(leading) => leading.heartbeat_at,
+            State::Following if !self.config.may_campaign => None,
+            State::Following | State::PreVoting(_) | State::Preparing(_) => Some(self.election_at),
+            State::Recovering(recovering) => Some(recovering.heartbeat_at),
+            State::Leading(leading) => Some(leading.heartbeat_at),
         };
         let fetch = self.fetching.as_ref().map(|fetching| fetching.deadline);
-        [Some(role), fetch, self.reads_deadline()].into_iter().flatten().min()
+        [role, fetch, self.reads_deadline()].into_iter().flatten().min()
     }
 
     /// What the replica is.

@@ -36,6 +36,11 @@ pub enum Input<V> {
     /// handing over that is under way. Ends in an [`Effect::TransferEnded`]; those for the same
     /// member that are under way at a time end together.
     TransferTo(NodeId),
+    /// The replica may campaign from now on ([`super::Config::may_campaign`]).
+    PermitCampaign {
+        /// At once, if nobody leads, and not after an election timeout.
+        soon: bool,
+    },
     /// The write of this persist is durable, and its replies have been handed to the network.
     Persisted(PersistId),
     /// A new connection to the member stands: what was sent before may be lost.

@@ -70,7 +70,20 @@ impl<V: Value> Core<V> {
         self.election_at = self.now + self.election_delay;
     }
 
+    /// From now on it may campaign: `soon`, at once, or as if it had just heard a leader.
+    pub(super) fn permit_campaign(&mut self, soon: bool) {
+        let is_new = !std::mem::replace(&mut self.config.may_campaign, true);
+        if soon {
+            self.election_at = self.now;
+        } else if is_new && self.peers.len() > 1 {
+            self.await_election();
+        }
+    }
+
     pub(super) fn election_tick(&mut self, fx: &mut Effects<V>) {
+        if !self.config.may_campaign {
+            return;
+        }
         match self.state {
             State::Leading(_) | State::Recovering(_) => return,
             _ if self.now < self.election_at => return,

@@ -289,7 +289,7 @@ impl<V: Value> Core<V> {
         // A later grant, or what it may have granted before a restart, still binds it: this came
         // too late or too early, and the leader will go on.
         let bound = self.is_bound_against(None, release);
-        if ballot > self.promised || bound || self.disk_stalled() {
+        if ballot > self.promised || bound || self.disk_stalled() || !self.config.may_campaign {
             return;
         }
         self.on_watermark(peer, ballot, chosen, fx);

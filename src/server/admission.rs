@@ -164,9 +164,9 @@ impl Server {
     }
 
     /// The answer to the greeting of a `role` that may be let in, with `reply` if there is room.
-    pub(super) fn admit(&self, role: HelloRole, reply: HelloReply) -> HelloReply {
+    pub(super) fn admit(&self, role: &HelloRole, reply: HelloReply) -> HelloReply {
         let Room { clients_max, .. } = self.admission.room;
-        let is_client = role == HelloRole::Client && matches!(reply, HelloReply::Welcome(_));
+        let is_client = *role == HelloRole::Client && matches!(reply, HelloReply::Welcome(_));
         if !is_client || self.admission.clients < clients_max {
             return reply;
         }

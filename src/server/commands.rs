@@ -122,7 +122,9 @@ impl Server {
             Ok(Outcome::LogCreated { log, created }) => {
                 Response::LogCreated { request, log: self.numbered(log), created }
             }
-            Ok(Outcome::SessionClosed | Outcome::LogDeleted(_)) => Response::Done { request },
+            Ok(Outcome::SessionClosed | Outcome::LogDeleted(_) | Outcome::Founded) => {
+                Response::Done { request }
+            }
             Ok(Outcome::SessionRefused) => {
                 let text = "the table of sessions is full";
                 return self.fail(conn, request, ErrorCode::LimitReached, None, text);

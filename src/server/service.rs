@@ -13,20 +13,24 @@ use super::stop::StopStage;
 use super::{CLIENT_QUEUE_BYTES_MAX, LOGS_LISTED_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{BlockPool, GroupId, IdMap, Instant, LogId, LogTerms, NodeId, Position};
+use crate::base::{
+    BlockPool, Founding, GroupId, IdMap, Instant, LogId, LogTerms, NodeId, Position,
+};
 use crate::io::{ConnId, Event, HANDOVER_BYTES_MAX, Io, Net, Wait};
 use crate::machine::{Command, LogState};
-use crate::node::{Answer, Node, NodeFailure, Refusal, Stage, Ticket};
+use crate::node::{Answer, InitFailure, Node, NodeFailure, Refusal, Stage, Ticket};
 use crate::wire::client::decode_request;
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::status::{LogStatus, ResourceStatus};
 use crate::wire::{
     ErrorCode, Frame, HelloReply, HelloRole, NodeStatus, PAYLOAD_SIZE_MAX, PROTOCOL_VERSION,
-    ReadLevel, RefuseReason, Request, RequestId, Response, WireError,
+    ReadLevel, RefuseReason, Request, RequestId, Response, Standing, WireError,
 };
 
 /// The longest sleep of the loop when no timer is due: a bound for what depends on the outside.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// The longest that a request to found the cluster waits, whatever was asked for.
+const INIT_WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// A node and its clients.
 pub struct Server {
@@ -54,7 +58,11 @@ pub struct Server {
     started: Instant,
     pub(super) stop: StopStage,
     resources: Resources,
+    when_founded: Option<WhenFounded>,
 }
+
+/// What is told, once, as what the cluster was founded.
+type WhenFounded = Box<dyn FnOnce(&Founding)>;
 
 /// Tells what the process has used (CPU, memory): handed in by whoever knows the process.
 pub type Resources = fn() -> ResourceStatus;
@@ -131,6 +139,7 @@ impl Server {
             started: now,
             stop: StopStage::Serving,
             resources,
+            when_founded: None,
         }
     }
 
@@ -204,6 +213,7 @@ impl Server {
             }
             self.on_event(io, event)?;
         }
+        self.settle_founding(io)?;
         self.end_turn(io)?;
         let now = io.measure();
         self.node.answers_left(now);
@@ -246,6 +256,27 @@ impl Server {
             Event::Woken => {}
         }
         Ok(())
+    }
+
+    /// What the turn has brought for the founding of the cluster, before anything leaves.
+    fn settle_founding<I: Io>(&mut self, io: &mut I) -> Result<(), NodeFailure> {
+        let was_blank = self.node.is_blank();
+        self.node.settle_founding(io)?;
+        if was_blank
+            && let Some(founding) = self.node.founding()
+            && let Some(when_founded) = self.when_founded.take()
+        {
+            when_founded(founding);
+        }
+        Ok(())
+    }
+
+    /// Calls `then` once the cluster's founding is known and durable: now, or in a later turn.
+    pub fn when_founded(&mut self, then: impl FnOnce(&Founding) + 'static) {
+        match self.node.founding() {
+            Some(founding) => then(founding),
+            None => self.when_founded = Some(Box::new(then)),
+        }
     }
 
     /// Ends the turn: held-back input, the node's own turn, answers, and every send.
@@ -427,16 +458,22 @@ impl Server {
                 if hello.protocol_version == PROTOCOL_VERSION
                     && self.is_for_another_thread(hello.group) =>
             {
-                return Greeted::Elsewhere(hello.group);
+                if !self.node.is_blank() {
+                    return Greeted::Elsewhere(hello.group);
+                }
+                // The other groups open when it is founded.
+                (refused(RefuseReason::NotFounded, self.node.not_founded()), None)
             }
-            Ok(hello) => (self.admit(hello.role, self.node.answer(&hello)), Some(hello.role)),
+            Ok(hello) => (self.admit(&hello.role, self.node.answer(&hello)), Some(hello.role)),
         };
         let session = self.sessions.get_mut(&conn).expect("decoded for a session");
         let Session { encoder, outbox, phase, greeting, from, .. } = session;
         *greeting = Vec::new();
         outbox.encode(|out| encode_hello_reply(&reply, encoder, out));
         let greeted = match (reply, role) {
-            (HelloReply::Welcome(_), Some(HelloRole::Peer { node, .. })) => Greeted::Peer(node),
+            (HelloReply::Welcome(_), Some(HelloRole::Peer { node, standing, .. })) => {
+                Greeted::Peer((node, standing))
+            }
             (HelloReply::Welcome(_), _) => {
                 *phase = Phase::Client;
                 Greeted::Client
@@ -465,6 +502,12 @@ impl Server {
     ) -> Result<(), WireError> {
         let now = io.now();
         let request = decode_request(frame)?;
+        if self.node.is_blank() && !matches!(request, Request::Status { .. } | Request::Init { .. })
+        {
+            let text = self.node.not_founded();
+            self.fail(conn, request.id(), ErrorCode::NotFounded, None, &text);
+            return Ok(());
+        }
         // Appends are the machine's to refuse.
         let may_refuse =
             !matches!(request, Request::Append { .. }) || planted(Mutant::AppendRefusedOutOfTurn);
@@ -515,6 +558,10 @@ impl Server {
             Request::Unfollow { request } => self.on_unfollow((conn, request)),
             Request::Lead { request, node } => {
                 self.on_lead(io.now(), conn, request, node);
+            }
+            Request::Init { request, wait_ms } => {
+                let wait = Duration::from_millis(u64::from(wait_ms)).min(INIT_WAIT_MAX);
+                self.node.init(now, Ticket { conn, request: request.0 }, wait);
             }
             Request::Status { request } => {
                 let status = self.status(io.now());
@@ -646,6 +693,21 @@ impl Server {
                 let leader = self.node.leader();
                 self.fail(ticket.conn, request, ErrorCode::Unavailable, leader, &text);
             }
+            Answer::Founded { ticket, result } => {
+                let request = RequestId(ticket.request);
+                match result {
+                    Ok(cluster) => {
+                        self.respond(ticket.conn, &Response::Founded { request, cluster });
+                    }
+                    Err(InitFailure { is_under_way, text }) => {
+                        let code = match is_under_way {
+                            true => ErrorCode::OutcomeUnknown,
+                            false => ErrorCode::NotFounded,
+                        };
+                        self.fail(ticket.conn, request, code, None, &text);
+                    }
+                }
+            }
             Answer::Read { ticket, result } => self.on_entry(io, ticket, result),
         }
     }
@@ -688,7 +750,7 @@ impl Server {
 /// What a greeting has come to.
 enum Greeted {
     /// A member.
-    Peer(NodeId),
+    Peer((NodeId, Standing)),
     /// A client.
     Client,
     /// Nobody who is let in.

@@ -21,13 +21,13 @@ use super::trace::HostId;
 use crate::base::records::Records;
 use crate::base::rng::Rng;
 use crate::base::{
-    AppendTerms, ClusterId, FenceToken, GroupId, LogId, LogTerms, NodeId, Position, Sequence,
+    AppendTerms, ClusterDigest, FenceToken, GroupId, LogId, LogTerms, NodeId, Position, Sequence,
     SessionId,
 };
 use crate::client::appends::AppendQueue;
 use crate::client::connection::{ClientConnection, Incoming, ReadAsk, Response};
 use crate::io::{ConnId, Event, SendPart};
-use crate::wire::{ErrorCode, ReadLevel};
+use crate::wire::{ErrorCode, ReadLevel, RefuseReason};
 
 /// A dial or greeting that takes longer is given up.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
@@ -123,7 +123,7 @@ pub struct Around<'a> {
 /// One client.
 pub struct SimClient {
     id: u16,
-    cluster: ClusterId,
+    cluster: ClusterDigest,
     /// The group whose logs it uses. In the history they go by their numbers within it.
     group: GroupId,
     nodes: usize,
@@ -169,7 +169,7 @@ impl SimClient {
     pub fn new(
         index: usize,
         host: HostId,
-        (cluster, group): (ClusterId, GroupId),
+        (cluster, group): (ClusterDigest, GroupId),
         (nodes, group_count): (usize, u16),
         workload: Workload,
         operations_max: u64,
@@ -561,7 +561,8 @@ impl SimClient {
                 // Most clients follow the word about the leader; others stay where they are.
                 answers.push(Answered::Welcome(welcome.leader));
             }
-            Incoming::Refused { .. } => refused = true,
+            // The groups of a blank node let nobody in; it hangs up.
+            Incoming::Refused { reason, .. } => refused = reason != RefuseReason::NotFounded,
             Incoming::Answer { tag, response } => {
                 answers.push(Answered::Call(tag, Reply::of(&response)));
             }
@@ -587,6 +588,8 @@ impl SimClient {
                 Answered::Call(Tag::Foreign, Reply::Failed(ErrorCode::NoSuchLog, ..)) => {
                     around.hits.hit(Hit::ForeignLogRefused);
                 }
+                // A blank node has no logs.
+                Answered::Call(Tag::Foreign, Reply::Failed(ErrorCode::NotFounded, ..)) => {}
                 Answered::Call(Tag::Foreign, reply) => {
                     let text = format!("{reply:?} answers for a log of another group");
                     self.complaint.get_or_insert(text);
@@ -750,9 +753,10 @@ impl Reply {
             Response::LedBy { .. } => Reply::LedBy,
             Response::SessionOpened { session, .. } => Reply::Session(*session),
             Response::LogCreated { log, .. } => Reply::Created(*log),
-            Response::StatusIs { .. } | Response::LogsAre { .. } | Response::Done { .. } => {
-                Reply::Other
-            }
+            Response::StatusIs { .. }
+            | Response::LogsAre { .. }
+            | Response::Done { .. }
+            | Response::Founded { .. } => Reply::Other,
             Response::Failed { error, leader, detail, .. } => {
                 Reply::Failed(*error, *leader, *detail)
             }

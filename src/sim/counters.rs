@@ -112,8 +112,11 @@ hits! {
         LookupFailed = "look-up of a name fails",
         LookupHangs = "look-up of a name hangs for a while",
         LookupWrong = "look-up of a name finds another node's address",
+        CrashedWhileFounding = "node crashed while the cluster was being founded",
     }
     Branch {
+        AskedToFound = "node asked to found the cluster",
+        Founded = "node learnt as what its cluster was founded",
         Elected = "leader elected",
         SteppedDown = "leader stepped down",
         CandidateFailed = "campaign failed",

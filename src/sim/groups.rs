@@ -8,8 +8,8 @@ use super::time::Time;
 use super::trace::HostId;
 use crate::base::limits::KIB;
 use crate::base::{
-    AppendTerms, BlockPool, GroupId, Incarnation, Instant, LogId, NodeId, Sequence, SessionId,
-    SessionTerms,
+    AppendTerms, BlockPool, ClusterDigest, ClusterId, Founding, GroupId, Incarnation, Instant,
+    LogId, NodeId, Sequence, SessionId, SessionTerms,
 };
 use crate::client::connection::{ClientConnection, Incoming, Response};
 use crate::io::{ConnId, Event, Wait};
@@ -57,9 +57,15 @@ impl Bed {
         let found = DataDir::load(&mut io).unwrap();
         let servers = (0..GROUPS).map(GroupId).map(|group| {
             let identity = Identity {
+                cluster: ClusterDigest::of_name(&found.cluster),
                 cluster_name: found.cluster.clone(),
-                cluster: found.cluster_id,
                 incarnation: found.incarnation,
+                founding: Some(Founding {
+                    cluster: ClusterId(1),
+                    members: vec![(node, found.incarnation)],
+                }),
+                pending: None,
+                is_used: false,
                 node,
                 members: vec![(node, address().to_string())],
                 group_count: GROUPS,

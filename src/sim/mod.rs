@@ -13,6 +13,7 @@ pub mod disk;
 mod disk_faults;
 pub mod explore;
 mod flows;
+mod founding;
 pub mod fuzz;
 #[cfg(test)]
 mod groups;

@@ -14,7 +14,7 @@ use super::plan::{Plan, Stream};
 use super::time::Time;
 use super::trace::HostId;
 use crate::base::rng::Rng;
-use crate::base::{BlockPool, GroupId, Incarnation, NodeId, Slot};
+use crate::base::{BlockPool, ClusterDigest, GroupId, Incarnation, NodeId, Slot};
 use crate::io::{Event, Io, Net, Wait};
 use crate::log::inspect::inspect;
 use crate::log::layout::{FileKind, file_kind};
@@ -312,6 +312,15 @@ impl Process {
             let turn = served.server.turn(&mut live.io, Wait::No, &mut self.events)?;
             served.note_turn(turn, applied);
         }
+        // What the first group's thread tells those of the others.
+        if let Some(founding) = live.groups[0].server.node().founding().cloned() {
+            for (group, served) in (0..).map(GroupId).zip(&mut live.groups) {
+                if served.server.node().is_blank() && !served.stop.is_over() {
+                    live.io.group = group;
+                    served.server.node_mut().take_founding(&mut live.io, founding.clone());
+                }
+            }
+        }
         live.io.end_turn(now);
         Ok(())
     }
@@ -419,9 +428,12 @@ fn options(
 ) -> Result<NodeOptions, String> {
     let id = disk.node;
     let identity = Identity {
+        cluster: ClusterDigest::of_name(&disk.cluster),
         cluster_name: disk.cluster,
-        cluster: disk.cluster_id,
         incarnation: disk.incarnation,
+        founding: disk.founding.clone(),
+        pending: None,
+        is_used: false,
         node: disk.node,
         members: disk.members.into_iter().map(|member| (member.node, member.address)).collect(),
         group_count: disk.group_count,

@@ -12,6 +12,7 @@ use super::client::{Around, SimClient};
 use super::counters::{Counters, Hit};
 use super::disk_faults::{draw_damageable, trouble};
 use super::flows::Flows;
+use super::founding::{FIRST_INIT, Foundings};
 use super::history::History;
 use super::host::NetCommand;
 use super::names::moves;
@@ -24,7 +25,7 @@ use super::process::{Absence, CLUSTER, Process, Served, markers};
 use super::time::{Schedule, Time};
 use super::trace::{HostId, Trace, digest};
 use crate::base::rng::Rng;
-use crate::base::{Ballot, ClusterId, GroupId, Instant, LogId, NodeId, Slot};
+use crate::base::{Ballot, ClusterDigest, GroupId, Instant, LogId, NodeId, Slot};
 use crate::io::{Event, SendPart};
 use crate::log::LogError;
 use crate::node::{AppliedSlot, NodeFailure, RecoveredState};
@@ -43,6 +44,8 @@ pub enum Happening {
     Start(usize),
     /// The nemesis strikes.
     Strike,
+    /// Somebody has a node found the cluster.
+    Init,
     /// The nemesis has a node stopped cleanly.
     CleanStop,
     /// See `newer`.
@@ -85,6 +88,7 @@ pub struct World {
     pub trace: Trace,
     pub(super) rng: Rng,
     pub(super) damageable: Vec<bool>,
+    pub(super) foundings: Foundings,
     /// Since when some clock has not kept to what leases assume.
     pub(super) clocks_broken_at: Option<Time>,
     steps: u64,
@@ -112,7 +116,7 @@ impl World {
         let damageable = draw_damageable(plan.nodes, &mut rng);
         let processes: Vec<Process> =
             (0..plan.nodes).map(|index| Process::new(&plan, index, &mut rng)).collect();
-        let cluster = ClusterId::of_name(CLUSTER);
+        let cluster = ClusterDigest::of_name(CLUSTER);
         let in_sessions = plan.workload.session_timeout.is_some();
         let clients: Vec<SimClient> = (0..plan.clients)
             .map(|index| {
@@ -130,25 +134,12 @@ impl World {
             let delay = rng.between(Duration::ZERO, Duration::from_millis(50));
             queue.after(delay, Happening::Start(node));
         }
-        for client in 0..plan.clients {
-            queue.after(Duration::from_millis(1), Happening::Client(client, 0));
-        }
-        queue.after(plan.strike_every, Happening::Strike);
-        if plan.drawn.union(plan.faults).has(Hit::StoppedCleanly) {
-            queue.after(plan.strike_every, Happening::CleanStop);
-        }
-        if plan.drawn.union(plan.faults).has(Hit::FlowSilenced) {
-            queue.after(plan.strike_every, Happening::SilenceFlows);
-        }
-        if plan.drawn.union(plan.faults).has(Hit::NodeMoved) {
-            queue.after(plan.strike_every, Happening::MoveNode);
-        }
-        queue.after(plan.safety, Happening::Phase);
+        queue.after(FIRST_INIT, Happening::Init);
         let names = Stream::Names.seed(seed, 2);
         let mut net =
             Network::new(plan.net.clone(), plan.nodes, hosts, Stream::Net.seed(seed, 0), names);
         net.names.set_faults(plan.faults);
-        let mut world = World {
+        World {
             net,
             nemesis: Nemesis::new(&plan),
             flows: Flows::new(&plan),
@@ -164,6 +155,7 @@ impl World {
             processes,
             clients,
             damageable,
+            foundings: Foundings::new(&plan),
             clocks_broken_at: None,
             rng,
             steps: 0,
@@ -172,9 +164,26 @@ impl World {
             applied: Vec::new(),
             scratch: Vec::new(),
             plan,
-        };
-        world.schedule_newer();
-        world
+        }
+    }
+
+    /// The cluster is founded: clients come, and the nemesis.
+    pub(super) fn begin(&mut self) {
+        for client in 0..self.plan.clients {
+            self.queue.after(Duration::from_millis(1), Happening::Client(client, 0));
+        }
+        self.queue.after(self.plan.strike_every, Happening::Strike);
+        if self.plan.drawn.union(self.plan.faults).has(Hit::StoppedCleanly) {
+            self.queue.after(self.plan.strike_every, Happening::CleanStop);
+        }
+        if self.plan.drawn.union(self.plan.faults).has(Hit::FlowSilenced) {
+            self.queue.after(self.plan.strike_every, Happening::SilenceFlows);
+        }
+        if self.plan.drawn.union(self.plan.faults).has(Hit::NodeMoved) {
+            self.queue.after(self.plan.strike_every, Happening::MoveNode);
+        }
+        self.queue.after(self.plan.safety, Happening::Phase);
+        self.schedule_newer();
     }
 
     /// The world's time.
@@ -247,6 +256,7 @@ impl World {
             }
             Happening::Start(node) => self.start(node)?,
             Happening::Strike => self.strike()?,
+            Happening::Init => self.init()?,
             Happening::CleanStop => self.strike_stop(),
             Happening::Newer => self.strike_newer()?,
             Happening::MoveNode => self.strike_move(),
@@ -327,6 +337,7 @@ impl World {
                     self.hits.add(Hit::CheckpointUsed, u64::from(found.checkpoint.0 > Slot::NONE));
                 }
                 self.started_after_stop(node, &found)?;
+                self.founding_survives(node)?;
                 self.net.set_listening(host, true);
                 self.collect(node)?;
                 self.schedule_turn(node, now);
@@ -400,6 +411,7 @@ impl World {
         match process.turn(now) {
             Ok(()) => {
                 self.collect(node)?;
+                self.watch_founding(node)?;
                 self.carry_out(node)?;
                 if self.processes[node].has_stopped() {
                     return self.stopped(node);

@@ -10,6 +10,9 @@ pub(super) trait PutFields {
     fn put_u16(&mut self, value: u16);
     fn put_u32(&mut self, value: u32);
     fn put_u64(&mut self, value: u64);
+    fn put_u128(&mut self, value: u128);
+    /// A `u16` length and the bytes.
+    fn put_bytes(&mut self, bytes: &[u8]);
     fn put_ballot(&mut self, ballot: Ballot);
     /// A `u16` length and the bytes; `text` is cut at a character boundary to `max` bytes.
     fn put_text(&mut self, text: &str, max: usize);
@@ -27,6 +30,13 @@ impl PutFields for Vec<u8> {
     }
     fn put_u64(&mut self, value: u64) {
         self.extend_from_slice(&value.to_le_bytes());
+    }
+    fn put_u128(&mut self, value: u128) {
+        self.extend_from_slice(&value.to_le_bytes());
+    }
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.put_u16(u16::try_from(bytes.len()).expect("the caller keeps to a bound"));
+        self.extend_from_slice(bytes);
     }
     fn put_ballot(&mut self, ballot: Ballot) {
         self.put_u64(ballot.round);
@@ -78,6 +88,17 @@ impl<'a> Fields<'a> {
     }
     pub(super) fn u64(&mut self) -> Result<u64, WireError> {
         self.take().map(u64::from_le_bytes)
+    }
+    pub(super) fn u128(&mut self) -> Result<u128, WireError> {
+        self.take().map(u128::from_le_bytes)
+    }
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], WireError> {
+        let length = self.u16()? as usize;
+        let Some((bytes, rest)) = self.rest.split_at_checked(length) else {
+            return Err(self.malformed("bytes are longer than the frame"));
+        };
+        self.rest = rest;
+        Ok(bytes)
     }
     pub(super) fn flag(&mut self) -> Result<bool, WireError> {
         match self.u8()? {

@@ -139,6 +139,8 @@ kinds! {
     Unfollow = 76,
     /// [`super::Request::Lead`].
     Lead = 77,
+    /// [`super::Request::Init`].
+    Init = 78,
     /// [`super::Response::Appended`].
     Appended = 80,
     /// [`super::Response::Records`].
@@ -159,6 +161,8 @@ kinds! {
     Done = 88,
     /// [`super::Response::LedBy`].
     LedBy = 89,
+    /// [`super::Response::Founded`].
+    Founded = 90,
 }
 
 impl FrameKind {

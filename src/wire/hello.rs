@@ -5,14 +5,18 @@
 //! readers ignore bytes they do not know, here and nowhere else.
 //!
 //! ```text
-//! Hello       protocol u16, role u8 (1 peer, 2 client), cluster known u8, cluster u64,
+//! Hello       protocol u16, role u8 (1 peer, 2 client), cluster name known u8, its digest u64,
 //!             node u16, to u16, members digest u64, group count u16        (0 for clients),
-//!             group u16                                        (left out when it is group 0)
+//!             group u16                      (left out by a client when it is group 0)
+//!   peer:     standing, founding it has accepted (length u16, bytes)
 //! HelloReply  protocol u16, verdict u8 (0 welcome, 1 refused), 0 u8, then
-//!   welcome:  node u16, leader u16 (0 none), cluster u64, group count u16, 5 limits u32,
-//!             member count u16, members (node u16, address text), cluster name text
+//!   welcome:  node u16, leader u16 (0 none), cluster name's digest u64, group count u16,
+//!             5 limits u32, member count u16, members (node u16, address text), cluster name text,
+//!             standing, founding it has accepted (length u16, bytes)
 //!   refused:  reason u16, text
 //! text        length u16, UTF-8
+//! standing    cluster u128 (0: it is blank), its own incarnation u128, the other's as it was
+//!             founded u128 (0: not known), whether it is blank and holds entries u8
 //! ```
 
 use super::decoder::{Frame, PayloadBuffer};
@@ -22,7 +26,7 @@ use super::frame::{FrameEncoder, FrameKind, META_SIZE_MAX, PayloadStamp};
 use crate::base::limits::{
     APPEND_BYTES_MAX, APPEND_RECORDS_MAX, MEMBERS_MAX, RECORD_BYTES_MAX, VALUE_BYTES_MAX,
 };
-use crate::base::{ClusterId, GroupId, NodeId};
+use crate::base::{ClusterDigest, ClusterId, Founding, GroupId, Incarnation, NodeId};
 
 /// The version of everything behind the hello. Both sides must have the same.
 pub const PROTOCOL_VERSION: u16 = 3;
@@ -34,7 +38,7 @@ pub const CLUSTER_NAME_BYTES_MAX: usize = 255;
 pub const TEXT_BYTES_MAX: usize = 512;
 
 /// Everything of a welcome but the texts, and the length prefixes of those.
-const WELCOME_FIXED_SIZE: usize = 64;
+const WELCOME_FIXED_SIZE: usize = 128 + Founding::BYTES_MAX;
 
 const _: () = assert!(
     WELCOME_FIXED_SIZE + MEMBERS_MAX * (4 + ADDRESS_BYTES_MAX) + CLUSTER_NAME_BYTES_MAX
@@ -46,8 +50,8 @@ const _: () = assert!(
 pub struct Hello {
     /// The sender's [`PROTOCOL_VERSION`].
     pub protocol_version: u16,
-    /// The cluster the sender means; a client may leave it open.
-    pub cluster: Option<ClusterId>,
+    /// The digest of the name of the cluster that the sender means; a client may leave it open.
+    pub cluster: Option<ClusterDigest>,
     /// What the sender is.
     pub role: HelloRole,
     /// The group that everything behind the hello is about.
@@ -55,7 +59,7 @@ pub struct Hello {
 }
 
 /// What whoever connects is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HelloRole {
     /// A replica. It must name the cluster.
     Peer {
@@ -67,13 +71,31 @@ pub enum HelloRole {
         members_digest: u64,
         /// Its number of groups.
         group_count: u16,
+        /// Which cluster it was founded in, from which directory.
+        standing: Standing,
+        /// A founding that it has accepted and does not know chosen.
+        pending: Option<Founding>,
     },
     /// A client.
     Client,
 }
 
+/// Which cluster a node was founded in, and from which data directory it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Its cluster; none when it is blank.
+    pub cluster: Option<ClusterId>,
+    /// The incarnation of its directory.
+    pub incarnation: Incarnation,
+    /// The incarnation under which the node that it speaks to was founded, as far as it knows.
+    pub expects: Option<Incarnation>,
+    /// It is blank and holds entries of a cluster that it does not know yet.
+    pub is_used: bool,
+}
+
 /// The answer to a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one for each handshake, and never kept")]
 pub enum HelloReply {
     /// The connection stands.
     Welcome(Welcome),
@@ -95,8 +117,8 @@ pub struct Welcome {
     pub protocol_version: u16,
     /// The node that answers.
     pub node: NodeId,
-    /// Its cluster.
-    pub cluster: ClusterId,
+    /// The digest of its cluster's name.
+    pub cluster: ClusterDigest,
     /// That cluster's name.
     pub cluster_name: String,
     /// Its number of groups.
@@ -107,6 +129,10 @@ pub struct Welcome {
     pub leader: Option<NodeId>,
     /// What the node takes.
     pub limits: Limits,
+    /// Which cluster it was founded in, from which directory.
+    pub standing: Standing,
+    /// A founding that it has accepted and does not know chosen.
+    pub pending: Option<Founding>,
 }
 
 /// What a node takes from one client.
@@ -157,6 +183,12 @@ pub enum RefuseReason {
     TooManyConnections,
     /// The cluster has no such group.
     NoSuchGroup,
+    /// The node is blank: its cluster is not founded, or it has not learnt as what.
+    NotFounded,
+    /// One of the two runs from another data directory than it was founded with.
+    OtherIncarnation,
+    /// The sender holds less than it had told that it holds: an older copy of its directory.
+    OlderCopy,
     /// A reason of a later version.
     Other(u16),
 }
@@ -173,6 +205,9 @@ impl RefuseReason {
             RefuseReason::Malformed => 7,
             RefuseReason::TooManyConnections => 8,
             RefuseReason::NoSuchGroup => 9,
+            RefuseReason::NotFounded => 10,
+            RefuseReason::OtherIncarnation => 11,
+            RefuseReason::OlderCopy => 12,
             RefuseReason::Other(number) => number,
         }
     }
@@ -188,6 +223,9 @@ impl RefuseReason {
             7 => RefuseReason::Malformed,
             8 => RefuseReason::TooManyConnections,
             9 => RefuseReason::NoSuchGroup,
+            10 => RefuseReason::NotFounded,
+            11 => RefuseReason::OtherIncarnation,
+            12 => RefuseReason::OlderCopy,
             other => RefuseReason::Other(other),
         }
     }
@@ -199,7 +237,7 @@ pub fn members_digest(members: &[(NodeId, String)]) -> u64 {
     let mut sorted: Vec<_> = members.iter().collect();
     sorted.sort_unstable();
     let texts: Vec<_> = sorted.iter().map(|(node, address)| format!("{node}={address}")).collect();
-    ClusterId::of_name(&texts.join(",")).0
+    ClusterDigest::of_name(&texts.join(",")).0
 }
 
 const ROLE_PEER: u8 = 1;
@@ -217,7 +255,7 @@ pub fn encode_hello(hello: &Hello, encoder: &mut FrameEncoder, out: &mut Vec<u8>
     out.put_u8(u8::from(hello.cluster.is_some()));
     out.put_u64(hello.cluster.unwrap_or_default().0);
     let (node, to, digest, group_count) = match hello.role {
-        HelloRole::Peer { node, to, members_digest, group_count } => {
+        HelloRole::Peer { node, to, members_digest, group_count, .. } => {
             (node, to, members_digest, group_count)
         }
         HelloRole::Client => (NodeId(0), NodeId(0), 0, 0),
@@ -226,7 +264,10 @@ pub fn encode_hello(hello: &Hello, encoder: &mut FrameEncoder, out: &mut Vec<u8>
     out.put_u16(to.0);
     out.put_u64(digest);
     out.put_u16(group_count);
-    if hello.group != GroupId(0) {
+    if let HelloRole::Peer { standing, pending, .. } = &hello.role {
+        out.put_u16(hello.group.0);
+        put_standing(standing, pending.as_ref(), out);
+    } else if hello.group != GroupId(0) {
         out.put_u16(hello.group.0);
     }
     let meta_end = out.len();
@@ -247,7 +288,7 @@ pub fn decode_hello<B: PayloadBuffer>(frame: &Frame<'_, B>) -> Result<Hello, Wir
     let protocol_version = fields.u16()?;
     let role = fields.u8()?;
     let cluster_known = fields.flag()?;
-    let cluster = Some(ClusterId(fields.u64()?)).filter(|_| cluster_known);
+    let cluster = Some(ClusterDigest(fields.u64()?)).filter(|_| cluster_known);
     let node = NodeId(fields.u16()?);
     let to = NodeId(fields.u16()?);
     let members_digest = fields.u64()?;
@@ -255,7 +296,10 @@ pub fn decode_hello<B: PayloadBuffer>(frame: &Frame<'_, B>) -> Result<Hello, Wir
     let group = if fields.end().is_ok() { GroupId(0) } else { GroupId(fields.u16()?) };
     let role = match role {
         ROLE_PEER if cluster.is_none() => return Err(fields.malformed("a peer names no cluster")),
-        ROLE_PEER => HelloRole::Peer { node, to, members_digest, group_count },
+        ROLE_PEER => {
+            let (standing, pending) = standing(protocol_version, &mut fields)?;
+            HelloRole::Peer { node, to, members_digest, group_count, standing, pending }
+        }
         ROLE_CLIENT => HelloRole::Client,
         _ => return Err(fields.malformed("an unknown role")),
     };
@@ -303,6 +347,38 @@ fn put_welcome(welcome: &Welcome, out: &mut Vec<u8>) {
         out.put_text(address, ADDRESS_BYTES_MAX);
     }
     out.put_text(&welcome.cluster_name, CLUSTER_NAME_BYTES_MAX);
+    put_standing(&welcome.standing, welcome.pending.as_ref(), out);
+}
+
+fn put_standing(standing: &Standing, pending: Option<&Founding>, out: &mut Vec<u8>) {
+    out.put_u128(standing.cluster.unwrap_or_default().0);
+    out.put_u128(standing.incarnation.0);
+    out.put_u128(standing.expects.unwrap_or_default().0);
+    out.put_u8(u8::from(standing.is_used));
+    out.put_bytes(&pending.map(Founding::encode).unwrap_or_default());
+}
+
+/// What [`put_standing`] has put; nothing where another version speaks, of which only the frozen part is
+/// known.
+fn standing(
+    protocol_version: u16,
+    fields: &mut Fields<'_>,
+) -> Result<(Standing, Option<Founding>), WireError> {
+    if protocol_version != PROTOCOL_VERSION {
+        return Ok((Standing::default(), None));
+    }
+    let cluster = Some(ClusterId(fields.u128()?)).filter(|id| id.0 != 0);
+    let incarnation = Incarnation(fields.u128()?);
+    let expects = Some(Incarnation(fields.u128()?)).filter(|at| *at != Incarnation::NONE);
+    let is_used = fields.flag()?;
+    let pending = match fields.bytes()? {
+        [] => None,
+        bytes => match Founding::decode(bytes) {
+            Some(founding) => Some(founding),
+            None => return Err(fields.malformed("it tells of a founding that is none")),
+        },
+    };
+    Ok((Standing { cluster, incarnation, expects, is_used }, pending))
 }
 
 /// The answer in `frame`, of whatever protocol version.
@@ -329,7 +405,7 @@ pub fn decode_hello_reply<B: PayloadBuffer>(frame: &Frame<'_, B>) -> Result<Hell
 fn welcome(protocol_version: u16, fields: &mut Fields<'_>) -> Result<Welcome, WireError> {
     let node = NodeId(fields.u16()?);
     let leader = fields.node_option()?;
-    let cluster = ClusterId(fields.u64()?);
+    let cluster = ClusterDigest(fields.u64()?);
     let group_count = fields.u16()?;
     let limits = Limits {
         record_bytes_max: fields.u32()?,
@@ -347,7 +423,10 @@ fn welcome(protocol_version: u16, fields: &mut Fields<'_>) -> Result<Welcome, Wi
         members.push((NodeId(fields.u16()?), fields.text()?.to_owned()));
     }
     let cluster_name = fields.text()?.to_owned();
+    let (standing, pending) = standing(protocol_version, fields)?;
     Ok(Welcome {
+        standing,
+        pending,
         protocol_version,
         node,
         cluster,

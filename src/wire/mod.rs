@@ -28,7 +28,9 @@ pub use frame::{
     FRAME_HEADER_SIZE, FRAME_VERSION, FrameEncoder, FrameKind, INLINE_VALUE_BYTES_MAX,
     META_SIZE_MAX, PAYLOAD_SIZE_MAX, PayloadStamp,
 };
-pub use hello::{Hello, HelloReply, HelloRole, Limits, PROTOCOL_VERSION, RefuseReason, Welcome};
+pub use hello::{
+    Hello, HelloReply, HelloRole, Limits, PROTOCOL_VERSION, RefuseReason, Standing, Welcome,
+};
 pub use peer::{
     Alive, PROMISE_SLOTS_MAX, decode_alive, decode_message, encode_alive, encode_message,
 };

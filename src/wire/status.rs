@@ -29,6 +29,10 @@ pub struct NodeStatus {
     pub version: String,
     /// The cluster's name.
     pub cluster: String,
+    /// The cluster's id; null while the node is blank: not yet founded, run `loggos init`.
+    pub cluster_id: Option<String>,
+    /// What the node's data directory alone is called.
+    pub incarnation: String,
     /// The node that answers.
     pub node: u16,
     /// The group this is about.
@@ -78,6 +82,8 @@ pub enum RoleStatus {
     Candidate,
     /// Proposes.
     Leader,
+    /// Serves nothing yet: the cluster is not founded, or the node has not learnt as what.
+    Blank,
 }
 
 /// A ballot.
@@ -99,6 +105,8 @@ pub struct MemberStatus {
     pub address: String,
     /// Whether a connection to it stands (true for the node itself).
     pub connected: bool,
+    /// Why this node and the member refuse each other; null when they do not.
+    pub refused: Option<String>,
     /// Milliseconds since something was last heard from it.
     pub last_contact_ms: Option<u64>,
     /// Its chosen watermark as last heard.

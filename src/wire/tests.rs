@@ -17,8 +17,9 @@ use super::*;
 use crate::base::limits::{APPEND_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::base::records::push_record;
 use crate::base::{
-    AppendTerms, Ballot, Batch, BlockPool, Checksum, ClusterId, FenceToken, GroupId, LogId, NodeId,
-    Position, Sequence, SessionId, SessionTerms, Slot,
+    AppendTerms, Ballot, Batch, BlockPool, Checksum, ClusterDigest, ClusterId, FenceToken,
+    Founding, GroupId, Incarnation, LogId, NodeId, Position, Sequence, SessionId, SessionTerms,
+    Slot,
 };
 use crate::paxos::{AcceptedSlot, Message, Release};
 
@@ -392,21 +393,21 @@ proptest! {
             members.into_iter().map(|(node, address)| (NodeId(node), address)).collect();
         let peer = HelloRole::Peer {
             node: NodeId(nodes[0]), to: NodeId(nodes[1]), members_digest: digest,
-            group_count: nodes[2],
+            group_count: nodes[2], standing: Standing::default(), pending: None,
         };
         let (mut encoder, mut out) = (FrameEncoder::new(), Vec::new());
         let hellos = [(Some(cluster), peer), (Some(cluster), HelloRole::Client),
             (None, HelloRole::Client)]
             .map(|(cluster, role)| Hello {
-                protocol_version: version, cluster: cluster.map(ClusterId), role,
+                protocol_version: version, cluster: cluster.map(ClusterDigest), role,
                 group: GroupId(group),
             });
         hellos.iter().for_each(|hello| encode_hello(hello, &mut encoder, &mut out));
         let welcome = Welcome {
-            protocol_version: version, node: NodeId(nodes[0]), cluster: ClusterId(cluster),
+            protocol_version: version, node: NodeId(nodes[0]), cluster: ClusterDigest(cluster),
             cluster_name: name.clone(), group_count: nodes[2], members,
             leader: Some(NodeId(nodes[1])).filter(|node| node.0 != 0),
-            limits: Limits::default(),
+            limits: Limits::default(), standing: Standing::default(), pending: None,
         };
         let refused = HelloReply::Refused {
             protocol_version: version, reason: RefuseReason::Other(reason | 0x8000), text: name,
@@ -638,14 +639,16 @@ fn the_hello_is_frozen() {
         to: NodeId(2),
         members_digest: 0x1122_3344_5566_7788,
         group_count: 1,
+        standing: Standing::default(),
+        pending: None,
     };
     let group = GroupId(0);
-    let hello = Hello { protocol_version: 1, cluster: Some(ClusterId(0xaabb)), role, group };
+    let hello = Hello { protocol_version: 1, cluster: Some(ClusterDigest(0xaabb)), role, group };
     encode_hello(&hello, &mut FrameEncoder::new(), &mut out);
-    assert_eq!(out[..24], *b"LGS\x01\x01\0\0\0\0\0\0\0\x1a\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(out[..12], *b"LGS\x01\x01\0\0\0\0\0\0\0");
     let meta =
         b"\x01\0\x01\x01\xbb\xaa\0\0\0\0\0\0\x01\0\x02\0\x88\x77\x66\x55\x44\x33\x22\x11\x01\0";
-    assert_eq!(out[FRAME_HEADER_SIZE..], *meta);
+    assert_eq!(out[FRAME_HEADER_SIZE..][..meta.len()], *meta);
     // A later version's hello, with fields behind the last one, can still be read.
     let mut later = Vec::new();
     let mut meta = meta.to_vec();
@@ -659,10 +662,63 @@ fn the_hello_is_frozen() {
 }
 
 #[test]
+fn standings_and_foundings_round_trip() {
+    let members = (1..=15).map(|node| (NodeId(node), Incarnation(u128::MAX - u128::from(node))));
+    let founding = Founding { cluster: ClusterId(u128::MAX), members: members.collect() };
+    let standing = Standing {
+        cluster: Some(ClusterId(1 << 100)),
+        incarnation: Incarnation(7),
+        expects: Some(Incarnation(8)),
+        is_used: true,
+    };
+    for (standing, pending) in [(standing, Some(founding)), (Standing::default(), None)] {
+        let role = HelloRole::Peer {
+            node: NodeId(1),
+            to: NodeId(2),
+            members_digest: 3,
+            group_count: 4,
+            standing,
+            pending: pending.clone(),
+        };
+        let cluster = Some(ClusterDigest(5));
+        let protocol_version = PROTOCOL_VERSION;
+        let hello = Hello { protocol_version, cluster, role, group: GroupId(0) };
+        let welcome = HelloReply::Welcome(Welcome {
+            protocol_version,
+            node: NodeId(1),
+            cluster: ClusterDigest(5),
+            cluster_name: "demo".to_owned(),
+            group_count: 1,
+            members: vec![],
+            leader: None,
+            limits: Limits::default(),
+            standing,
+            pending,
+        });
+        let mut out = Vec::new();
+        let mut encoder = FrameEncoder::new();
+        encode_hello(&hello, &mut encoder, &mut out);
+        encode_hello_reply(&welcome, &mut encoder, &mut out);
+        let mut decoder = FrameDecoder::plain();
+        let mut rest = &out[..];
+        let frame = decoder.next(&mut rest, &()).unwrap().unwrap();
+        assert_eq!(decode_hello(&frame), Ok(hello));
+        let frame = decoder.next(&mut rest, &()).unwrap().unwrap();
+        assert_eq!(decode_hello_reply(&frame), Ok(welcome));
+    }
+}
+
+#[test]
 fn a_peer_must_name_its_cluster() {
     let mut out = Vec::new();
-    let role =
-        HelloRole::Peer { node: NodeId(1), to: NodeId(2), members_digest: 0, group_count: 1 };
+    let role = HelloRole::Peer {
+        node: NodeId(1),
+        to: NodeId(2),
+        members_digest: 0,
+        group_count: 1,
+        standing: Standing::default(),
+        pending: None,
+    };
     let hello = Hello { protocol_version: 1, cluster: None, role, group: GroupId(0) };
     encode_hello(&hello, &mut FrameEncoder::new(), &mut out);
     let mut decoder = FrameDecoder::plain();

@@ -173,7 +173,11 @@ impl NodeProcess {
 }
 
 fn quick() -> ClientOptions {
-    ClientOptions { operation_timeout: Duration::from_secs(2), ..ClientOptions::default() }
+    ClientOptions {
+        operation_timeout: Duration::from_secs(2),
+        allow_blank: true,
+        ..ClientOptions::default()
+    }
 }
 
 /// Real replicas on loopback.
@@ -193,7 +197,7 @@ impl Cluster {
         cluster
     }
 
-    /// Formats `count` nodes.
+    /// Formats `count` nodes and founds their cluster; none runs.
     pub fn formatted(count: usize) -> Cluster {
         Cluster::formatted_with(count, &[])
     }
@@ -211,6 +215,52 @@ impl Cluster {
     }
 
     fn formatted_at_with(places: Vec<(String, Option<String>)>, flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::blank_at_with(places, flags);
+        let count = cluster.nodes.len();
+        (0..count).for_each(|index| cluster.start_node(index));
+        cluster.found();
+        for index in 0..count {
+            cluster.kill_node(index);
+            // What a test looks for in a log is what its own starts say.
+            std::fs::remove_file(&cluster.nodes[index].stderr).expect("it has logged");
+        }
+        cluster
+    }
+
+    /// Formats `count` nodes; the cluster is not founded.
+    pub fn blank(count: usize) -> Cluster {
+        let ports = free_ports(count).into_iter();
+        Cluster::blank_at_with(ports.map(|port| (format!("127.0.0.1:{port}"), None)).collect(), &[])
+    }
+
+    /// Founds the cluster, whose nodes all run, and waits until each knows it. Returns its id.
+    pub fn found(&self) -> String {
+        wait_for("the cluster is founded", || {
+            self.init(&self.targets()).status.success().then_some(())
+        });
+        let ids = wait_for("every node has learnt it", || {
+            let known = |node: &NodeProcess| node.status()?.cluster_id;
+            self.nodes.iter().map(known).collect::<Option<Vec<String>>>()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        ids[0].clone()
+    }
+
+    /// Runs `loggos init`.
+    pub fn init(&self, targets: &str) -> Output {
+        let mut command = match &self.nodes[0].netns {
+            None => loggos(),
+            Some(netns) => {
+                let mut ip = Command::new("ip");
+                ip.args(["netns", "exec", netns, env!("CARGO_BIN_EXE_loggos")]);
+                ip
+            }
+        };
+        command.args(["init", "--target", targets, "--timeout", "10"]).stdin(Stdio::null());
+        command.output().expect("the binary can be started")
+    }
+
+    fn blank_at_with(places: Vec<(String, Option<String>)>, flags: &[&str]) -> Cluster {
         let dir = scratch_dir();
         let data = (1..=places.len()).map(|id| dir.path().join(format!("node-{id}")));
         let data = data.collect();

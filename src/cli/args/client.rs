@@ -241,6 +241,25 @@ The leader goes on until the node has everything, holds new appends back for a f
 tells the node to take over; no append fails by it. It refuses when the node is not connected or too
 far behind. A leader hands over by itself, after a while, to a node with a higher --priority (serve).";
 
+const INIT_EXAMPLES: &str =
+    "Every member must be formatted with the same list, and run. The command prints the
+cluster's id; repeated, it prints the same.
+
+Example:
+  loggos init --target 10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400";
+
+/// `loggos init`.
+#[derive(Debug, Args)]
+#[command(after_help = INIT_EXAMPLES)]
+pub struct InitArgs {
+    /// The members; the first that answers founds the cluster.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `loggos transfer-leader`, formerly `loggos lead`.
 #[derive(Debug, Args)]
 #[command(after_help = LEAD_EXAMPLES)]

@@ -12,12 +12,14 @@ mod silence;
 use super::connection::{ClientConnection, ConnectionError, Incoming, SubmitError};
 use super::*;
 use crate::base::records::{Records, push_record};
-use crate::base::{AppendTerms, ClusterId, GroupId, LogId, NodeId, Position, SessionId};
+use crate::base::{
+    AppendTerms, ClusterDigest, ClusterId, GroupId, LogId, NodeId, Position, SessionId,
+};
 use crate::wire::client::{decode_request, encode_response};
 use crate::wire::hello::{decode_hello, encode_hello_reply};
 use crate::wire::{
     FrameDecoder, FrameEncoder, FrameKind, HelloReply, HelloRole, Limits, PROTOCOL_VERSION,
-    Request, RequestId, Response, Welcome,
+    Request, RequestId, Response, Standing, Welcome,
 };
 
 /// A server that waits longer than this has found a hanging test.
@@ -234,12 +236,14 @@ fn welcome_of(node: u16, leader: Option<u16>, members: &[(NodeId, String)]) -> W
     Welcome {
         protocol_version: PROTOCOL_VERSION,
         node: NodeId(node),
-        cluster: ClusterId::of_name("test"),
+        cluster: ClusterDigest::of_name("test"),
         cluster_name: "test".to_owned(),
         group_count: 1,
         members: members.to_vec(),
         leader: leader.map(NodeId),
         limits: Limits::default(),
+        standing: Standing { cluster: Some(ClusterId(1)), ..Standing::default() },
+        pending: None,
     }
 }
 

@@ -22,10 +22,10 @@ use super::local::rss_bytes_max;
 use super::workload::{LOGS_MAX, STAMP_BYTES};
 use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, MIB, RECORD_BYTES_MAX};
 use crate::base::records::{RECORD_PREFIX_SIZE, push_record};
-use crate::base::{ClusterId, LogId, NodeId, Position, SessionId};
+use crate::base::{ClusterDigest, ClusterId, LogId, NodeId, Position, SessionId};
 use crate::client::connection::INFLIGHT_MAX;
 use crate::wire::status::{NodeStatus, ResourceStatus, RoleStatus};
-use crate::wire::{ErrorCode, Limits, PROTOCOL_VERSION, Request, Response, Welcome};
+use crate::wire::{ErrorCode, Limits, PROTOCOL_VERSION, Request, Response, Standing, Welcome};
 
 /// What the null server calls its cluster: no name that `loggos format` would take.
 pub const CLUSTER_NAME: &str = "(null)";
@@ -65,9 +65,11 @@ impl NullState {
     /// What greets a client that has connected to `address`.
     fn welcome(address: String) -> Welcome {
         Welcome {
+            standing: Standing { cluster: Some(ClusterId(1)), ..Standing::default() },
+            pending: None,
             protocol_version: PROTOCOL_VERSION,
             node: NODE,
-            cluster: ClusterId::of_name(CLUSTER_NAME),
+            cluster: ClusterDigest::of_name(CLUSTER_NAME),
             cluster_name: CLUSTER_NAME.to_owned(),
             group_count: 1,
             members: vec![(NODE, address)],
@@ -132,6 +134,7 @@ impl NullState {
                 Response::StatusIs { request, json: scratch }
             }
             Request::Lead { request, node } => Response::LedBy { request, node },
+            Request::Init { request, .. } => Response::Founded { request, cluster: ClusterId(1) },
             Request::FindLog { request, .. } | Request::ListLogs { request, .. } => {
                 Response::LogsAre { request, json: b"[]" }
             }

@@ -30,7 +30,7 @@ impl From<Ballot> for BallotReport {
 pub struct IdentityReport {
     /// The cluster's name.
     pub cluster: String,
-    /// Its id.
+    /// Its id; empty when the directory is blank.
     pub cluster_id: String,
     /// What the directory alone is called; a digest of it stands in every header.
     pub incarnation: String,
@@ -49,7 +49,10 @@ impl From<&Identity> for IdentityReport {
         let member = |m: &crate::log::Member| format!("{}={}", m.node, m.address);
         IdentityReport {
             cluster: identity.cluster.clone(),
-            cluster_id: identity.cluster_id.to_string(),
+            cluster_id: identity
+                .founding
+                .as_ref()
+                .map_or_else(String::new, |f| f.cluster.to_string()),
             incarnation: identity.incarnation.to_string(),
             node: identity.node.0,
             members: identity.members.iter().map(member).collect(),

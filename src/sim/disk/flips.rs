@@ -277,7 +277,9 @@ impl SimDisk {
             let content = &self.files[&inode];
             let mut found = Spans { inode, file: name, spans: &mut spans };
             match file_kind(name) {
-                FileKind::Identity => found.add(Region::Identity, 0, content.length(), 0),
+                FileKind::Identity | FileKind::Founding => {
+                    found.add(Region::Identity, 0, content.length(), 0)
+                }
                 FileKind::Vote => {
                     for start in (0..content.length()).step_by(BLOCK_SIZE) {
                         found.add(Region::Vote, start, BLOCK, start);

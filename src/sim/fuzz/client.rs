@@ -14,7 +14,7 @@ use crate::wire::client::encode_response;
 use crate::wire::hello::encode_hello_reply;
 use crate::wire::{
     ErrorCode, FrameEncoder, HelloReply, Limits, PROTOCOL_VERSION, ReadLevel, RefuseReason,
-    RequestId,
+    RequestId, Standing,
 };
 
 /// What came of a run.
@@ -83,9 +83,11 @@ pub fn drive_client(data: &[u8]) -> ClientRun {
 
 fn welcome(limits: Limits) -> Welcome {
     Welcome {
+        standing: Standing { cluster: Some(crate::base::ClusterId(7)), ..Standing::default() },
+        pending: None,
         protocol_version: PROTOCOL_VERSION,
         node: NodeId(1),
-        cluster: crate::base::ClusterId(7),
+        cluster: crate::base::ClusterDigest(7),
         cluster_name: "fuzz".to_owned(),
         group_count: 1,
         members: vec![(NodeId(1), "host:1".to_owned())],
@@ -235,6 +237,7 @@ impl Drive<'_> {
                 Response::LogsAre { .. } => kind == Kind::Logs,
                 Response::Done { .. } => matches!(kind, Kind::Done | Kind::Follow),
                 Response::LedBy { .. } => kind == Kind::Lead,
+                Response::Founded { .. } => false,
                 Response::Failed { .. } => true,
             };
             assert!(fits, "a request of kind {kind:?} is answered by {response:?}");

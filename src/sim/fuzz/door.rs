@@ -12,6 +12,7 @@ use crate::sim::time::Time;
 use crate::wire::hello::{decode_hello_reply, encode_hello};
 use crate::wire::{
     FrameDecoder, FrameEncoder, Hello, HelloReply, HelloRole, PROTOCOL_VERSION, RefuseReason,
+    Standing,
 };
 
 /// Longer than anything takes that must happen by itself.
@@ -189,7 +190,14 @@ fn a_client_over_the_bound_is_told_so_and_gets_in_when_another_one_leaves() {
     // Others are judged as ever: the bound of the clients is not theirs.
     let peer = door.connect();
     let (node, to) = (NodeId(9), NodeId(1));
-    let role = HelloRole::Peer { node, to, members_digest: 0, group_count: 1 };
+    let role = HelloRole::Peer {
+        node,
+        to,
+        members_digest: 0,
+        group_count: 1,
+        standing: Standing::default(),
+        pending: None,
+    };
     door.send(peer, &hello(role));
     let Some(HelloReply::Refused { reason, .. }) = door.replies.get(&peer) else {
         panic!("{:?}", door.replies.get(&peer))

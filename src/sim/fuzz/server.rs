@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::Script;
 use crate::base::limits::KIB;
 use crate::base::{
-    AppendTerms, BlockPool, FenceToken, GroupId, Incarnation, Instant, LogId, NodeId, Position,
-    Sequence, SessionId, SessionTerms,
+    AppendTerms, BlockPool, ClusterDigest, ClusterId, FenceToken, Founding, GroupId, Incarnation,
+    Instant, LogId, NodeId, Position, Sequence, SessionId, SessionTerms,
 };
 use crate::io::{CloseReason, ConnId, Event, Wait};
 use crate::log::{DataDir, FormatRequest, Member};
@@ -28,7 +28,7 @@ use crate::wire::hello::{decode_hello_reply, encode_hello};
 use crate::wire::status::ResourceStatus;
 use crate::wire::{
     ErrorCode, FrameDecoder, FrameEncoder, FrameKind, Hello, HelloReply, HelloRole,
-    PROTOCOL_VERSION, ReadLevel, Request, RequestId, Response,
+    PROTOCOL_VERSION, ReadLevel, Request, RequestId, Response, Standing,
 };
 
 /// Turns that one happening may take to be dealt with.
@@ -133,9 +133,15 @@ pub(super) fn start() -> (Server, SimIo) {
     let mut io = SimIo::new(disk, Port::new(host), Instant(1));
     let found = DataDir::load(&mut io).expect("a formatted directory is loaded");
     let identity = Identity {
+        cluster: ClusterDigest::of_name(&found.cluster),
         cluster_name: found.cluster,
-        cluster: found.cluster_id,
         incarnation: found.incarnation,
+        founding: Some(Founding {
+            cluster: ClusterId(1),
+            members: vec![(node, found.incarnation)],
+        }),
+        pending: None,
+        is_used: false,
         node,
         members: vec![(node, address().to_string())],
         group_count: 1,
@@ -223,10 +229,16 @@ impl Drive<'_> {
                 to: NodeId(1),
                 members_digest: self.script.u64(),
                 group_count: 1,
+                standing: Standing {
+                    cluster: Some(ClusterId(u128::from(self.script.u8()))),
+                    incarnation: Incarnation(u128::from(self.script.u8())),
+                    ..Standing::default()
+                },
+                pending: None,
             },
             _ => HelloRole::Client,
         };
-        let cluster = (odd == 3).then_some(crate::base::ClusterId(self.script.u64()));
+        let cluster = (odd == 3).then_some(ClusterDigest(self.script.u64()));
         let group = GroupId(0);
         let hello = Hello { protocol_version, cluster, role, group };
         let mut bytes = Vec::new();

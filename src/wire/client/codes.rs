@@ -42,11 +42,13 @@ pub enum ErrorCode {
     Forgotten,
     /// The most sessions, logs or followers that this version serves are there. No effect.
     LimitReached,
+    /// The node is blank: its cluster is not founded, or it does not know as what. No effect.
+    NotFounded,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 16] = [
+    pub const ALL: [ErrorCode; 17] = [
         ErrorCode::TooLarge,
         ErrorCode::Overloaded,
         ErrorCode::NotLeader,
@@ -63,6 +65,7 @@ impl ErrorCode {
         ErrorCode::OutOfOrder,
         ErrorCode::Forgotten,
         ErrorCode::LimitReached,
+        ErrorCode::NotFounded,
     ];
 
     /// Whether a request answered with this has certainly had no effect and never will. (For an

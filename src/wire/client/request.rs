@@ -63,6 +63,13 @@ pub enum Request<'a> {
         /// The member that is to lead.
         node: NodeId,
     },
+    /// Found the cluster, or tell as what it was founded.
+    Init {
+        /// Comes back with the response.
+        request: RequestId,
+        /// Answer after this many milliseconds at the latest.
+        wait_ms: u32,
+    },
     /// Tell how the node is.
     Status {
         /// Comes back with the response.
@@ -153,6 +160,7 @@ impl Request<'_> {
             | Request::Read { request, .. }
             | Request::Tail { request, .. }
             | Request::Lead { request, .. }
+            | Request::Init { request, .. }
             | Request::Status { request }
             | Request::OpenSession { request, .. }
             | Request::CloseSession { request, .. }
@@ -175,6 +183,7 @@ impl Request<'_> {
             | Request::DeleteLog { log, .. }
             | Request::Follow { log, .. } => Some(log),
             Request::Lead { .. }
+            | Request::Init { .. }
             | Request::Status { .. }
             | Request::OpenSession { .. }
             | Request::CloseSession { .. }
@@ -232,6 +241,10 @@ pub fn encode_request(
         Request::Lead { request: _, node } => {
             out.put_u16(node.0);
             FrameKind::Lead
+        }
+        Request::Init { request: _, wait_ms } => {
+            out.put_u32(wait_ms);
+            FrameKind::Init
         }
         Request::Status { request: _ } => FrameKind::Status,
         Request::OpenSession { request: _, terms } => {
@@ -355,6 +368,7 @@ pub fn decode_request<'f, B: PayloadBuffer>(
             Request::Tail { request, log: LogId(fields.u32()?), level: level(&mut fields)? }
         }
         FrameKind::Lead => Request::Lead { request, node: NodeId(fields.u16()?) },
+        FrameKind::Init => Request::Init { request, wait_ms: fields.u32()? },
         FrameKind::OpenSession => {
             let terms = SessionTerms { timeout_ms: fields.u32()?, window: fields.u32()? };
             Request::OpenSession { request, terms }

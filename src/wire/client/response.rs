@@ -6,7 +6,7 @@ use super::super::fields::{Fields, PutFields};
 use super::super::frame::{FrameEncoder, FrameKind, PayloadStamp};
 use super::super::hello::TEXT_BYTES_MAX;
 use super::{ErrorCode, RequestId};
-use crate::base::{GroupId, LogId, NodeId, Position, SessionId};
+use crate::base::{ClusterId, GroupId, LogId, NodeId, Position, SessionId};
 
 /// What a node answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,13 @@ pub enum Response<'a> {
         request: RequestId,
         /// The member.
         node: NodeId,
+    },
+    /// The cluster is founded.
+    Founded {
+        /// The request.
+        request: RequestId,
+        /// As what.
+        cluster: ClusterId,
     },
     /// The session is open.
     SessionOpened {
@@ -106,6 +113,7 @@ impl Response<'_> {
             | Response::TailIs { request, .. }
             | Response::StatusIs { request, .. }
             | Response::LedBy { request, .. }
+            | Response::Founded { request, .. }
             | Response::SessionOpened { request, .. }
             | Response::LogCreated { request, .. }
             | Response::LogsAre { request, .. }
@@ -147,6 +155,10 @@ pub fn encode_response(
         Response::LedBy { request: _, node } => {
             out.put_u16(node.0);
             (FrameKind::LedBy, &[])
+        }
+        Response::Founded { request: _, cluster } => {
+            out.put_u128(cluster.0);
+            (FrameKind::Founded, &[])
         }
         Response::SessionOpened { request: _, session } => {
             out.put_u64(session.0);
@@ -233,6 +245,7 @@ pub fn decode_response<'f, B: PayloadBuffer>(
         FrameKind::TailIs => Response::TailIs { request, tail: Position(fields.u64()?) },
         FrameKind::StatusIs => Response::StatusIs { request, json: frame.payload() },
         FrameKind::LedBy => Response::LedBy { request, node: NodeId(fields.u16()?) },
+        FrameKind::Founded => Response::Founded { request, cluster: ClusterId(fields.u128()?) },
         FrameKind::SessionOpened => {
             Response::SessionOpened { request, session: SessionId(fields.u64()?) }
         }

@@ -163,6 +163,10 @@ impl Cluster {
             cluster.output(&mut format)?;
             cluster.serve(id)?;
         }
+        // All members run by then, or will in a moment.
+        let mut init = cluster.command("init");
+        init.args(["--target", &cluster.addresses.join(","), "--timeout", "30"]);
+        cluster.output(&mut init)?;
         Ok(cluster)
     }
 
