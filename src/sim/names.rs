@@ -128,8 +128,12 @@ impl Names {
     }
 
     /// Look-ups find the host there.
+    ///
+    /// Unless it has moved on meanwhile: what is published late must not hide where it is now.
     pub fn publish(&mut self, host: HostId, place: u8) {
-        self.published[usize::from(host.0)] = place;
+        if self.places[usize::from(host.0)] == place {
+            self.published[usize::from(host.0)] = place;
+        }
     }
 }
 
