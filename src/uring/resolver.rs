@@ -145,18 +145,27 @@ mod tests {
         Uring::new(None, options).expect("io_uring works here")
     }
 
-    /// Turns until an answer comes.
-    fn next_answer(uring: &mut Uring) -> (LookupId, io::Result<Vec<SocketAddr>>) {
-        let mut events = Vec::new();
+    type Answer = (LookupId, io::Result<Vec<SocketAddr>>);
+
+    /// Turns until so many answers have come.
+    fn answers(uring: &mut Uring, count: usize) -> Vec<Answer> {
+        let (mut events, mut answers) = (Vec::new(), Vec::new());
         for _ in 0..1_000 {
-            uring.turn(Wait::AtMost(Duration::from_millis(100)), &mut events).expect("it turns");
-            for event in events.drain(..) {
-                if let Event::LookedUp { lookup, addresses } = event {
-                    return (lookup, addresses);
-                }
+            if answers.len() >= count {
+                break;
             }
+            uring.turn(Wait::AtMost(Duration::from_millis(100)), &mut events).expect("it turns");
+            answers.extend(events.drain(..).filter_map(|event| match event {
+                Event::LookedUp { lookup, addresses } => Some((lookup, addresses)),
+                _ => None,
+            }));
         }
-        panic!("no answer comes")
+        assert_eq!(answers.len(), count, "each question is answered once");
+        answers
+    }
+
+    fn next_answer(uring: &mut Uring) -> Answer {
+        answers(uring, 1).remove(0)
     }
 
     #[test]
@@ -187,7 +196,7 @@ mod tests {
         // Asked again meanwhile, it is not looked up twice, and both are answered.
         let again = uring.look_up("hangs:7");
         go_on.send(()).unwrap();
-        let mut answered = [next_answer(&mut uring), next_answer(&mut uring)].map(|(id, _)| id);
+        let mut answered: Vec<_> = answers(&mut uring, 2).into_iter().map(|(id, _)| id).collect();
         answered.sort();
         assert_eq!(answered, [hangs, again]);
     }
@@ -210,8 +219,7 @@ mod tests {
         assert_eq!(lookup, refused);
         assert!(addresses.unwrap_err().to_string().contains("looked up already"));
         drop(go_on);
-        for _ in 0..NAMES_MAX {
-            let (lookup, addresses) = next_answer(&mut uring);
+        for (lookup, addresses) in answers(&mut uring, NAMES_MAX) {
             assert!(lookup < refused && addresses.is_err());
         }
     }
