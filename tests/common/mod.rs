@@ -233,6 +233,11 @@ impl Cluster {
         Cluster::blank_at_with(ports.map(|port| (format!("127.0.0.1:{port}"), None)).collect(), &[])
     }
 
+    /// As [`Cluster::formatted_at`]; the cluster is not founded.
+    pub fn blank_at(places: Vec<(String, Option<String>)>) -> Cluster {
+        Cluster::blank_at_with(places, &[])
+    }
+
     /// Founds the cluster, whose nodes all run, and waits until each knows it. Returns its id.
     pub fn found(&self) -> String {
         wait_for("the cluster is founded", || {

@@ -79,7 +79,7 @@ impl Network {
         format!("{}.{}", self.subnet, index + 1)
     }
 
-    /// A cluster whose members know each other by names, formatted and not started: each namespace has
+    /// A cluster whose members know each other by names, neither founded nor started: each namespace has
     /// a table of names of its own. The test itself knows none of them.
     pub fn formatted_by_names(&self) -> Cluster {
         let place = |(index, netns): (usize, &String)| {
@@ -87,7 +87,7 @@ impl Network {
             std::fs::create_dir_all(&folder).expect("root can make a folder of names");
             (format!("{}:{PORT}", name(index)), Some(netns.clone()))
         };
-        Cluster::formatted_at(self.namespaces.iter().enumerate().map(place).collect())
+        Cluster::blank_at(self.namespaces.iter().enumerate().map(place).collect())
     }
 
     /// Writes the table of names of every namespace: of each node its name and address.

@@ -44,11 +44,12 @@ impl Proxies {
         let place = |listener: &TcpListener| {
             (listener.local_addr().expect("a bound socket has one").to_string(), None)
         };
-        let mut cluster = Cluster::formatted_at(listeners.iter().map(place).collect());
+        let mut cluster = Cluster::blank_at(listeners.iter().map(place).collect());
         for (index, (listener, port)) in listeners.into_iter().zip(ports).enumerate() {
             proxies.serve(listener, index as u16 + 1, port);
             proxies.start_node(&mut cluster, index, flags);
         }
+        cluster.found();
         (cluster, proxies)
     }
 
