@@ -277,8 +277,7 @@ impl Powered {
     /// writers know; how far.
     fn look(&self, from: u64) -> u64 {
         let known = self.ledger.since(from);
-        let options = ClientOptions { operation_timeout: PATIENCE, ..ClientOptions::default() };
-        let client = Client::connect(self.cluster.addresses(), options).expect("it answers");
+        let client = Client::connect(self.cluster.addresses(), patient()).expect("it answers");
         check(&client, ReadLevel::ReadIndex, from, &known)
     }
 
@@ -297,7 +296,7 @@ impl Powered {
         assert_eq!(tail, self.ledger.count() as u64, "each record stands there once");
         let known = self.ledger.since(0);
         for node in &self.cluster.nodes {
-            let options = ClientOptions { stay: true, ..ClientOptions::default() };
+            let options = ClientOptions { stay: true, ..patient() };
             let client = Client::connect([node.address.clone()], options).expect("it answers");
             assert_eq!(check(&client, ReadLevel::Local, 0, &known), tail);
         }
@@ -313,10 +312,19 @@ impl Drop for Powered {
     }
 }
 
+/// A reader does not give up an answer that a busy host is slow to give.
+fn patient() -> ClientOptions {
+    ClientOptions {
+        operation_timeout: PATIENCE,
+        stall_timeout: PATIENCE / 2,
+        ..ClientOptions::default()
+    }
+}
+
 /// Reads from `from` on, as far as is `known` at least: every record is one that was sent, whole,
 /// and there once, and what was acknowledged is where it was. Returns how far.
 fn check(client: &Client, level: ReadLevel, from: u64, known: &BTreeMap<u64, Name>) -> u64 {
-    // Few at a time: where each costs the disk a read, an answer comes before the client gives up.
+    // Few at a time: each entry costs the disk a read.
     let options = ReadOptions { level, records_max: 200, ..ReadOptions::default() };
     let end = known.last_key_value().map_or(from, |(last, _)| last + 1);
     let (mut at, mut places) = (from, HashMap::new());
