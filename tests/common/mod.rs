@@ -215,16 +215,20 @@ impl Cluster {
     }
 
     fn formatted_at_with(places: Vec<(String, Option<String>)>, flags: &[&str]) -> Cluster {
-        let mut cluster = Cluster::blank_at_with(places, flags);
-        let count = cluster.nodes.len();
-        (0..count).for_each(|index| cluster.start_node(index));
-        cluster.found();
+        Cluster::blank_at_with(places, flags).founded()
+    }
+
+    /// Founds the cluster; none of its nodes runs, before and afterwards.
+    fn founded(mut self) -> Cluster {
+        let count = self.nodes.len();
+        (0..count).for_each(|index| self.start_node(index));
+        self.found();
         for index in 0..count {
-            cluster.kill_node(index);
+            self.kill_node(index);
             // What a test looks for in a log is what its own starts say.
-            std::fs::remove_file(&cluster.nodes[index].stderr).expect("it has logged");
+            std::fs::remove_file(&self.nodes[index].stderr).expect("it has logged");
         }
-        cluster
+        self
     }
 
     /// Formats `count` nodes; the cluster is not founded.
@@ -272,11 +276,12 @@ impl Cluster {
         Cluster::formatted_in(dir, data, places, flags)
     }
 
-    /// Formats a node in each of these folders, with these flags for `format` besides.
+    /// Formats a node in each of these folders, with these flags for `format` besides, and founds
+    /// their cluster; none runs.
     pub fn formatted_on(data: Vec<PathBuf>, flags: &[&str]) -> Cluster {
         let ports = free_ports(data.len()).into_iter();
         let places = ports.map(|port| (format!("127.0.0.1:{port}"), None));
-        Cluster::formatted_in(scratch_dir(), data, places.collect(), flags)
+        Cluster::formatted_in(scratch_dir(), data, places.collect(), flags).founded()
     }
 
     fn formatted_in(
