@@ -376,11 +376,6 @@ fn serve_on(
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), CliError> {
     let Shared { options, identity, listen, connections_max, .. } = &**shared;
-    // One port: the first group's thread accepts, and hands over what is for the others.
-    let listening = match group {
-        GroupId(0) => listen.start(io)?.to_string(),
-        _ => listen.to_string(),
-    };
     let pool = BlockPool::new(POOL_IDLE_BYTES_MAX / usize::from(identity.group_count));
     let mut node_options = node_options(options, group, identity, pool.clone());
     node_options.log.fill_ahead_bytes = shared.fill_ahead_bytes / u64::from(identity.group_count);
@@ -393,6 +388,13 @@ fn serve_on(
     }
     let (cluster, id) = (node_options.identity.cluster_name.clone(), node_options.identity.node);
     let node = Node::open(io, node_options).map_err(|failure| describe(&failure))?;
+    // One port: the first group's thread accepts, and hands over what is for the others. It listens
+    // once its log is open: until then whoever connects is refused at once, and asks another node,
+    // where a connection that the kernel took would lie unanswered.
+    let listening = match group {
+        GroupId(0) => listen.start(io)?.to_string(),
+        _ => listen.to_string(),
+    };
     let now = io.now();
     let mut server = Server::new(node, pool, now, resources);
     if group == GroupId(0) {
