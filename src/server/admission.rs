@@ -187,6 +187,7 @@ impl Server {
     /// Takes out a connection that is gone, closed, or for somebody else.
     pub(super) fn forget_session(&mut self, conn: ConnId) -> Option<Session> {
         let session = self.sessions.remove(&conn)?;
+        self.waiters.drop_conn(conn);
         match session.is_client {
             true => self.admission.clients -= 1,
             false => assert!(

@@ -118,13 +118,15 @@ impl Server {
         }
     }
 
-    /// Sends what the slots applied since the last call have brought.
-    pub(super) fn push_to_followers<I: Io>(&mut self, io: &mut I) {
+    /// Sends what the slots applied since the last call have brought: to the reads that wait for it, and
+    /// to followers.
+    pub(super) fn serve_touched_logs<I: Io>(&mut self, io: &mut I) {
         let mut logs = std::mem::take(&mut self.logs_touched);
         self.node.take_touched(&mut logs);
+        logs.sort_unstable();
+        logs.dedup();
+        self.wake_waiters(io, &logs);
         if !self.followers.all.is_empty() {
-            logs.sort_unstable();
-            logs.dedup();
             for log in &logs {
                 let followers = self.followers.by_log.get(log);
                 let keys: Vec<FollowerKey> = followers.into_iter().flatten().copied().collect();

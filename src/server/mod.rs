@@ -14,6 +14,7 @@ mod reads;
 mod service;
 mod session;
 mod stop;
+mod waiters;
 
 use std::time::Duration;
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::reads::{Purpose, Read, Waiter};
+use super::reads::{Purpose, Read};
 use super::service::describe;
 use super::{DISK_READS_MAX, Server, WAITERS_MAX};
+use crate::base::LogId;
 use crate::io::Io;
 use crate::log::{ReadEntry, ReadError};
 use crate::node::Ticket;
@@ -28,12 +29,12 @@ impl Server {
             self.go_on_reading(io, read);
         } else if wait.is_zero() {
             self.finish_read(read);
-        } else if self.waiters.len() >= WAITERS_MAX {
+        } else if self.waiters.count() >= WAITERS_MAX {
             let text = "too many reads wait for new records";
             self.fail(read.conn, read.request, ErrorCode::Overloaded, None, text);
         } else {
             let deadline = io.now() + wait.min(READ_WAIT_MAX);
-            self.waiters.push(Waiter { read, deadline });
+            self.waiters.push(read, deadline);
         }
     }
 
@@ -134,23 +135,18 @@ impl Server {
         self.respond(read.conn, &response);
     }
 
-    /// Serves the waiting reads whose records have come or whose time is up.
-    pub(super) fn wake_waiters<I: Io>(&mut self, io: &mut I) {
-        let now = io.now();
-        let mut index = 0;
-        while index < self.waiters.len() {
-            let waiter = &self.waiters[index];
-            if self.tail(waiter.read.log).is_none_or(|tail| waiter.read.from < tail) {
-                let waiter = self.waiters.swap_remove(index);
-                self.start_read(io, waiter.read, Duration::ZERO);
-            } else if waiter.deadline <= now {
-                let waiter = self.waiters.swap_remove(index);
-                self.finish_read(waiter.read);
-            } else if !self.sessions.contains_key(&waiter.read.conn) {
-                self.waiters.swap_remove(index);
-            } else {
-                index += 1;
+    /// Serves the waiting reads of these logs, which have grown or gone, and those whose time is up.
+    pub(super) fn wake_waiters<I: Io>(&mut self, io: &mut I, logs: &[LogId]) {
+        for log in logs {
+            let tail = self.tail(*log);
+            let is_due = |read: &Read| tail.is_none_or(|tail| read.from < tail);
+            for read in self.waiters.take_due(*log, is_due) {
+                self.start_read(io, read, Duration::ZERO);
             }
+        }
+        let now = io.now();
+        while let Some(read) = self.waiters.take_late(now) {
+            self.finish_read(read);
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::base::records::{RECORD_PREFIX_SIZE, Records};
-use crate::base::{Instant, LogId, Placement, Position};
+use crate::base::{LogId, Placement, Position};
 use crate::io::ConnId;
 use crate::machine::BatchView;
 use crate::wire::RequestId;
@@ -62,13 +62,6 @@ impl Confirming {
             | Confirming::List { conn, request, .. } => (*conn, *request),
         }
     }
-}
-
-/// A read that waits for the tail to pass its position.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) read: Read,
-    pub(super) deadline: Instant,
 }
 
 impl Read {

@@ -7,9 +7,10 @@ use tracing::{debug, info, warn};
 
 use super::admission::Admission;
 use super::follow::Followers;
-use super::reads::{Confirming, Read, Waiter};
+use super::reads::{Confirming, Read};
 use super::session::{Phase, Session};
 use super::stop::StopStage;
+use super::waiters::Waiters;
 use super::{CLIENT_QUEUE_BYTES_MAX, LOGS_LISTED_MAX};
 use crate::base::limits::APPEND_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
@@ -47,7 +48,7 @@ pub struct Server {
     /// Reads of the log's files under way, by the number in their ticket.
     pub(super) reads: IdMap<u64, Read>,
     pub(super) reads_started: u64,
-    pub(super) waiters: Vec<Waiter>,
+    pub(super) waiters: Waiters,
     /// Linearizable reads that wait to be confirmed, by the number in their ticket.
     confirming: BTreeMap<u64, Confirming>,
     confirms_started: u64,
@@ -130,7 +131,7 @@ impl Server {
             stalled: VecDeque::new(),
             reads: IdMap::default(),
             reads_started: 0,
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
             confirming: BTreeMap::new(),
             confirms_started: 0,
             followers: Followers::default(),
@@ -164,7 +165,7 @@ impl Server {
             stalled_bytes_max: sessions.map(|session| session.stalled.len()).max().unwrap_or(0),
             stalled_clients: self.stalled.len(),
             disk_reads: self.reads.len(),
-            waiting_reads: self.waiters.len(),
+            waiting_reads: self.waiters.count(),
             followers: self.followers.count(),
             clients: self.admission.clients(),
             strangers: self.admission.strangers(),
@@ -179,7 +180,7 @@ impl Server {
         {
             return Wait::No;
         }
-        let waiters = self.waiters.iter().map(|waiter| waiter.deadline).min();
+        let waiters = self.waiters.next_deadline();
         let others =
             waiters.into_iter().chain(self.admission.next_deadline()).chain(self.stop.until());
         let deadline = self.node.next_deadline().into_iter().chain(others).min();
@@ -303,8 +304,7 @@ impl Server {
             self.on_answer(io, answer);
         }
         self.answers = answers;
-        self.wake_waiters(io);
-        self.push_to_followers(io);
+        self.serve_touched_logs(io);
         self.flush(io);
     }
 
