@@ -20,7 +20,7 @@ fn machine(count: u64, results: u64) -> Machine {
         let run = LogTerms::named(&format!("a-log-of-a-name-of-usual-length-{number}")).encode();
         let (kind, log, records) = (CommandKind::CreateLog, LogId(0), 0);
         builder.push(&Command { kind, log, terms, records, run: &run });
-        let run = SessionTerms { timeout_ms: 60_000, window: 64 }.encode();
+        let run = SessionTerms { timeout_ms: 60_000, window: 64, nonce: 0 }.encode();
         builder.push(&Command { kind: CommandKind::OpenSession, log, terms, records, run: &run });
         if number % (BATCH_APPENDS / 2) == BATCH_APPENDS / 2 - 1 {
             apply(&mut machine, &mut builder);

@@ -147,6 +147,11 @@ mutants! {
     RepetitionAppended = 6 "repetition-appended",
     /// A session never ends. Its client learns of it only by an answer that should not come.
     SessionNeverExpires = 6 "session-never-expires",
+    /// A full table of sessions ends one that holds results for a new one: a repetition of its client
+    /// is refused that took effect.
+    SessionWithResultsEvicted = 6 "session-with-results-evicted",
+    /// An opening that is sent again opens a second session.
+    SecondSessionOfNonce = 6 "second-session-of-nonce",
     /// The sessions are not part of the state that a restart builds up again.
     SessionsLostAtRestart = 6 "sessions-lost-at-restart",
     /// A command of a kind that this version does not know is applied as a no-op.

@@ -36,10 +36,13 @@ pub struct SessionTerms {
     pub timeout_ms: u32,
     /// The most results to remember: appends that the client keeps unanswered.
     pub window: u32,
+    /// Drawn by the client for this session; 0: none. While a session of the same nonce is open, an
+    /// opening finds it: a client that lost the answer to its opening asks again.
+    pub nonce: u128,
 }
 
 /// Bytes of [`SessionTerms`] in a command.
-pub const SESSION_TERMS_SIZE: usize = 8;
+pub const SESSION_TERMS_SIZE: usize = 24;
 
 impl SessionTerms {
     /// The shortest and the longest time to live.
@@ -63,17 +66,20 @@ impl SessionTerms {
     pub fn encode(&self) -> [u8; SESSION_TERMS_SIZE] {
         let mut bytes = [0; SESSION_TERMS_SIZE];
         bytes[..4].copy_from_slice(&self.timeout_ms.to_le_bytes());
-        bytes[4..].copy_from_slice(&self.window.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.window.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.nonce.to_le_bytes());
         bytes
     }
 
     /// From bytes of a command; `None` when they are not terms that can be granted.
     pub fn decode(bytes: &[u8]) -> Option<SessionTerms> {
         let bytes: &[u8; SESSION_TERMS_SIZE] = bytes.try_into().ok()?;
-        let (timeout, window) = bytes.split_at(4);
+        let (timeout, rest) = bytes.split_at(4);
+        let (window, nonce) = rest.split_at(4);
         let terms = SessionTerms {
             timeout_ms: u32::from_le_bytes(timeout.try_into().ok()?),
             window: u32::from_le_bytes(window.try_into().ok()?),
+            nonce: u128::from_le_bytes(nonce.try_into().ok()?),
         };
         terms.fault().is_none().then_some(terms)
     }
@@ -135,7 +141,7 @@ mod tests {
 
     #[test]
     fn session_terms_round_trip_and_wild_ones_do_not_decode() {
-        let terms = SessionTerms { timeout_ms: 60_000, window: 1024 };
+        let terms = SessionTerms { timeout_ms: 60_000, window: 1024, nonce: u128::MAX - 5 };
         assert_eq!(SessionTerms::decode(&terms.encode()), Some(terms));
         for wild in [
             SessionTerms { timeout_ms: 999, ..terms },

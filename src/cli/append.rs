@@ -60,6 +60,13 @@ fn unreachable_targets(args: &TargetArgs, error: &ClientError) -> CliError {
 /// Runs the command.
 pub fn run(args: &AppendArgs) -> Result<(), CliError> {
     let client = select(connect(&args.target)?, &args.log)?;
+    let result = append(args, &client);
+    // The cluster need not hold the session of a command that is over until its time-out.
+    client.close();
+    result
+}
+
+fn append(args: &AppendArgs, client: &Client) -> Result<(), CliError> {
     let mut conditions =
         AppendOptions { if_tail: args.if_tail.map(Position), fence: args.fence.map(FenceToken) };
     let (json, log, name) = (args.json, client.log(), &args.log.name);
@@ -74,7 +81,7 @@ pub fn run(args: &AppendArgs) -> Result<(), CliError> {
             let appended = appended.map_err(|error| describe(&error))?;
             printer.print(appended, "the record was appended".to_owned())
         }
-        None => append_lines(&client, &mut conditions, &mut printer),
+        None => append_lines(client, &mut conditions, &mut printer),
     }
 }
 

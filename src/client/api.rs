@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::base::limits::{
@@ -21,7 +22,7 @@ use crate::wire::{ErrorCode, NodeStatus, ReadLevel};
 
 use super::appends::AppendAsk;
 use super::connection::{INFLIGHT_MAX, ReadAsk, SubmitError};
-use super::driver::{Driver, Job};
+use super::driver::{Driver, Job, SESSION_CLOSE_MAX};
 use super::error::{AppendError, ClientError};
 use super::follower::Follower;
 use super::link::{Backoff, Link};
@@ -108,6 +109,7 @@ impl ClientOptions {
         SessionTerms {
             timeout_ms: self.session_timeout.as_millis().min(u128::from(u32::MAX)) as u32,
             window: self.inflight_max.min(SESSION_WINDOW_MAX) as u32,
+            nonce: 0,
         }
     }
 }
@@ -156,6 +158,12 @@ pub struct Appended {
     pub count: u32,
 }
 
+/// A number that no other client draws: 128 bits of the standard library's random keys.
+fn nonce() -> u128 {
+    let half = |half: u8| u128::from(RandomState::new().hash_one((std::process::id(), half)));
+    (half(0) << 64 | half(1)).max(1)
+}
+
 #[derive(Debug)]
 pub(super) struct Inner {
     targets: Vec<String>,
@@ -171,8 +179,15 @@ pub(super) struct Inner {
 #[derive(Debug)]
 struct GroupEnd {
     link: Arc<Link>,
-    /// The way to the driver, which is started by the first append.
-    jobs: OnceLock<mpsc::Sender<Job>>,
+    /// The driver, which is started by the first append.
+    driver: OnceLock<DriverEnd>,
+}
+
+/// The way to a driver, and what tells that it has ended.
+#[derive(Debug)]
+struct DriverEnd {
+    jobs: mpsc::Sender<Job>,
+    task: JoinHandle<()>,
 }
 
 impl Inner {
@@ -184,7 +199,7 @@ impl Inner {
         self.groups[usize::from(group.0)].get_or_init(|| {
             let (targets, options) = (self.targets.clone(), self.options.clone());
             let link = Arc::new(Link::new(targets, options, group, self.seed()));
-            GroupEnd { link, jobs: OnceLock::new() }
+            GroupEnd { link, driver: OnceLock::new() }
         })
     }
 }
@@ -246,6 +261,22 @@ impl Client {
         let client = Client { inner: Arc::new(inner), log: LogId(0) };
         client.group_count().await?;
         Ok(client)
+    }
+
+    /// Ends the client: waits until its session is closed on the cluster, which it then does not have to
+    /// hold until its time-out. A short time at most, and without a word when that fails: the session
+    /// ends by itself. Nothing, while there are other clones; dropping the last handle does the same in
+    /// the background, if the runtime goes on.
+    pub async fn close(self) {
+        let Some(inner) = Arc::into_inner(self.inner) else { return };
+        let deadline = Instant::now() + SESSION_CLOSE_MAX;
+        let groups = inner.groups.into_iter().filter_map(OnceLock::into_inner);
+        let drivers = groups.filter_map(|end| end.driver.into_inner());
+        // All of them are told first, by the senders' end; then each is waited for.
+        let tasks: Vec<JoinHandle<()>> = drivers.map(|DriverEnd { task, .. }| task).collect();
+        for task in tasks {
+            let _ = timeout_at(deadline, task).await;
+        }
     }
 
     /// The log that it appends to and reads.
@@ -390,13 +421,14 @@ impl Client {
     /// In the client's session, by its driver.
     async fn append_once(&self, ask: AppendAsk) -> Result<Position, AppendError> {
         let link = self.link();
-        let jobs = self.end().jobs.get_or_init(|| {
-            let (sender, receiver) = mpsc::channel(JOBS_MAX);
+        let driver = self.end().driver.get_or_init(|| {
+            let (jobs, receiver) = mpsc::channel(JOBS_MAX);
             let seed = self.inner.seed();
-            let terms = link.options.session_terms();
-            tokio::spawn(Driver::new(link.clone(), receiver, terms, seed).run());
-            sender
+            let terms = SessionTerms { nonce: nonce(), ..link.options.session_terms() };
+            let task = tokio::spawn(Driver::new(link.clone(), receiver, terms, seed).run());
+            DriverEnd { jobs, task }
         });
+        let jobs = &driver.jobs;
         let (reply, answer) = oneshot::channel();
         let deadline = self.deadline();
         let unavailable = |why: &str| {

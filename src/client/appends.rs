@@ -137,6 +137,8 @@ struct Entry<T> {
 #[derive(Debug)]
 pub struct AppendQueue<T> {
     terms: SessionTerms,
+    /// The nonce of the next session that is opened: the same until one of them is open.
+    nonce: u128,
     session: Session,
     next_sequence: Sequence,
     entries: VecDeque<Entry<T>>,
@@ -148,10 +150,13 @@ pub struct AppendQueue<T> {
 
 impl<T> AppendQueue<T> {
     /// An empty queue that opens its session when there is something to send. At most
-    /// `terms.window` appends are on their way.
+    /// `terms.window` appends are on their way. The nonces of its sessions count up from that of
+    /// `terms`, which its caller draws at random, so that no two clients come to the same; 0: they
+    /// have none.
     pub fn new(terms: SessionTerms) -> AppendQueue<T> {
         AppendQueue {
             terms,
+            nonce: terms.nonce,
             session: Session::None,
             next_sequence: Sequence(1),
             entries: VecDeque::new(),
@@ -219,7 +224,7 @@ impl<T> AppendQueue<T> {
         match self.session {
             Session::None if !self.entries.is_empty() && !self.halted => {
                 self.session = Session::Opening;
-                Some(ToSend::OpenSession(self.terms))
+                Some(ToSend::OpenSession(SessionTerms { nonce: self.nonce, ..self.terms }))
             }
             Session::Open(session) if !self.halted => self.next_append(session),
             _ => None,
@@ -246,7 +251,14 @@ impl<T> AppendQueue<T> {
     pub fn on_session(&mut self, opened: Option<SessionId>) {
         assert!(matches!(self.session, Session::Opening), "asked for before");
         match opened {
-            Some(session) => self.session = Session::Open(session),
+            Some(session) => {
+                self.session = Session::Open(session);
+                // A session that has ended is not found again under its nonce.
+                self.nonce = match self.terms.nonce {
+                    0 => 0,
+                    _ => self.nonce.wrapping_add(1).max(1),
+                };
+            }
             None => {
                 self.session = Session::None;
                 self.halted = true;
@@ -265,7 +277,7 @@ impl<T> AppendQueue<T> {
     pub fn on_connection_lost(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.inflight = 0);
         if matches!(self.session, Session::Opening) {
-            // The session may be there all the same; nobody will use it, and it will expire.
+            // The session may be there all the same: the next opening, of the same nonce, finds it.
             self.session = Session::None;
         }
         self.leave_ended_session();
@@ -467,7 +479,7 @@ impl<T> AppendQueue<T> {
 mod tests {
     use super::*;
 
-    const TERMS: SessionTerms = SessionTerms { timeout_ms: 10_000, window: 8 };
+    const TERMS: SessionTerms = SessionTerms { timeout_ms: 10_000, window: 8, nonce: 0 };
     const S: SessionId = SessionId(7);
 
     fn ask(byte: u8) -> AppendAsk {
@@ -576,6 +588,23 @@ mod tests {
             panic!("a void's answer ends its append");
         };
         assert_eq!(code, ErrorCode::TooLarge);
+    }
+
+    #[test]
+    fn an_opening_is_asked_for_again_under_its_nonce_and_the_next_session_under_another() {
+        let terms = SessionTerms { nonce: 40, ..TERMS };
+        let mut queue = AppendQueue::new(terms);
+        queue.push(1, ask(1));
+        for _ in 0..3 {
+            assert_eq!(queue.next_to_send(), Some(ToSend::OpenSession(terms)));
+            queue.on_connection_lost();
+        }
+        assert_eq!(queue.next_to_send(), Some(ToSend::OpenSession(terms)));
+        queue.on_session(Some(S));
+        sent(&mut queue);
+        queue.on_answer(S, Sequence(1), failed(ErrorCode::SessionExpired));
+        let next = SessionTerms { nonce: 41, ..TERMS };
+        assert_eq!(queue.next_to_send(), Some(ToSend::OpenSession(next)));
     }
 
     #[test]

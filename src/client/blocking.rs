@@ -52,6 +52,11 @@ impl Client {
         Ok(Client { client, runtime: Arc::new(runtime) })
     }
 
+    /// As [`super::Client::close`].
+    pub fn close(self) {
+        self.runtime.block_on(self.client.close());
+    }
+
     /// As [`super::Client::append`].
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -23,6 +24,9 @@ use super::session::{Answer, Back, NoAnswer, Operation, Reply, Session, Submissi
 
 /// Appends that wait for a number, at most; the session's window is full meanwhile.
 const BACKLOG_MAX: usize = 1024;
+
+/// The longest that a client which ends waits for its session to be closed.
+pub(super) const SESSION_CLOSE_MAX: Duration = Duration::from_millis(500);
 
 /// What becomes of an append.
 pub(super) type AppendResult = Result<Position, AppendError>;
@@ -92,7 +96,15 @@ impl Driver {
             if self.queue.is_empty() && self.backlog.is_empty() {
                 match self.jobs.recv().await {
                     Some(job) => self.take(job),
-                    None => return,
+                    None => {
+                        if self.queue.session().is_some()
+                            && let Ok(session) =
+                                self.link.session(Instant::now() + SESSION_CLOSE_MAX).await
+                        {
+                            self.close(&session).await;
+                        }
+                        return;
+                    }
                 }
             }
             self.take_more();
@@ -106,7 +118,7 @@ impl Driver {
             match self.link.session(deadline).await {
                 Ok(session) => {
                     if let Left::Finished = self.serve(&session).await {
-                        self.close(&session);
+                        self.close(&session).await;
                         return;
                     }
                 }
@@ -121,10 +133,13 @@ impl Driver {
         }
     }
 
-    /// The session's place in the machine's table is given back, as a courtesy.
-    fn close(&self, session: &Session) {
+    /// The session's place in the machine's table is given back, as a courtesy: waits until that is
+    /// done, or for a short time.
+    async fn close(&self, session: &Session) {
         if let Some(number) = self.queue.session() {
-            session.try_submit(Operation::CloseSession(number));
+            let deadline = Instant::now() + SESSION_CLOSE_MAX;
+            // What is not closed ends by its time-out.
+            let _ = session.call(Operation::CloseSession(number), deadline).await;
         }
     }
 

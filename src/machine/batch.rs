@@ -626,7 +626,7 @@ mod tests {
     #[test]
     fn every_byte_that_a_kind_does_not_use_must_be_zero() {
         let (header, behind) = (BATCH_HEADER_SIZE, BATCH_HEADER_SIZE + COMMAND_HEADER_SIZE);
-        let terms = crate::base::SessionTerms { timeout_ms: 60_000, window: 4 }.encode();
+        let terms = crate::base::SessionTerms { timeout_ms: 60_000, window: 4, nonce: 1 }.encode();
         let log = crate::base::LogTerms::named("log").encode();
         let (unanswered, log_at, session, sequence) = (2..4, 4..8, 8..16, 16..24);
         let fields = |ranges: &[std::ops::Range<usize>]| {

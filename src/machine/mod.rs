@@ -18,5 +18,5 @@ pub use batch::{
 };
 pub use logs::{LOGS_MAX, LogState, Logs};
 pub use saved::DecodeError;
-pub use sessions::{RESULTS_MAX, SESSIONS_MAX};
+pub use sessions::{RESULTS_MAX, SESSIONS_MAX, SessionCounters, SessionLimits};
 pub use state::{AppendRefusal, Machine, Outcome, Placed};

@@ -9,8 +9,9 @@
 //!      logs:     u32 last number given out, u32 how many, by number:
 //!                u32 number, u32 largest record, u64 tail, u64 fence, u16 name size, name
 //!      sessions: u64 last number given out, u32 how many, by number:
-//!                u64 number, u32 timeout in ms, u32 window, u64 log time of its last command,
-//!                u64 its last sequence, u32 remembered results, each u32 kind, u32, u64
+//!                u64 number, u32 timeout in ms, u32 window, u128 nonce, u64 log time of its
+//!                last command, u64 its last sequence, u32 remembered results, each u32 kind,
+//!                u32, u64
 //!      u32 checksum of everything before
 //! ```
 //!
@@ -21,7 +22,7 @@ use crate::base::limits::KIB;
 use crate::base::{Checksum, RunningChecksum};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"LgM1");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD_SIZE: usize = 8;
 const CHECKSUM_SIZE: usize = 4;
 /// The checksum takes in what was written when it has come to so many bytes: they are still in the
@@ -93,6 +94,10 @@ impl Writer {
     }
 
     pub fn put_u64(&mut self, value: u64) {
+        self.out.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub fn put_u128(&mut self, value: u128) {
         self.out.extend_from_slice(&value.to_le_bytes());
     }
 
@@ -168,6 +173,10 @@ impl<'a> Reader<'a> {
 
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    pub fn u128(&mut self) -> Result<u128, DecodeError> {
+        self.array().map(u128::from_le_bytes)
     }
 
     /// A number that only counts up.

@@ -30,7 +30,8 @@ fn batch(rng: &mut Rng, builder: &mut BatchBuilder, time_ms: u64) -> Batch {
         match kind {
             CommandKind::OpenSession => {
                 let timeout_ms = 1000 + rng.below(3000) as u32;
-                let terms = SessionTerms { timeout_ms, window: 1 + rng.below(5) as u32 };
+                let nonce = u128::from(rng.below(4));
+                let terms = SessionTerms { timeout_ms, window: 1 + rng.below(5) as u32, nonce };
                 run.extend_from_slice(&terms.encode());
             }
             CommandKind::CreateLog => {
@@ -181,7 +182,7 @@ fn with_number(at: isize, number: u64) -> Vec<u8> {
     let mut builder = BatchBuilder::new(BlockPool::new(0));
     let mut machine = Machine::new();
     let terms = AppendTerms::default();
-    let run = SessionTerms { timeout_ms: 60_000, window: 4 }.encode();
+    let run = SessionTerms { timeout_ms: 60_000, window: 4, nonce: 9 }.encode();
     let (kind, log) = (CommandKind::OpenSession, LogId(0));
     builder.push(&Command { kind, log, terms, records: 0, run: &run });
     let terms = AppendTerms { session: SessionId(1), sequence: Sequence(1), ..terms };
@@ -210,7 +211,7 @@ fn numbers_that_would_overflow_later_are_refused() {
         (-8, "a remembered position or sequence"),
         (-28, "a session's last sequence"),
         (-36, "the time of a session's last command"),
-        (-64, "its last session's number"),
+        (-80, "its last session's number"),
     ];
     for (at, what) in counters {
         let decoded = |number| Machine::decode(&with_number(at, number));
@@ -259,7 +260,7 @@ fn a_large_state_is_encoded_and_read_back() {
             let kind = CommandKind::CreateLog;
             let terms = AppendTerms::default();
             builder.push(&Command { kind, log: LogId(0), terms, records: 0, run: &run });
-            let run = SessionTerms { timeout_ms: 60_000, window: 64 }.encode();
+            let run = SessionTerms { timeout_ms: 60_000, window: 64, nonce: 0 }.encode();
             let kind = CommandKind::OpenSession;
             builder.push(&Command { kind, log: LogId(0), terms, records: 0, run: &run });
         }

@@ -7,7 +7,7 @@
 use super::batch::{BatchError, BatchView, Command, CommandKind};
 use super::logs::Logs;
 use super::saved::{DecodeError, Reader, Writer};
-use super::sessions::{Sessions, Turn};
+use super::sessions::{SessionCounters, SessionLimits, Sessions, Turn};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{
     FenceToken, LogId, LogTerms, Placement, Position, Sequence, SessionId, SessionTerms, Slot,
@@ -128,6 +128,22 @@ impl Machine {
         &self.logs
     }
 
+    /// Sets the bounds of the table of sessions, which are part of what replicas must agree on: before
+    /// anything is applied.
+    pub fn set_session_limits(&mut self, limits: SessionLimits) {
+        self.sessions.set_limits(limits);
+    }
+
+    /// How many sessions are open, and how many results they hold.
+    pub fn sessions(&self) -> (usize, u64) {
+        (self.sessions.count(), self.sessions.results())
+    }
+
+    /// What became of sessions since the machine was made or read back.
+    pub fn session_counters(&self) -> SessionCounters {
+        self.sessions.counters
+    }
+
     /// Loses the sessions: for a planted bug, and for nothing else.
     pub fn forget_sessions(&mut self) {
         self.sessions.forget_all();
@@ -197,6 +213,7 @@ impl Machine {
         }
         self.applied = slot;
         self.time_ms = self.time_ms.max(batch.log_time_ms());
+        self.sessions.sweep(self.time_ms);
         let mut placement = Placement::default();
         for (index, command) in batch.commands().enumerate() {
             let (outcome, is_new) = self.carry_out(&command);
@@ -307,7 +324,7 @@ mod tests {
         }
 
         fn session(&mut self) -> SessionId {
-            let terms = SessionTerms { timeout_ms: 10_000, window: 8 };
+            let terms = SessionTerms { timeout_ms: 10_000, window: 8, nonce: 0 };
             match self.command(CommandKind::OpenSession, 0, &terms.encode()).apply().0[..] {
                 [Outcome::SessionOpened(session)] => session,
                 ref other => panic!("{other:?}"),

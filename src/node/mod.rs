@@ -13,6 +13,7 @@ mod checkpoints;
 mod dial;
 mod founding;
 mod identity;
+mod log_time;
 mod outbox;
 mod peers;
 mod replica;
@@ -35,7 +36,7 @@ use crate::base::sectors::value_bytes_max;
 use crate::base::{BlockPool, ClusterId, GroupId, NodeId, Slot};
 use crate::io::ConnId;
 use crate::log::{IdentityError, LogError, LogFailure, LogOptions, ReadEntry, ReadError};
-use crate::machine::{BATCH_HEADER_SIZE, BatchError, Outcome, command_size_max};
+use crate::machine::{BATCH_HEADER_SIZE, BatchError, Outcome, SessionLimits, command_size_max};
 use crate::paxos::{Config, ConfigError};
 
 /// Linearizable reads that wait to be confirmed, at most.
@@ -60,6 +61,8 @@ pub struct NodeOptions {
     pub cache_bytes_max: usize,
     /// The largest run of records of one append, in bytes; clients are told.
     pub append_bytes_max: usize,
+    /// The bounds of the table of sessions: the same on every replica.
+    pub session_limits: SessionLimits,
     /// Whether everything applied is also kept for [`Node::take_applied`], and what was recovered
     /// for [`Node::recovered`]: for whoever judges the node from outside.
     pub audit: bool,
@@ -84,6 +87,7 @@ impl NodeOptions {
             pool,
             cache_bytes_max: CACHE_BYTES_MAX,
             append_bytes_max: APPEND_BYTES_MAX,
+            session_limits: SessionLimits::default(),
             audit: false,
             checkpoint_at_every_stop: false,
             seed,

@@ -18,6 +18,7 @@ use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::checkpoints;
 use super::founding::{Founder, check_recovered, founding_of};
+use super::log_time::LogTime;
 use super::peers::{PeerEvent, Peers};
 use super::serve::Serving;
 use super::stages::{Stage, Stages};
@@ -95,8 +96,8 @@ pub struct Node {
     pub(super) role: Role,
     /// When the first command came into the open batch.
     open_since: Instant,
-    /// When this replica began to lead, and the log's time then, in milliseconds.
-    leading_since: (Instant, u64),
+    /// The log's time, while this replica leads.
+    log_time: LogTime,
     /// Who waits for the leadership to be handed over, and to whom.
     transfers: Vec<(NodeId, Ticket)>,
     /// It has handed the leadership over and knows no leader yet: the open batch waits until it
@@ -120,6 +121,8 @@ impl Node {
         let pool = options.pool.clone();
         let mut audit = Audit::new(options.audit);
         let mut machine = Machine::new();
+        let session_limits = options.session_limits;
+        machine.set_session_limits(session_limits);
         let mut restore = |slot: Slot, state: &[u8]| {
             let restored = Machine::decode(state).map_err(|error| match error {
                 DecodeError::Newer(_) => RestoreError::Newer(error.to_string()),
@@ -130,6 +133,7 @@ impl Node {
                 return Err(RestoreError::Wrong(why));
             }
             machine = restored;
+            machine.set_session_limits(session_limits);
             Ok(())
         };
         let (mut log, recovered) =
@@ -224,7 +228,7 @@ impl Node {
             touched: Vec::new(),
             role,
             open_since: io.now(),
-            leading_since: (io.now(), 0),
+            log_time: LogTime::begin(io.now(), 0, options.paxos.election_timeout),
             transfers: Vec::new(),
             handed_over: false,
             not_understood: None,
@@ -657,7 +661,8 @@ impl Node {
             self.stages.lost_lead();
         }
         if role == Role::Leader && !led {
-            self.leading_since = (now, self.machine.time_ms());
+            let step_max = self.options.paxos.election_timeout;
+            self.log_time = LogTime::begin(now, self.machine.time_ms(), step_max);
         }
         if led && self.handed_over && role == (Role::Follower { leader: None }) {
             self.appends.fail_proposed(&failure, &mut self.answers);
@@ -682,17 +687,11 @@ impl Node {
         });
     }
 
-    /// The log's time goes on while somebody leads, from where the last leader left it, by the
-    /// leader's own monotonic clock: no wall clock can make all sessions end at once.
-    fn log_time_ms(&self, now: Instant) -> u64 {
-        let (since, base_ms) = self.leading_since;
-        base_ms + now.since(since).as_millis() as u64
-    }
-
     /// Seals the open batch and proposes it.
     fn propose(&mut self, now: Instant) {
         let slot = self.core.next_slot();
-        let batch = self.appends.seal(slot, self.log_time_ms(now));
+        self.log_time.step(now);
+        let batch = self.appends.seal(slot, self.log_time.ms());
         self.stages.sealed(slot, self.open_since, now);
         self.step(now, Input::Propose(batch));
     }
@@ -706,6 +705,7 @@ impl Node {
     /// As [`Node::check`]: then nothing has left.
     pub fn end_turn<I: Io>(&mut self, io: &mut I) -> Result<(), NodeFailure> {
         let now = io.now();
+        self.log_time.step(now);
         self.core.note_room(now, self.log.has_room());
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.step(now, Input::Tick);
@@ -806,8 +806,14 @@ impl Node {
     /// When the node has something to do although nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
         let open = (!self.appends.is_empty() && self.may_propose()).then(|| self.open_deadline());
-        let deadlines =
-            [open, self.core.next_deadline(), self.log.next_deadline(), self.peers.next_deadline()];
+        let log_time = (self.role == Role::Leader).then(|| self.log_time.next_step());
+        let deadlines = [
+            open,
+            log_time,
+            self.core.next_deadline(),
+            self.log.next_deadline(),
+            self.peers.next_deadline(),
+        ];
         let deadlines = deadlines.into_iter().chain([self.founder.next_deadline()]);
         deadlines.into_iter().flatten().min()
     }

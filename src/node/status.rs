@@ -7,7 +7,9 @@ use crate::base::{Ballot, Instant, NodeId, Position, Slot};
 use crate::log::LogStats;
 use crate::paxos::{Granted, Role};
 use crate::wire::NodeStatus;
-use crate::wire::status::{BallotStatus, BatchingStatus, LeaseStatus, MemberStatus, RoleStatus};
+use crate::wire::status::{
+    BallotStatus, BatchingStatus, LeaseStatus, MemberStatus, RoleStatus, SessionsStatus,
+};
 
 /// How far a node is, at a glance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,6 +129,7 @@ impl Node {
             disk_full: !self.log.has_room(),
             tail: self.machine.tail().0,
             members: members.collect(),
+            sessions: self.sessions_status(),
             batching: self.batching(),
             stages: self.stages.status(),
             lease: self
@@ -134,6 +137,23 @@ impl Node {
                 .lease_until()
                 .map(|until| LeaseStatus { remaining_ms: until.since(now).as_millis() as u64 }),
             ..NodeStatus::default()
+        }
+    }
+
+    /// How many sessions are open, and what became of others. Allocates nothing.
+    pub fn sessions_status(&self) -> SessionsStatus {
+        let (open, results) = self.machine.sessions();
+        let counters = self.machine.session_counters();
+        SessionsStatus {
+            open: open as u64,
+            results,
+            opened: counters.opened,
+            found: counters.found,
+            refused: counters.refused,
+            expired: counters.expired,
+            evicted: counters.evicted,
+            repeated: counters.repeated,
+            forgotten: counters.forgotten,
         }
     }
 

@@ -69,6 +69,8 @@ enum Tag {
     Lead,
     /// A log of another group, which this one must not know.
     Foreign,
+    /// The end of a session that is left.
+    Closed,
 }
 
 /// A log, as the client knows it.
@@ -150,6 +152,8 @@ pub struct SimClient {
     queue: Option<AppendQueue<usize>>,
     /// When what was refused is sent again.
     rewind_at: Option<Time>,
+    /// Appends that ended since the queue's session was begun.
+    appended_in_session: u64,
     follow: Option<follow::Flow>,
     follow_at: Time,
     /// When it next asks for a log of another group.
@@ -202,7 +206,9 @@ impl SimClient {
             logs: appends::known_logs(&workload, group),
             creating: false,
             create_at: Time::default(),
-            queue: appends::queue(&workload),
+            // From the number and the seed, so that worlds draw what they drew before.
+            queue: appends::queue(&workload, u128::from(seed) << 64 | (index as u128 + 1)),
+            appended_in_session: 0,
             rewind_at: None,
             follow: None,
             follow_at: Time::default(),
@@ -226,6 +232,7 @@ impl SimClient {
         let now = around.now;
         self.give_up_late(around);
         self.give_up_appends(around);
+        self.leave_session(around);
         // Appends in the session's queue are sent again elsewhere.
         let is_free = |slot: &Slot| slot.deadline.is_none() || slot.is_queued();
         let must_move = self.moving && self.slots.iter().all(is_free);
@@ -595,7 +602,7 @@ impl SimClient {
                     self.complaint.get_or_insert(text);
                 }
                 // Nobody leads, or the node is behind or away: it stays as it is.
-                Answered::Call(Tag::Lead, _) => {}
+                Answered::Call(Tag::Lead | Tag::Closed, _) => {}
                 Answered::Call(Tag::Follow, _) => {
                     // It has ended, for want of the log or of what the node still holds.
                     self.follow = None;

@@ -113,6 +113,7 @@ hits! {
         LookupHangs = "look-up of a name hangs for a while",
         LookupWrong = "look-up of a name finds another node's address",
         CrashedWhileFounding = "node crashed while the cluster was being founded",
+        ShortLivedClients = "client left its session for another",
     }
     Branch {
         AskedToFound = "node asked to found the cluster",
@@ -149,7 +150,6 @@ hits! {
         DamageSurvived = "damaged disk opened with nothing lost",
         DiskFailed = "node stopped because of its disk",
         NewerStopped = "node stopped before a slot that it does not know",
-        NewerRefusedAtStart = "node did not start for a slot that it does not know",
         BackPressure = "node stopped reading clients",
         LongPoll = "read waited for new records",
         ReadFromDisk = "read served from the log's files",
@@ -167,6 +167,12 @@ hits! {
         TransferDone = "leadership handed over",
         GrantReleased = "grant of a lease given up by its leader",
         SessionOpened = "session opened",
+        SessionFound = "opening found the session of its nonce",
+        SessionRefused = "opening of a session refused",
+        SessionExpired = "session ended by its time-out",
+        SessionEvicted = "session without results ended for another",
+        SessionRepeated = "repetition got the result of its session",
+        SessionForgotten = "repetition of what its session had let go",
         LogCreated = "log created",
         ConnectionHandedOver = "connection handed over to another group's thread",
         FlowRedialled = "flow that died in silence left by who dialled it",

@@ -334,7 +334,7 @@ fn an_append_to_a_log_of_another_group_takes_its_turn_in_its_session() {
         heard
     };
     assert_eq!(talk(&mut connection, &mut bed), []);
-    let terms = SessionTerms { timeout_ms: 60_000, window: 8 };
+    let terms = SessionTerms { timeout_ms: 60_000, window: 8, nonce: 0 };
     connection.open_session(0, terms).unwrap();
     let session = SessionId(talk(&mut connection, &mut bed)[0].1.unwrap());
     let nobodys = LogId::of_group(group, LogId(0));

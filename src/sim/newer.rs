@@ -100,12 +100,7 @@ impl World {
 
     /// A node has stopped, or refused to start, because of `slot`. It is started again, as a
     /// supervisor would do that does not heed exit codes.
-    pub(super) fn stopped_for_newer(
-        &mut self,
-        node: usize,
-        slot: Slot,
-        at_start: bool,
-    ) -> Result<(), Violation> {
+    pub(super) fn stopped_for_newer(&mut self, node: usize, slot: Slot) -> Result<(), Violation> {
         let id = self.processes[node].id;
         let bad = |text: String| Err(Violation::new(NAME, format!("node {id} {text}")));
         if self.newer.proposed.is_none() {
@@ -121,8 +116,7 @@ impl World {
             }
             Some(_) => {}
         }
-        let hit = if at_start { Hit::NewerRefusedAtStart } else { Hit::NewerStopped };
-        self.hits.hit(hit);
+        self.hits.hit(Hit::NewerStopped);
         let delay = self.rng.between(Duration::ZERO, RESTART_MAX / 4);
         self.queue.after(delay, Happening::Start(node));
         Ok(())

@@ -113,6 +113,7 @@ impl World {
             think_max: Duration::from_millis(20),
             timeout: Duration::from_secs(3),
             append_percent: 70,
+            session_life: None,
             hands_over: false,
             ..self.plan.workload.clone()
         };

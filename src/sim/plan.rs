@@ -14,6 +14,7 @@ use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::mutants::Mutant;
 use crate::base::rng::Rng;
 use crate::log::{FILL_WRITE_BYTES_MAX, SECOND_WRITE_BYTES_MIN, segment_bytes_min};
+use crate::machine::SessionLimits;
 
 /// The most replicas of a world.
 pub const NODES_MAX: usize = 7;
@@ -47,6 +48,8 @@ pub enum Stream {
     Flows,
     /// Whether nodes have names, how look-ups fail, and who moves when.
     Names,
+    /// Whether clients leave their sessions, and how small the table of sessions is.
+    Sessions,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -156,6 +159,9 @@ pub struct Workload {
     /// Appends are numbered in sessions that end after this long without one; without, they are
     /// sent again only when they certainly had no effect.
     pub session_timeout: Option<Duration>,
+    /// So many appends are made in a session before it is left for another: closed, or forgotten as by a
+    /// client that dies.
+    pub session_life: Option<u64>,
     /// Logs besides `default`.
     pub logs: usize,
     /// Appends among 100 that want the tail to be where their client saw it.
@@ -205,6 +211,8 @@ pub struct Plan {
     pub disk_timing: DiskTiming,
     /// The clients.
     pub workload: Workload,
+    /// The bounds of the table of sessions.
+    pub session_limits: SessionLimits,
     /// Which faults strike in this world.
     pub faults: FaultSet,
     /// Which faults the seed drew, those included that the limits leave out: strikes choose among
@@ -296,7 +304,7 @@ impl Plan {
         let core = CorePlan::draw(rng);
         let log = LogPlan::draw(rng, &mut Stream::Checkpoints.rng(seed));
         let operations = pick(rng, &[100, 300, 1000, 2500]);
-        let workload = Workload::draw(rng, &log, safety, operations);
+        let mut workload = Workload::draw(rng, &log, safety, operations);
         let mut net = draw_net(rng);
         // What the clients keep under way must pass a connection in a part of an election timeout:
         // heartbeats go behind it, and a slower network than that has no stable leader.
@@ -312,6 +320,15 @@ impl Plan {
         let drawn = drawn.union(draw_flows(seed));
         let (named, of_names) = draw_names(seed);
         let drawn = drawn.union(of_names);
+        let sessions = &mut Stream::Sessions.rng(seed);
+        let mut session_limits = SessionLimits::default();
+        let mut drawn = drawn;
+        if workload.session_timeout.is_some() && sessions.below(3) == 0 {
+            drawn = drawn.with(Hit::ShortLivedClients);
+            if limits.faults.has(Hit::ShortLivedClients) {
+                session_limits = workload.draw_short_lives(sessions, clients as u64);
+            }
+        }
         // A leader gives way when its oldest write is late, and a new one starts by writing again
         // all that was under way: no leader lasts whose disk needs longer for that.
         let mut core = core;
@@ -332,6 +349,7 @@ impl Plan {
             disk_timing,
             disk_slow_factor,
             workload,
+            session_limits,
             faults: drawn.intersection(limits.faults),
             drawn,
             strike_every: millis(rng, 40, 700),
@@ -415,6 +433,7 @@ impl Workload {
         Workload {
             inflight,
             session_timeout,
+            session_life: None,
             logs: pick(rng, &[0, 0, 1, 2, 5]),
             if_tail_percent: pick(rng, &[0, 0, 5, 30]),
             fenced_log: rng.below(3) == 0,
@@ -426,6 +445,24 @@ impl Workload {
             records_max,
             timeout: pick(rng, &[300, 1000, 3000].map(Duration::from_millis)),
         }
+    }
+}
+
+impl Workload {
+    /// Appends on their way in one session, at most: room for voids, which hold their numbers until they
+    /// are answered.
+    pub fn session_window(&self) -> u32 {
+        2 * self.inflight as u32 + 4
+    }
+
+    /// Has clients leave their sessions, and draws a table that hardly holds them: those of all clients
+    /// always fit in, those that were left behind as well or not.
+    fn draw_short_lives(&mut self, rng: &mut Rng, clients: u64) -> SessionLimits {
+        self.session_life = Some(pick(rng, &[1, 1, 3, 10]));
+        self.session_timeout = Some(pick(rng, &[1, 1, 2, 4].map(Duration::from_secs)));
+        let sessions_max = (clients + 1 + rng.below(6)) as usize;
+        let held = u64::from(self.session_window()) * (clients + 1);
+        SessionLimits { sessions_max, results_max: held * 2 }
     }
 }
 
@@ -504,6 +541,7 @@ fn draw_faults(rng: &mut Rng) -> FaultSet {
         Hit::LookupFailed,
         Hit::LookupHangs,
         Hit::LookupWrong,
+        Hit::ShortLivedClients,
     ];
     for hit in own_streams.into_iter().fold(FaultSet::all(), FaultSet::without).iter() {
         let coin = rng.below(100);

@@ -24,7 +24,7 @@ use crate::log::{
 use crate::node::{Identity, Node, NodeFailure, NodeOptions};
 use crate::paxos::Role;
 use crate::server::{Server, StopStage, Turn};
-use crate::wire::status::ResourceStatus;
+use crate::wire::status::{ResourceStatus, SessionsStatus};
 
 /// The cluster's name in every world.
 pub const CLUSTER: &str = "simulated";
@@ -55,6 +55,8 @@ pub struct Served {
     pub checkpoints: u64,
     /// See above.
     pub verified: u64,
+    /// What had become of sessions, as last seen.
+    pub sessions: SessionsStatus,
     /// Whether it has been asked to stop, and what came of it.
     pub stop: Stop,
     /// When it was asked to stop while it led.
@@ -232,6 +234,7 @@ impl Process {
                         segments,
                         checkpoints: 0,
                         verified: 0,
+                        sessions: SessionsStatus::default(),
                         stop: Stop::Unasked,
                         led_at: None,
                         asked_another: false,
@@ -470,6 +473,7 @@ fn options(
     if log.write_then_fsync {
         options.log.log_sync = LogSync::WriteThenFsync;
     }
+    options.session_limits = plan.session_limits;
     options.cache_bytes_max = plan.cache_bytes_max;
     // Two appends of the largest size always fit one batch.
     options.append_bytes_max = log.entry_bytes_max / 2;

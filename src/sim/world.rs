@@ -146,7 +146,7 @@ impl World {
             moves: moves(&plan),
             phase: Phase::Safety,
             histories: vec![History { in_sessions, ..History::default() }; plan.groups],
-            judges: (0..plan.groups).map(|_| Judge::new(plan.nodes)).collect(),
+            judges: (0..plan.groups).map(|_| Judge::new(plan.nodes, plan.session_limits)).collect(),
             bounds: Bounds::of(&plan),
             hits: Counters::default(),
             trace: Trace::new(hosts),
@@ -288,7 +288,7 @@ impl World {
             Err(absence) if newer::slot_of(&absence).is_some() => {
                 self.processes[node].stopped_at.fill(Slot::NONE);
                 let slot = newer::slot_of(&absence).expect("asked in the line above");
-                self.stopped_for_newer(node, slot, true)
+                self.stopped_for_newer(node, slot)
             }
             Err(absence) => {
                 let why = format!("{absence:?}");
@@ -431,7 +431,7 @@ impl World {
                 let newer = newer::slot_of(&absence);
                 self.processes[node].end(absence, false, &mut self.rng);
                 if let Some(slot) = newer {
-                    return self.stopped_for_newer(node, slot, false);
+                    return self.stopped_for_newer(node, slot);
                 }
                 self.hits.hit(Hit::DiskFailed);
                 self.judge_failure(node, &failure)
@@ -496,6 +496,18 @@ impl World {
         links::check(id, served.server.node())?;
         let gauges = served.server.gauges();
         self.bounds.check(id, &gauges)?;
+        let sessions = served.server.node().sessions_status();
+        let before = std::mem::replace(&mut served.sessions, sessions);
+        for (hit, count) in [
+            (Hit::SessionFound, sessions.found - before.found),
+            (Hit::SessionRefused, sessions.refused - before.refused),
+            (Hit::SessionExpired, sessions.expired - before.expired),
+            (Hit::SessionEvicted, sessions.evicted - before.evicted),
+            (Hit::SessionRepeated, sessions.repeated - before.repeated),
+            (Hit::SessionForgotten, sessions.forgotten - before.forgotten),
+        ] {
+            self.hits.add(hit, count);
+        }
         self.hits.add(Hit::BackPressure, u64::from(gauges.stalled_clients > 0));
         self.hits.add(Hit::ReadFromDisk, u64::from(gauges.disk_reads > 0));
         let stats = served.server.node().log_stats();

@@ -61,6 +61,8 @@ pub struct NodeStatus {
     pub tail: u64,
     /// All members, this one included.
     pub members: Vec<MemberStatus>,
+    /// The sessions of clients.
+    pub sessions: SessionsStatus,
     /// The leader's lease, when it holds one.
     pub lease: Option<LeaseStatus>,
     /// What has been batched since the node started.
@@ -69,6 +71,30 @@ pub struct NodeStatus {
     pub resources: ResourceStatus,
     /// Where the time of a slot goes, since the node started.
     pub stages: Vec<StageStatus>,
+}
+
+/// The table of sessions, as far as applied; counts since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionsStatus {
+    /// Open ones.
+    pub open: u64,
+    /// The results that they hold.
+    pub results: u64,
+    /// Opened.
+    pub opened: u64,
+    /// Openings that found their session open.
+    pub found: u64,
+    /// Openings that were refused: the table was full.
+    pub refused: u64,
+    /// Ended by their time-out.
+    pub expired: u64,
+    /// Ended for others: they held no result.
+    pub evicted: u64,
+    /// Repetitions that got the result of their first application.
+    pub repeated: u64,
+    /// Repetitions whose result had been let go.
+    pub forgotten: u64,
 }
 
 /// What a node is.

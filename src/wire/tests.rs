@@ -306,7 +306,8 @@ proptest! {
             fence: conditions[1].map(FenceToken),
         };
         let session = SessionId(session);
-        let session_terms = SessionTerms { timeout_ms: numbers[2], window: numbers[3] };
+        let nonce = u128::from(numbers[2]) << 70 | u128::from(numbers[3]);
+        let session_terms = SessionTerms { timeout_ms: numbers[2], window: numbers[3], nonce };
         let (from, name) = (Position(from), name.as_str());
         let requests = [
             Request::Append { request, log, terms, records, run: &run },

@@ -27,6 +27,7 @@ use super::counters::{Counters, Hit};
 use super::history::History;
 use super::time::Time;
 use crate::base::{Checksum, NodeId, Slot};
+use crate::machine::SessionLimits;
 use crate::node::{AppliedSlot, Node, RecoveredState};
 
 /// A property that does not hold.
@@ -64,11 +65,11 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge over `nodes` nodes.
-    pub fn new(nodes: usize) -> Judge {
+    /// A judge over `nodes` nodes, whose tables of sessions have these bounds.
+    pub fn new(nodes: usize, session_limits: SessionLimits) -> Judge {
         Judge {
             agreement: agreement::Agreement::new(nodes),
-            values: values::Values::default(),
+            values: values::Values::new(session_limits),
             promises: promises::Promises::new(nodes),
             watermarks: watermarks::Watermarks::new(nodes),
             durability: durability::Durability::default(),

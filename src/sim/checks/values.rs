@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use super::Violation;
 use crate::base::records::Records;
-use crate::base::{FenceToken, LogId, Position, SessionId, SessionTerms, Slot};
-use crate::machine::{BatchView, Command, CommandKind};
+use crate::base::{AppendTerms, FenceToken, LogId, Position, SessionId, SessionTerms, Slot};
+use crate::machine::{BatchView, Command, CommandKind, SessionLimits};
 use crate::node::AppliedSlot;
 use crate::sim::history::{History, Kind, Outcome, ValueId};
 
@@ -23,10 +23,9 @@ pub struct Values {
     logs: BTreeMap<LogId, Vec<ValueId>>,
     /// The highest token that each log has taken.
     fences: BTreeMap<LogId, FenceToken>,
-    /// The open sessions: when they were used last, and for how long they live, in milliseconds
-    /// of the log's time.
-    sessions: BTreeMap<SessionId, (u64, u64)>,
+    sessions: BTreeMap<SessionId, Open>,
     sessions_opened: u64,
+    session_limits: SessionLimits,
     log_time_ms: u64,
     /// The last value of each client that stands in each log.
     last: BTreeMap<(LogId, u16), ValueId>,
@@ -36,7 +35,42 @@ pub struct Values {
     positions: BTreeMap<ValueId, (LogId, Position)>,
 }
 
+/// An open session, as these checks understand the machine.
+struct Open {
+    terms: SessionTerms,
+    /// When it was used last, in milliseconds of the log's time.
+    used_ms: u64,
+    /// Its last command that took its turn.
+    last: u64,
+    /// The results that it holds: of the commands up to that one.
+    held: u64,
+}
+
+impl Open {
+    fn lives(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.used_ms) <= u64::from(self.terms.timeout_ms)
+    }
+
+    /// An append comes; the table holds `others` results of other sessions.
+    fn append(&mut self, terms: &AppendTerms, now_ms: u64, others: u64, results_max: u64) {
+        self.used_ms = now_ms;
+        let wanted = terms.sequence.0.saturating_sub(u64::from(terms.unanswered));
+        let oldest = self.last + 1 - self.held;
+        self.held -= wanted.saturating_sub(oldest).min(self.held);
+        let has_room = self.held < u64::from(self.terms.window) && self.held + others < results_max;
+        if terms.sequence.0 == self.last + 1 && has_room {
+            self.last += 1;
+            self.held += 1;
+        }
+    }
+}
+
 impl Values {
+    /// Nothing is chosen; the machine's table of sessions has these bounds.
+    pub fn new(session_limits: SessionLimits) -> Values {
+        Values { session_limits, ..Values::default() }
+    }
+
     /// The values of a log, by position.
     pub fn log(&self, log: LogId) -> &[ValueId] {
         self.logs.get(&log).map_or(&[], Vec::as_slice)
@@ -89,6 +123,8 @@ impl Values {
             }
         }
         self.log_time_ms = self.log_time_ms.max(view.log_time_ms());
+        let now_ms = self.log_time_ms;
+        self.sessions.retain(|_, session| session.lives(now_ms));
         for (index, command) in view.commands().enumerate() {
             self.check_session(&command, applied.placement.is_refused(index)).map_err(bad)?;
             let refused = command.records > 0 && applied.placement.is_refused(index);
@@ -108,35 +144,51 @@ impl Values {
         Ok(())
     }
 
-    /// What was appended in a session was appended while that lived. (The worlds open fewer
-    /// sessions than the machine's table holds.)
+    /// What was appended in a session was appended while that lived: it had not expired, was not closed,
+    /// and did not make room for another while it held a result; and one nonce was one session.
     fn check_session(&mut self, command: &Command<'_>, refused: bool) -> Result<(), String> {
         let (session, now) = (command.terms.session, self.log_time_ms);
+        let held: u64 = self.sessions.values().map(|open| open.held).sum();
         match command.kind {
             CommandKind::OpenSession => {
                 if let Some(terms) = SessionTerms::decode(command.run) {
-                    self.sessions_opened += 1;
-                    let life = (now, u64::from(terms.timeout_ms));
-                    self.sessions.insert(SessionId(self.sessions_opened), life);
+                    self.open_session(terms, held);
                 }
             }
             CommandKind::CloseSession => drop(self.sessions.remove(&session)),
             CommandKind::Append if session != SessionId::NONE => {
-                let lives = self
-                    .sessions
-                    .get_mut(&session)
-                    .filter(|(used, timeout)| now.saturating_sub(*used) <= *timeout);
-                match lives {
-                    Some((used, _)) => *used = now,
-                    None if refused || command.records == 0 => {
-                        self.sessions.remove(&session);
+                match self.sessions.get_mut(&session) {
+                    Some(open) => {
+                        let others = held - open.held;
+                        open.append(&command.terms, now, others, self.session_limits.results_max);
                     }
+                    None if refused || command.records == 0 => {}
                     None => return Err(format!("session {session} had ended before {now} ms")),
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+
+    fn open_session(&mut self, terms: SessionTerms, held: u64) {
+        let used_ms = self.log_time_ms;
+        let same = |open: &&mut Open| terms.nonce != 0 && open.terms.nonce == terms.nonce;
+        if let Some(open) = self.sessions.values_mut().find(same) {
+            open.used_ms = used_ms;
+            return;
+        }
+        if held >= self.session_limits.results_max / 4 * 3 {
+            return;
+        }
+        if self.sessions.len() >= self.session_limits.sessions_max {
+            let empty = self.sessions.iter().find(|(_, open)| open.held == 0);
+            let Some(id) = empty.map(|(id, _)| *id) else { return };
+            self.sessions.remove(&id);
+        }
+        self.sessions_opened += 1;
+        let open = Open { terms, used_ms, last: 0, held: 0 };
+        self.sessions.insert(SessionId(self.sessions_opened), open);
     }
 
     /// Conditions held for what was appended; without a session, nothing else may be refused.

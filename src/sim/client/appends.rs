@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{Around, KnownLog, RETRY_PAUSE, Reply, SimClient, Tag, hit_of};
 use crate::base::records::push_record;
+use crate::base::rng::Rng;
 use crate::base::{GroupId, LogId, Position, Sequence, SessionId, SessionTerms};
 use crate::client::AppendError;
 use crate::client::appends::{AppendAsk, AppendQueue, AppendReply, ToSend, Verdict};
@@ -38,12 +39,19 @@ pub(super) fn log_name(index: usize, group: GroupId, group_count: u16) -> String
     found.expect("names spread over the groups")
 }
 
-/// The queue of a world with sessions.
-pub(super) fn queue(workload: &Workload) -> Option<AppendQueue<usize>> {
+/// The queue of a world with sessions; `nonce` is no other queue's.
+pub(super) fn queue(workload: &Workload, nonce: u128) -> Option<AppendQueue<usize>> {
     let timeout_ms = workload.session_timeout?.as_millis() as u32;
-    // Room for voids, which hold their numbers until they are answered.
-    let window = 2 * workload.inflight as u32 + 4;
-    Some(AppendQueue::new(SessionTerms { timeout_ms, window }))
+    let window = workload.session_window();
+    Some(AppendQueue::new(SessionTerms { timeout_ms, window, nonce }))
+}
+
+/// The same, with a nonce that is drawn.
+pub(super) fn queue_of(workload: &Workload, rng: &mut Rng) -> Option<AppendQueue<usize>> {
+    // Nothing is drawn where there are no sessions.
+    workload.session_timeout?;
+    let nonce = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+    queue(workload, nonce.max(1))
 }
 
 /// The records of an append.
@@ -76,6 +84,25 @@ impl SimClient {
         self.slots[slot].deadline = Some(around.now + self.workload.timeout);
         self.slots[slot].call.as_mut().expect("looked at above").queued = true;
         true
+    }
+
+    /// Leaves a session in which enough was appended, once everything is answered, for another one: closes
+    /// it, or leaves it behind as a client does that is killed.
+    pub(super) fn leave_session(&mut self, around: &mut Around<'_>) {
+        let Some(life) = self.workload.session_life else { return };
+        let (Some(queue), Some(link)) = (&self.queue, &mut self.link) else { return };
+        let Some(session) = queue.session().filter(|_| queue.is_empty()) else { return };
+        if self.appended_in_session < life || !link.protocol.can_submit() {
+            return;
+        }
+        if self.rng.below(2) == 0 {
+            let closed = link.protocol.close_session(Tag::Closed, session);
+            closed.expect("it can submit");
+        }
+        around.hits.hit(Hit::ShortLivedClients);
+        self.appended_in_session = 0;
+        self.rewind_at = None;
+        self.queue = queue_of(&self.workload, &mut self.rng);
     }
 
     /// Sends what the queue wants sent.
@@ -179,6 +206,7 @@ impl SimClient {
     ) {
         let call = self.slots[slot].call.as_ref().expect("a queued append has its call");
         let index = call.index;
+        self.appended_in_session += 1;
         match result {
             Ok(first) => self.succeed(index, Reply::Appended(first, 0), around),
             Err(error) => {

@@ -144,7 +144,7 @@ impl Drive<'_> {
             2 => (Kind::Tail, self.connection.tail(tag, log, ReadLevel::Lease)),
             3 => (Kind::Status, self.connection.status(tag)),
             4 => {
-                let terms = SessionTerms { timeout_ms: 10_000, window: 8 };
+                let terms = SessionTerms { timeout_ms: 10_000, window: 8, nonce: 5 };
                 (Kind::Session, self.connection.open_session(tag, terms))
             }
             5 => (Kind::Done, self.connection.close_session(tag, SessionId(3))),

@@ -308,7 +308,8 @@ impl Drive<'_> {
             16 => Request::Lead { request, node: NodeId(u16::from(script.u8() % 3)) },
             8 => {
                 let timeout_ms = 1000 + script.u16() as u32;
-                let terms = SessionTerms { timeout_ms, window: u32::from(script.u8()) };
+                let (window, nonce) = (u32::from(script.u8()), u128::from(script.u8()));
+                let terms = SessionTerms { timeout_ms, window, nonce };
                 Request::OpenSession { request, terms }
             }
             9 => Request::CloseSession { request, session: SessionId(script.odd_number()) },

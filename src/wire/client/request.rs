@@ -250,6 +250,8 @@ pub fn encode_request(
         Request::OpenSession { request: _, terms } => {
             out.put_u32(terms.timeout_ms);
             out.put_u32(terms.window);
+            out.put_u64(terms.nonce as u64);
+            out.put_u64((terms.nonce >> 64) as u64);
             FrameKind::OpenSession
         }
         Request::CloseSession { request: _, session } => {
@@ -370,7 +372,9 @@ pub fn decode_request<'f, B: PayloadBuffer>(
         FrameKind::Lead => Request::Lead { request, node: NodeId(fields.u16()?) },
         FrameKind::Init => Request::Init { request, wait_ms: fields.u32()? },
         FrameKind::OpenSession => {
-            let terms = SessionTerms { timeout_ms: fields.u32()?, window: fields.u32()? };
+            let (timeout_ms, window) = (fields.u32()?, fields.u32()?);
+            let nonce = u128::from(fields.u64()?) | u128::from(fields.u64()?) << 64;
+            let terms = SessionTerms { timeout_ms, window, nonce };
             Request::OpenSession { request, terms }
         }
         FrameKind::CloseSession => {
