@@ -154,6 +154,8 @@ mutants! {
     SecondSessionOfNonce = 6 "second-session-of-nonce",
     /// The sessions are not part of the state that a restart builds up again.
     SessionsLostAtRestart = 6 "sessions-lost-at-restart",
+    /// One replica counts a record more than there is, once: its state differs from then on.
+    AppliesDifferently = 4 "applies-differently",
     /// A command of a kind that this version does not know is applied as a no-op.
     UnknownKindApplied = 4 "unknown-kind-applied",
     /// A condition on the tail is judged when the leader takes the append, not when it is applied.

@@ -479,6 +479,7 @@ fn describe(failure: &NodeFailure) -> CliError {
         NodeFailure::Founding(_) => Exit::Disk,
         NodeFailure::NewerVersion { .. } => Exit::NewerVersion,
         NodeFailure::Open(error) => open_exit(error),
+        NodeFailure::Diverged { .. } => Exit::Diverged,
         NodeFailure::Disk(_) | NodeFailure::Ring(_) => Exit::Disk,
         NodeFailure::Config(_) => Exit::Usage,
     };

@@ -5,6 +5,7 @@
 //! same answers. No IO, no clock, no randomness; imports only `base`.
 
 mod batch;
+mod hash;
 mod logs;
 mod saved;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub use batch::{
     BATCH_HEADER_SIZE, BatchBuilder, BatchError, BatchView, COMMAND_HEADER_SIZE, Command,
     CommandKind, command_size_max, stated_counts,
 };
+pub use hash::{STATE_MARK_EVERY, STATE_MARKS_MAX, StateMark};
 pub use logs::{LOGS_MAX, LogState, Logs};
 pub use saved::DecodeError;
 pub use sessions::{RESULTS_MAX, SESSIONS_MAX, SessionCounters, SessionLimits};

@@ -6,6 +6,7 @@
 //!   0  u32 magic "LgM1"
 //!   4  u16 version, u16 zero
 //!   8  u64 applied slot, u64 records, u64 log time in ms
+//!      hash:     u64, u32 marks, each u64 slot, u64 hash
 //!      logs:     u32 last number given out, u32 how many, by number:
 //!                u32 number, u32 largest record, u64 tail, u64 fence, u16 name size, name
 //!      sessions: u64 last number given out, u32 how many, by number:

@@ -160,7 +160,7 @@ const SAVED_RESULT_SIZE: usize = 16;
 const SAVED_SESSION_SIZE: usize = 52;
 
 /// A result as numbers: kind, a small and a large one.
-fn numbers_of(result: &AppendResult) -> (u32, u32, u64) {
+pub(super) fn numbers_of(result: &AppendResult) -> (u32, u32, u64) {
     match *result {
         Ok(Placed { first, records }) => (0, records, first.0),
         Err(AppendRefusal::NoSuchLog(log)) => (1, log.0, 0),

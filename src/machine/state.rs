@@ -4,13 +4,17 @@
 //! its log at start. The outcome of a command depends on the slots before it and on nothing else;
 //! conditions, fences and repetitions are judged here and nowhere else.
 
+use std::collections::VecDeque;
+
 use super::batch::{BatchError, BatchView, Command, CommandKind};
+use super::hash::{StateHash, StateMark};
 use super::logs::Logs;
 use super::saved::{DecodeError, Reader, Writer};
-use super::sessions::{SessionCounters, SessionLimits, Sessions, Turn};
+use super::sessions::{AppendResult, SessionCounters, SessionLimits, Sessions, Turn, numbers_of};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{
-    FenceToken, LogId, LogTerms, Placement, Position, Sequence, SessionId, SessionTerms, Slot,
+    Checksum, FenceToken, LogId, LogTerms, Placement, Position, Sequence, SessionId, SessionTerms,
+    Slot,
 };
 
 /// Where an append's records stand.
@@ -85,6 +89,31 @@ pub enum Outcome {
     Founded,
 }
 
+impl Outcome {
+    /// The outcome as numbers, another pair for each.
+    pub(super) fn numbers(&self) -> [u64; 2] {
+        let of_append = |result: AppendResult| {
+            let (kind, small, large) = numbers_of(&result);
+            [u64::from(kind) << 32 | u64::from(small), large]
+        };
+        let other = |kind: u64, number: u64| [(100 + kind) << 32, number];
+        match *self {
+            Outcome::Appended(placed) => of_append(Ok(placed)),
+            Outcome::Refused(refusal) => of_append(Err(refusal)),
+            Outcome::SessionOpened(session) => other(0, session.0),
+            Outcome::SessionRefused => other(1, 0),
+            Outcome::SessionClosed => other(2, 0),
+            Outcome::LogCreated { log, created } => {
+                other(3, u64::from(log.0) << 1 | u64::from(created))
+            }
+            Outcome::LogRefused => other(4, 0),
+            Outcome::LogDeleted(log) => other(5, u64::from(log.0)),
+            Outcome::NoLogDeleted(log) => other(6, u64::from(log.0)),
+            Outcome::Founded => other(7, 0),
+        }
+    }
+}
+
 /// The machine of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -92,6 +121,7 @@ pub struct Machine {
     /// Records appended to all logs.
     records: u64,
     time_ms: u64,
+    hash: StateHash,
     logs: Logs,
     sessions: Sessions,
 }
@@ -128,6 +158,30 @@ impl Machine {
         &self.logs
     }
 
+    /// Takes the slot that was applied last into the hash of the state: the checksum of its value, and
+    /// its outcomes. A mark is taken at each multiple of `mark_every`, which is the same on every replica.
+    /// Returns the mark, if one was taken.
+    pub fn hash_applied(
+        &mut self,
+        value: Checksum,
+        outcomes: &[Outcome],
+        mark_every: u64,
+    ) -> Option<StateMark> {
+        let counters = [self.records, self.time_ms];
+        self.hash.add(self.applied, value, outcomes, counters, mark_every);
+        self.hash.marks().back().copied().filter(|mark| mark.slot == self.applied)
+    }
+
+    /// The latest marks of the hash, the oldest first.
+    pub fn state_marks(&self) -> &VecDeque<StateMark> {
+        self.hash.marks()
+    }
+
+    /// Counts a record more than there is: for a planted bug, and for nothing else.
+    pub fn miscount(&mut self) {
+        self.records += 1;
+    }
+
     /// Sets the bounds of the table of sessions, which are part of what replicas must agree on: before
     /// anything is applied.
     pub fn set_session_limits(&mut self, limits: SessionLimits) {
@@ -161,6 +215,7 @@ impl Machine {
         out.put_u64(applied.0);
         out.put_u64(self.records);
         out.put_u64(self.time_ms);
+        self.hash.encode(&mut out);
         self.logs.encode(&mut out);
         self.sessions.encode(&mut out);
         out.end()
@@ -177,10 +232,11 @@ impl Machine {
             return Err(DecodeError::Wrong("its slot is over the limit"));
         }
         let (records, time_ms) = (from.counter("its records")?, from.counter("its log time")?);
+        let hash = StateHash::decode(&mut from, applied)?;
         let logs = Logs::decode(&mut from)?;
         let sessions = Sessions::decode(&mut from)?;
         from.end()?;
-        Ok(Machine { applied, records, time_ms, logs, sessions })
+        Ok(Machine { applied, records, time_ms, hash, logs, sessions })
     }
 
     /// Applies the value of `slot`, adds an outcome per command to `outcomes`, and tells where

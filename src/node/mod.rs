@@ -11,6 +11,7 @@ mod barriers;
 mod cache;
 mod checkpoints;
 mod dial;
+mod divergence;
 mod founding;
 mod identity;
 mod log_time;
@@ -36,7 +37,9 @@ use crate::base::sectors::value_bytes_max;
 use crate::base::{BlockPool, ClusterId, GroupId, NodeId, Slot};
 use crate::io::ConnId;
 use crate::log::{IdentityError, LogError, LogFailure, LogOptions, ReadEntry, ReadError};
-use crate::machine::{BATCH_HEADER_SIZE, BatchError, Outcome, SessionLimits, command_size_max};
+use crate::machine::{
+    BATCH_HEADER_SIZE, BatchError, Outcome, STATE_MARK_EVERY, SessionLimits, command_size_max,
+};
 use crate::paxos::{Config, ConfigError};
 
 /// Linearizable reads that wait to be confirmed, at most.
@@ -61,6 +64,9 @@ pub struct NodeOptions {
     pub cache_bytes_max: usize,
     /// The largest run of records of one append, in bytes; clients are told.
     pub append_bytes_max: usize,
+    /// At multiples of so many slots the hash of the state is compared with the peers': the same on every
+    /// replica.
+    pub state_mark_every: u64,
     /// The bounds of the table of sessions: the same on every replica.
     pub session_limits: SessionLimits,
     /// Whether everything applied is also kept for [`Node::take_applied`], and what was recovered
@@ -87,6 +93,7 @@ impl NodeOptions {
             pool,
             cache_bytes_max: CACHE_BYTES_MAX,
             append_bytes_max: APPEND_BYTES_MAX,
+            state_mark_every: STATE_MARK_EVERY,
             session_limits: SessionLimits::default(),
             audit: false,
             checkpoint_at_every_stop: false,
@@ -231,6 +238,20 @@ pub enum NodeFailure {
     /// What the cluster was founded as cannot be written down, or is not what stands there.
     #[error("the cluster's founding: {0}")]
     Founding(#[source] IdentityError),
+    /// The state differs from that of a majority of the members.
+    #[error(
+        "after slot {slot} of group {group} this replica's state differs from that of nodes {peers:?}, \
+         which are alike: what it holds is not what was chosen, or it was applied wrongly; keep its \
+         data for whoever looks into it, and put a fresh node in its place"
+    )]
+    Diverged {
+        /// The group.
+        group: GroupId,
+        /// The slot after which it was compared.
+        slot: Slot,
+        /// The majority.
+        peers: Vec<u16>,
+    },
     /// The parameters do not fit together.
     #[error("the configuration cannot work: {0}")]
     Config(#[from] ConfigError),

@@ -10,13 +10,14 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use tracing::info;
+use tracing::{error, info};
 
 use super::appends::Appends;
 use super::audit::Audit;
 use super::barriers::Barriers;
 use super::cache::{AppliedSlot, SlotCache};
 use super::checkpoints;
+use super::divergence::{Divergence, Verdict};
 use super::founding::{Founder, check_recovered, founding_of};
 use super::log_time::LogTime;
 use super::peers::{PeerEvent, Peers};
@@ -33,7 +34,8 @@ use crate::log::{
     RestoreError, VoteId, placement_bytes_max,
 };
 use crate::machine::{
-    BatchError, COMMAND_HEADER_SIZE, Command, DecodeError, Logs, Machine, Outcome, stated_counts,
+    BatchError, COMMAND_HEADER_SIZE, Command, DecodeError, Logs, Machine, Outcome, StateMark,
+    stated_counts,
 };
 use crate::paxos::{
     Core, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
@@ -106,6 +108,10 @@ pub struct Node {
     /// A chosen slot that this version does not understand. Nothing is applied, sent or answered from
     /// then on.
     not_understood: Option<(Slot, BatchError)>,
+    /// What the peers tell of their states, and the slot after which this one was found to differ from a
+    /// majority, with that: it goes no further then.
+    pub(super) divergence: Divergence,
+    diverged: Option<(Slot, Vec<NodeId>)>,
     /// The slot of the last checkpoint that was taken, or that the start went on from.
     checkpointed: Slot,
     /// Slots and records applied since the start, the replayed ones not included.
@@ -143,6 +149,7 @@ impl Node {
         let mut outcomes = Vec::new();
         let mut not_understood = None;
         let mut founded_as = None;
+        let mark_every = options.state_mark_every;
         let replayed = log.replay(io, &mut |slot, ballot, batch| {
             if slot == Slot(1) && options.group == GroupId(0) {
                 founded_as = founding_of(batch.value());
@@ -152,6 +159,7 @@ impl Node {
                 not_understood = Some((slot, error));
                 error.to_string()
             })?;
+            machine.hash_applied(batch.checksum(), &outcomes, mark_every);
             let placement = Rc::new(placement);
             let applied =
                 || AppliedSlot { slot, ballot, placement: placement.clone(), batch: batch.clone() };
@@ -232,6 +240,10 @@ impl Node {
             transfers: Vec::new(),
             handed_over: false,
             not_understood: None,
+            divergence: Divergence::new(
+                options.identity.member_ids().into_iter().filter(|id| *id != options.identity.node),
+            ),
+            diverged: None,
             checkpointed,
             applied_slots: 0,
             applied_records: 0,
@@ -468,8 +480,17 @@ impl Node {
 
     pub(super) fn on_peer_events(&mut self, now: Instant, events: &mut Vec<PeerEvent>) {
         for event in events.drain(..) {
+            if let PeerEvent::Connected(peer) = event
+                && let Some(StateMark { slot, hash }) = self.machine.state_marks().back().copied()
+            {
+                self.peers.queue(peer, &Message::StateHash { slot, hash });
+            }
             if let PeerEvent::Message(from, standing, message) = &event {
                 if !self.may_take(*from, standing, message) {
+                    continue;
+                }
+                if let Message::StateHash { slot, hash } = *message {
+                    self.on_state_hash(*from, StateMark { slot, hash });
                     continue;
                 }
                 if let Message::Accepted { slot, .. } = message {
@@ -545,7 +566,7 @@ impl Node {
     pub(super) fn step(&mut self, now: Instant, input: Input<Batch>) {
         self.inputs.push_back(input);
         while let Some(input) = self.inputs.pop_front() {
-            if self.not_understood.is_some() {
+            if self.goes_no_further() {
                 // The core knows more chosen than is applied: a read that it permits now would miss it.
                 self.inputs.clear();
                 return;
@@ -553,7 +574,7 @@ impl Node {
             let mut effects = std::mem::take(&mut self.effects);
             self.core.step(now, input, &mut effects);
             for effect in effects.drain(..) {
-                if self.not_understood.is_none() {
+                if !self.goes_no_further() {
                     self.carry_out(now, effect);
                 }
             }
@@ -561,16 +582,24 @@ impl Node {
         }
     }
 
+    fn goes_no_further(&self) -> bool {
+        self.not_understood.is_some() || self.diverged.is_some()
+    }
+
     /// Whether the node can go on. To be asked before anything leaves that was made in a turn.
     ///
     /// # Errors
-    /// When a chosen slot is not understood: the process must end without answering anything more.
+    /// When a chosen slot is not understood, or the state differs from a majority's: the process must end
+    /// without answering anything more.
     pub fn check(&self) -> Result<(), NodeFailure> {
+        let group = self.options.group;
+        if let Some((slot, peers)) = &self.diverged {
+            let peers = peers.iter().map(|peer| peer.0).collect();
+            return Err(NodeFailure::Diverged { group, slot: *slot, peers });
+        }
         match self.not_understood {
             None => Ok(()),
-            Some((slot, error)) => {
-                Err(NodeFailure::NewerVersion { group: self.options.group, slot, error })
-            }
+            Some((slot, error)) => Err(NodeFailure::NewerVersion { group, slot, error }),
         }
     }
 
@@ -634,6 +663,7 @@ impl Node {
             }
         };
         self.note_chosen(slot, &batch);
+        self.hash_applied(batch.checksum());
         self.touched.extend(placement.spans.iter().map(|span| span.log));
         self.touched.extend(self.outcomes.iter().filter_map(|outcome| match outcome {
             Outcome::LogDeleted(log) => Some(*log),
@@ -646,6 +676,44 @@ impl Node {
         let applied = AppliedSlot { slot, ballot, placement, batch };
         self.audit.applied(|| applied.clone());
         self.cache.push(applied);
+    }
+
+    /// Takes the slot just applied into the hash of the state; tells the peers of a mark, and compares it.
+    fn hash_applied(&mut self, value: Checksum) {
+        let applied = self.machine.applied();
+        if self.core.id() == NodeId(1) && applied == Slot(20) && planted(Mutant::AppliesDifferently)
+        {
+            self.machine.miscount();
+        }
+        let mark_every = self.options.state_mark_every;
+        let Some(mark) = self.machine.hash_applied(value, &self.outcomes, mark_every) else {
+            return;
+        };
+        let own = self.core.id();
+        for (id, _) in self.options.identity.members.iter().filter(|(id, _)| *id != own) {
+            let StateMark { slot, hash } = mark;
+            self.peers.queue(*id, &Message::StateHash { slot, hash });
+        }
+        self.compare_state(mark);
+    }
+
+    /// A peer tells a mark of its state.
+    fn on_state_hash(&mut self, peer: NodeId, mark: StateMark) {
+        self.divergence.heard(peer, mark);
+        let own = self.machine.state_marks();
+        if let Ok(at) = own.binary_search_by_key(&mark.slot, |own| own.slot) {
+            self.compare_state(own[at]);
+        }
+    }
+
+    fn compare_state(&mut self, own: StateMark) {
+        match self.divergence.judge(own) {
+            Verdict::Alike => {}
+            Verdict::PeersDiffer { slot, peers } => {
+                error!(%slot, ?peers, "the state of these nodes differs from this one's");
+            }
+            Verdict::Alone { slot, peers } => self.diverged = Some((slot, peers)),
+        }
     }
 
     fn change_role(&mut self, now: Instant, role: Role) {

@@ -9,6 +9,7 @@ use crate::paxos::{Granted, Role};
 use crate::wire::NodeStatus;
 use crate::wire::status::{
     BallotStatus, BatchingStatus, LeaseStatus, MemberStatus, RoleStatus, SessionsStatus,
+    StateDiffers, StateStatus,
 };
 
 /// How far a node is, at a glance.
@@ -129,6 +130,7 @@ impl Node {
             disk_full: !self.log.has_room(),
             tail: self.machine.tail().0,
             members: members.collect(),
+            state: self.state_status(),
             sessions: self.sessions_status(),
             batching: self.batching(),
             stages: self.stages.status(),
@@ -137,6 +139,18 @@ impl Node {
                 .lease_until()
                 .map(|until| LeaseStatus { remaining_ms: until.since(now).as_millis() as u64 }),
             ..NodeStatus::default()
+        }
+    }
+
+    fn state_status(&self) -> StateStatus {
+        let mark = self.machine.state_marks().back().copied().unwrap_or_default();
+        let differs = self.divergence.differs().iter();
+        StateStatus {
+            slot: mark.slot.0,
+            hash: format!("{:016x}", mark.hash),
+            differs: differs
+                .map(|(node, slot)| StateDiffers { node: node.0, slot: slot.0 })
+                .collect(),
         }
     }
 

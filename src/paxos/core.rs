@@ -350,6 +350,8 @@ impl<V: Value> Core<V> {
                 self.on_accepted_value(peer, ballot, slot, accepted, value, fx)
             }
             // A ballot that is not the sender's own, or out of range: damage or a foreign build.
+            // The node's own.
+            Message::StateHash { .. } => {}
             Message::PreVote { .. }
             | Message::Prepare { .. }
             | Message::Accept { .. }

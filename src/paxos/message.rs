@@ -177,6 +177,14 @@ pub enum Message<V> {
         /// The slot.
         slot: Slot,
     },
+    /// The hash of what the sender had applied after a slot. No word of the protocol: it tells replicas
+    /// that have come to differ. Sent when a mark is taken, and when a connection stands.
+    StateHash {
+        /// The slot.
+        slot: Slot,
+        /// The hash.
+        hash: u64,
+    },
     /// The answer: what the sender has accepted for the slot.
     AcceptedValue {
         /// The candidate's ballot.
@@ -249,6 +257,7 @@ impl<V: fmt::Display> fmt::Display for Message<V> {
             Message::FetchAccepted { ballot, slot } => {
                 write!(f, "FetchAccepted {ballot} slot {slot}")
             }
+            Message::StateHash { slot, hash } => write!(f, "StateHash {slot} {hash:016x}"),
             Message::AcceptedValue { ballot, slot, accepted, value } => {
                 write!(f, "AcceptedValue {ballot} {slot}@{accepted} {value}")
             }

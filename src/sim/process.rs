@@ -28,6 +28,8 @@ use crate::wire::status::{ResourceStatus, SessionsStatus};
 
 /// The cluster's name in every world.
 pub const CLUSTER: &str = "simulated";
+/// Slots between two comparisons of the states: far fewer than a run has.
+const STATE_MARK_EVERY: u64 = 16;
 /// Returned buffers kept for reuse per node.
 const POOL_IDLE_BYTES_MAX: usize = 1 << 20;
 
@@ -474,6 +476,7 @@ fn options(
         options.log.log_sync = LogSync::WriteThenFsync;
     }
     options.session_limits = plan.session_limits;
+    options.state_mark_every = STATE_MARK_EVERY;
     options.cache_bytes_max = plan.cache_bytes_max;
     // Two appends of the largest size always fit one batch.
     options.append_bytes_max = log.entry_bytes_max / 2;

@@ -111,6 +111,8 @@ kinds! {
     Alive = 32,
     /// [`crate::paxos::Message::AcceptRejected`].
     AcceptRejected = 33,
+    /// [`crate::paxos::Message::StateHash`].
+    StateHash = 34,
     /// [`super::Request::Append`].
     Append = 64,
     /// [`super::Request::Read`].

@@ -162,6 +162,11 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
             out.put_u64(slot.0);
             (FrameKind::FetchAccepted, None)
         }
+        Message::StateHash { slot, hash } => {
+            out.put_u64(slot.0);
+            out.put_u64(*hash);
+            (FrameKind::StateHash, None)
+        }
         Message::AcceptedValue { ballot, slot, accepted, value } => {
             out.put_ballot(*ballot);
             out.put_u64(slot.0);
@@ -276,6 +281,7 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
             Message::Learn { slot: f.slot()?, ballot: f.ballot()?, value: Batch::noop() }
         }
         FrameKind::FetchAccepted => Message::FetchAccepted { ballot: f.ballot()?, slot: f.slot()? },
+        FrameKind::StateHash => Message::StateHash { slot: f.slot()?, hash: f.u64()? },
         FrameKind::AcceptedValue => Message::AcceptedValue {
             ballot: f.ballot()?,
             slot: f.slot()?,

@@ -61,6 +61,8 @@ pub struct NodeStatus {
     pub tail: u64,
     /// All members, this one included.
     pub members: Vec<MemberStatus>,
+    /// The hash of the state.
+    pub state: StateStatus,
     /// The sessions of clients.
     pub sessions: SessionsStatus,
     /// The leader's lease, when it holds one.
@@ -71,6 +73,27 @@ pub struct NodeStatus {
     pub resources: ResourceStatus,
     /// Where the time of a slot goes, since the node started.
     pub stages: Vec<StageStatus>,
+}
+
+/// The hash of what was applied, at the last slot at which replicas are compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StateStatus {
+    /// That slot; 0: none yet.
+    pub slot: u64,
+    /// The hash after it, in hexadecimal digits.
+    pub hash: String,
+    /// The nodes whose states differed when they were last compared, each with the slot.
+    pub differs: Vec<StateDiffers>,
+}
+
+/// A node whose state differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateDiffers {
+    /// The node.
+    pub node: u16,
+    /// The slot after which both were compared.
+    pub slot: u64,
 }
 
 /// The table of sessions, as far as applied; counts since the node started.

@@ -106,6 +106,7 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
         ),
         (any::<u64>(), any::<bool>()).prop_map(|(id, lease)| Message::ReadIndex { id, lease }),
         (any::<u64>(), slot()).prop_map(|(id, index)| Message::ReadIndexReply { id, index }),
+        (any::<u64>(), slot()).prop_map(|(hash, slot)| Message::StateHash { slot, hash }),
         (slot(), slot()).prop_map(|(first, last)| Message::Fetch { first, last }),
         (slot(), ballot(), value()).prop_map(|(slot, ballot, value)| Message::Learn {
             slot,
@@ -147,6 +148,7 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
         }
         Message::ReadIndex { id, lease } => Message::ReadIndex { id, lease },
         Message::ReadIndexReply { id, index } => Message::ReadIndexReply { id, index },
+        Message::StateHash { slot, hash } => Message::StateHash { slot, hash },
         Message::Fetch { first, last } => Message::Fetch { first, last },
         Message::Learn { slot, ballot, value } => {
             Message::Learn { slot, ballot, value: turn(value) }
