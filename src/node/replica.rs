@@ -274,7 +274,7 @@ impl Node {
         if !self.log.has_room() {
             return Err(Refusal::DiskFull);
         }
-        if !self.appends.has_room() && self.core.can_propose() {
+        if !self.appends.has_room() && self.may_propose() {
             self.propose(now);
         }
         if !self.appends.has_room() {
@@ -861,7 +861,8 @@ impl Node {
     }
 
     pub(super) fn may_propose(&self) -> bool {
-        self.role == Role::Leader && self.core.can_propose()
+        // A node that goes no further steps its core no more, until the end of the turn ends it.
+        !self.goes_no_further() && self.role == Role::Leader && self.core.can_propose()
     }
 
     /// When the open batch goes out although the log is busy. What keeps the log busy may be a
