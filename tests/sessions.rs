@@ -118,7 +118,7 @@ fn short_lived_writers_are_never_refused() {
             if number >= count || !refused.is_empty() {
                 return refused;
             }
-            refused.extend(append_once(&address, number, number % killed_every == 0));
+            refused.extend(append_once(&address, number, number.is_multiple_of(killed_every)));
         }
     };
     let refused: Vec<String> = std::thread::scope(|scope| {
