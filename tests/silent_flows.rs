@@ -64,11 +64,12 @@ impl Writer {
         at.windows(2).map(|pair| pair[1] - pair[0]).max().expect("some were acknowledged")
     }
 
-    /// Everything acknowledged is in the log of the node at `address`.
-    fn end(self, address: &str) {
+    /// Everything acknowledged is in the log, which is the same on all nodes once nobody appends.
+    fn end(self, cluster: &Cluster) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the writer does not panic");
-        let log = read_all(address);
+        cluster.wait_until_equal();
+        let log = read_all(&cluster.nodes[0].address);
         let seen = self.acknowledged.lock().expect("the writer does not panic");
         let in_log = |value: &String| log.iter().any(|record| record == value.as_bytes());
         assert!(seen.iter().rev().take(500).all(|(value, _)| in_log(value)));
@@ -90,8 +91,7 @@ fn appends_return_after_all_flows_die() {
     }
     println!("gaps after all flows between nodes had died: {gaps:?}");
     assert!(gaps.iter().all(|gap| *gap < GAP_MAX), "{gaps:?}");
-    cluster.wait_until_equal();
-    writer.end(&cluster.nodes[0].address);
+    writer.end(&cluster);
 }
 
 fn all_connected(cluster: &Cluster) -> bool {
@@ -124,5 +124,5 @@ fn survivors_elect_over_a_link_that_had_died() {
     }
     println!("gaps after the leader was killed, and the others' link had died: {gaps:?}");
     assert!(gaps.iter().all(|gap| *gap < GAP_MAX), "{gaps:?}");
-    writer.end(&cluster.nodes[0].address);
+    writer.end(&cluster);
 }
