@@ -85,7 +85,8 @@ fn appends_return_after_all_flows_die() {
     for _ in 0..ROUNDS {
         writer.progress();
         let struck_at = Instant::now();
-        assert!(proxies.silence(|_, _| true) >= 6, "each node had dialled each other one");
+        // A quorum suffices for appends: the third node may still be dialling.
+        assert!(proxies.silence(|_, _| true) >= 2, "a quorum had dialled each other");
         writer.progress();
         gaps.push(writer.longest_gap(struck_at));
     }
