@@ -108,6 +108,10 @@ impl Node<'_> {
         let child = serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
         let child = child.expect("the binary can be started");
         let node = Node { disk, child, address: address.to_owned(), stderr };
+        wait_for("the node serves", || node.said().contains("serving").then_some(()));
+        // Safe to repeat: a node that is started again is founded already.
+        let founded = run(&["init", "--target", address]);
+        assert!(founded.status.success(), "{}", String::from_utf8_lossy(&founded.stderr));
         wait_for("the node leads", || node.said().contains("role=Leader").then_some(()));
         node
     }
