@@ -34,7 +34,10 @@ pub fn connect(args: &TargetArgs) -> Result<Client, CliError> {
 
 /// As [`connect`], also where the cluster is not founded yet.
 pub fn connect_to_blank(args: &TargetArgs) -> Result<Client, CliError> {
-    connect_with(args, ClientOptions { allow_blank: true, ..ClientOptions::default() })
+    // Whoever is asked to found the cluster is silent until every member has answered it.
+    let stall_timeout = args.timeout;
+    let options = ClientOptions { allow_blank: true, stall_timeout, ..ClientOptions::default() };
+    connect_with(args, options)
 }
 
 /// As [`connect`], but stays with the nodes that the flags name: their replicas are read.

@@ -275,10 +275,12 @@ impl Node {
         }
         let mut members = vec![(identity.node, identity.incarnation)];
         let mut pending: Option<Founding> = None;
+        let mut is_complete = true;
         for (id, address) in identity.members.iter().filter(|(id, _)| *id != identity.node) {
             let member = format!("member {id} at {address}");
             match self.peers.probe(*id) {
-                Probe::Waiting(_) => return,
+                // What others refuse is told at once, whoever is missing.
+                Probe::Waiting(_) => is_complete = false,
                 Probe::Refused(why) => return self.fail_waiting(format!("{member}: {why}")),
                 // It knows this node as a member: what is founded already is learnt from it.
                 Probe::Open(standing, _) if standing.cluster.is_some() => return,
@@ -293,6 +295,9 @@ impl Node {
                     pending = pending.or_else(|| held.cloned());
                 }
             }
+        }
+        if !is_complete {
+            return;
         }
         members.sort_unstable();
         let fresh = Founding { cluster: self.founder.fresh, members };
