@@ -561,15 +561,18 @@ impl SimClient {
         let Some(mut link) = self.link.take() else { return };
         link.heard = around.now;
         let target = link.target;
-        let mut refused = false;
+        let (mut refused, mut is_blank) = (false, false);
         let mut answers = Vec::new();
         let result = link.protocol.receive(bytes, |incoming| match incoming {
             Incoming::Welcome(welcome) => {
                 // Most clients follow the word about the leader; others stay where they are.
                 answers.push(Answered::Welcome(welcome.leader));
+                is_blank = welcome.standing.cluster.is_none();
             }
-            // The groups of a blank node let nobody in; it hangs up.
-            Incoming::Refused { reason, .. } => refused = reason != RefuseReason::NotFounded,
+            Incoming::Refused { reason, .. } => {
+                is_blank = reason == RefuseReason::NotFounded;
+                refused = !is_blank;
+            }
             Incoming::Answer { tag, response } => {
                 answers.push(Answered::Call(tag, Reply::of(&response)));
             }
@@ -613,6 +616,12 @@ impl SimClient {
         }
         if let Err(error) = result {
             self.complaint.get_or_insert(format!("the server breaks the protocol: {error}"));
+        }
+        if is_blank && self.nodes > 1 {
+            // As the library does: a blank node has nothing for a client.
+            let others = self.rng.below(self.nodes as u64 - 1) as usize;
+            self.target = (target + 1 + others) % self.nodes;
+            self.moving = true;
         }
         if refused {
             self.complaint.get_or_insert("the server refuses a client of its cluster".to_owned());
