@@ -112,10 +112,15 @@ hits! {
         LookupFailed = "look-up of a name fails",
         LookupHangs = "look-up of a name hangs for a while",
         LookupWrong = "look-up of a name finds another node's address",
+        FormattedAgain = "node formatted again",
+        MajorityFormattedAgain = "majority of the nodes formatted again",
+        DisksSwapped = "disks of two nodes swapped",
+        ForeignDisk = "disk of another cluster of the same name",
         CrashedWhileFounding = "node crashed while the cluster was being founded",
         ShortLivedClients = "client left its session for another",
     }
     Branch {
+        ImpostorRefused = "node on another disk refused by a peer, and told so",
         AskedToFound = "node asked to found the cluster",
         Founded = "node learnt as what its cluster was founded",
         Elected = "leader elected",

@@ -169,6 +169,10 @@ impl World {
         };
         let node = self.damageable_near(node).filter(|_| is_damage(hit)).unwrap_or(node);
         let process = &mut self.processes[node];
+        if process.impostor.is_some() {
+            // That disk goes again; what is done to it says nothing.
+            return Ok(false);
+        }
         if let Some((kind, fault)) = fault {
             // What is tried again may fail again.
             let times = if fault == OpFault::NoFile { 1 + rng.below(4) } else { 1 };
@@ -294,6 +298,9 @@ impl World {
     }
 
     pub(super) fn put_back(&mut self, node: usize, copy: &DiskCopy) {
+        if self.processes[node].impostor.is_some() {
+            return;
+        }
         self.stop(node, true, Duration::from_millis(5));
         let process = &mut self.processes[node];
         process.damaged = true;

@@ -19,6 +19,7 @@ pub mod fuzz;
 mod groups;
 pub mod history;
 mod host;
+mod impostors;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 mod names;

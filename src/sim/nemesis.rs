@@ -11,6 +11,7 @@ use super::clock::RATE_TRUE;
 use super::counters::Hit;
 use super::disk::DiskCopy;
 use super::disk_faults;
+use super::impostors;
 use super::phases::Phase;
 use super::plan::{Plan, Stream};
 use super::process::Absence;
@@ -44,6 +45,8 @@ pub enum Undo {
     ResetMidFrame(u32),
     /// There is room on a disk again.
     MakeRoom(usize),
+    /// Nodes get their own disks back.
+    OwnDisks(Vec<usize>),
     /// A disk is replaced by what it was.
     PutBack(usize, Box<DiskCopy>),
 }
@@ -133,7 +136,7 @@ impl Nemesis {
     fn draw(&mut self, plan: &Plan) -> Option<Strike> {
         let rng = &mut self.rng;
         let classes = plan.drawn.union(plan.faults);
-        let all = STRIKES.iter().chain(disk_faults::STRIKES);
+        let all = STRIKES.iter().chain(disk_faults::STRIKES).chain(impostors::STRIKES);
         let all: Vec<Hit> = all.copied().filter(|hit| classes.has(*hit)).collect();
         if all.is_empty() {
             return None;
@@ -250,6 +253,10 @@ impl World {
             }
             Hit::Succession => self.begin_succession(other, span, more),
             Hit::LeftBehind => self.leave_behind(more)?,
+            Hit::FormattedAgain
+            | Hit::MajorityFormattedAgain
+            | Hit::DisksSwapped
+            | Hit::ForeignDisk => self.strike_identity(hit, (node, other), span, more),
             Hit::Kill => self.stop(node, false, span),
             Hit::PowerCut => self.stop(node, true, span),
             Hit::PowerCutAll => {
@@ -449,6 +456,7 @@ impl World {
                     self.stop(node, power_lost, span);
                 }
             }
+            Undo::OwnDisks(nodes) => self.own_disks(&nodes),
             Undo::AskAgain(node) => self.ask_again(node),
             Undo::ResetMidFrame(looks) => {
                 if self.net.reset_one(&mut self.queue, true) {

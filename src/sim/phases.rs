@@ -69,6 +69,7 @@ impl World {
 
     fn heal(&mut self) -> Result<(), Violation> {
         let now = self.now();
+        self.all_own_disks();
         let nodes = self.plan.nodes;
         let mut order: Vec<usize> = (0..nodes).collect();
         for index in (1..nodes).rev() {

@@ -9,6 +9,7 @@ use super::clock::NodeClock;
 use super::disk::{DiskFaults, DiskOptions, SimDisk};
 use super::disk_faults::trouble;
 use super::host::{Chunk, Port, SimIo};
+use super::impostors::Impostor;
 use super::names::{address_of, name_of};
 use super::plan::{Plan, Stream};
 use super::time::Time;
@@ -146,6 +147,8 @@ pub struct Process {
     pub turns: u64,
     /// Lives so far.
     pub lives: u64,
+    /// While it runs on a disk that is not its own.
+    pub impostor: Option<Impostor>,
     /// Its disk has lied or was damaged.
     pub damaged: bool,
     /// It has lied, so that what it holds may be consistent and late.
@@ -188,6 +191,7 @@ impl Process {
             next_turn: None,
             turns: 0,
             lives: 0,
+            impostor: None,
             damaged: false,
             has_lied: false,
             trouble_before: 0,
@@ -382,7 +386,7 @@ fn damage_in_segments(disk: &SimDisk, groups: usize) -> Vec<Option<String>> {
     (0..groups).map(of_group).collect()
 }
 
-fn format_request(plan: &Plan, id: NodeId, incarnation: Incarnation) -> FormatRequest {
+pub(super) fn format_request(plan: &Plan, id: NodeId, incarnation: Incarnation) -> FormatRequest {
     let member = |index: usize| Member {
         node: NodeId(index as u16 + 1),
         address: match plan.named {
@@ -404,7 +408,7 @@ fn format_request(plan: &Plan, id: NodeId, incarnation: Incarnation) -> FormatRe
     }
 }
 
-fn draw_incarnation(rng: &mut Rng) -> Incarnation {
+pub(super) fn draw_incarnation(rng: &mut Rng) -> Incarnation {
     Incarnation(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()))
 }
 

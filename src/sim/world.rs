@@ -95,7 +95,7 @@ pub struct World {
     /// How long after the healing progress was complete.
     pub progress_after: Option<Duration>,
     pub(super) newer: Newer,
-    applied: Vec<AppliedSlot>,
+    pub(super) applied: Vec<AppliedSlot>,
     scratch: Vec<u8>,
 }
 
@@ -297,6 +297,12 @@ impl World {
                 self.processes[node].stopped_at.fill(Slot::NONE);
                 self.refused(node, &why)
             }
+            Ok(()) if self.processes[node].impostor.is_some() => {
+                self.impostor_started(node);
+                self.net.set_listening(host, true);
+                self.schedule_turn(node, now);
+                Ok(())
+            }
             Ok(()) => {
                 self.opened_under_marker(node)?;
                 let process = &mut self.processes[node];
@@ -410,9 +416,14 @@ impl World {
         let host = process.host;
         match process.turn(now) {
             Ok(()) => {
-                self.collect(node)?;
-                self.watch_founding(node)?;
-                self.carry_out(node)?;
+                if self.processes[node].impostor.is_some() {
+                    self.watch_impostor(node)?;
+                    self.carry_out_impostor(node);
+                } else {
+                    self.collect(node)?;
+                    self.watch_founding(node)?;
+                    self.carry_out(node)?;
+                }
                 if self.processes[node].has_stopped() {
                     return self.stopped(node);
                 }
