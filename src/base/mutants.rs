@@ -64,6 +64,14 @@ mutants! {
     PreVoteIgnored = 8 "pre-vote-ignored",
     /// A leader or candidate that promises a higher ballot to another goes on.
     StepDownDropped = 7 "step-down-dropped",
+    /// A follower accepts at a new ballot before its promise of that stands in the promise file.
+    AcceptedBeforePromise = 3 "accepted-before-promise",
+    /// Damage at the end of the log, which nothing behind it proves, is taken for a torn write.
+    DamageTakenForTear = 3 "damage-taken-for-tear",
+    /// A replica that has lost acceptances promises and votes as if it had none.
+    VoteWithoutMemory = 3 "vote-without-memory",
+    /// A replica takes the record of its loss away before what it has learnt again is durable.
+    CutForgottenEarly = 3 "cut-forgotten-early",
     // ---- paxos: reads and leases ----
     /// A leader answers reads without making sure that it still leads.
     ReadWithoutRound = 2 "read-without-round",

@@ -203,7 +203,7 @@ fn stages(status: &GroupStatus) -> String {
     let of_group = status.group.map_or(String::new(), |group| format!(", group {group}"));
     let answers = status.nodes.iter().filter_map(|node| node.status.as_ref());
     for status in answers {
-        let role = format!("{:?}", status.role).to_lowercase();
+        let role = role_of(status);
         writeln!(text, "node {}{of_group}, {role}", status.node)
             .expect("writing to a string does not fail");
         let head = ["stage", "count", "p50 us", "p90", "p99", "p99.9", "max", "mean"];
@@ -245,7 +245,7 @@ fn row(node: &MemberReport, cluster: &GroupStatus) -> [String; 12] {
     [
         node.node.to_string(),
         node.address.clone(),
-        format!("{:?}", status.role).to_lowercase(),
+        role_of(status),
         format!("{}.{}", status.ballot.round, status.ballot.node),
         status.epoch.to_string(),
         status.chosen.to_string(),
@@ -267,6 +267,12 @@ fn contact(node: u16, cluster: &GroupStatus) -> Option<String> {
         Some((Some(other.node) != cluster.leader, ago_ms))
     };
     asked.filter_map(heard).min().map(|(_, ago_ms)| format!("{ago_ms} ms"))
+}
+
+/// What the node is, and whether it has no vote.
+fn role_of(status: &NodeStatus) -> String {
+    let role = format!("{:?}", status.role).to_lowercase();
+    if status.vote_lost { format!("{role}, no vote") } else { role }
 }
 
 #[cfg(test)]

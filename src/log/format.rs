@@ -220,6 +220,13 @@ impl EntryHeader {
         Ok(())
     }
 
+    /// Whether it was written when the blocks of this very place were used for an earlier
+    /// generation.
+    pub fn is_older_use_of(&self, place: &Place) -> bool {
+        let generation = place.generation;
+        self.place.generation < generation && Place { generation, ..self.place } == *place
+    }
+
     /// Bytes of the entry on disk.
     pub fn entry_size(&self) -> usize {
         entry_size(self.value_size as usize)

@@ -4,6 +4,7 @@
 //! depends on it; it verifies nothing.
 
 use super::checkpoint::CHECKPOINT_NAMES;
+use super::cut::CUT_NAME;
 use super::footer::stated_size;
 use super::format::{
     ENTRY_MAGIC, SEGMENT_MAGIC, get_u16, get_u32, get_u64, is_zero, segment_number,
@@ -28,6 +29,8 @@ pub enum FileKind {
     Checkpoint,
     /// The marker of damage that was found while the log ran.
     DamageMarker,
+    /// The record of what was cut from the log's end.
+    Cut,
     /// Anything else.
     Other,
 }
@@ -40,6 +43,7 @@ pub fn file_kind(name: &str) -> FileKind {
         None if base == VOTE_NAME => FileKind::Vote,
         None if CHECKPOINT_NAMES.contains(&base) => FileKind::Checkpoint,
         None if base == MARKER_NAME => FileKind::DamageMarker,
+        None if base == CUT_NAME => FileKind::Cut,
         None if name == "identity.toml" => FileKind::Identity,
         None if name == FOUNDING => FileKind::Founding,
         None => FileKind::Other,

@@ -18,6 +18,7 @@
 
 mod checkpoint;
 mod covered;
+mod cut;
 mod error;
 mod footer;
 mod format;
@@ -44,6 +45,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use checkpoint::CHECKPOINT_STATE_BYTES_MAX;
+pub use cut::{CutKind, CutRecord};
 pub use error::{Damage, LogError, LogFailure, ReadError, RestoreError};
 pub use identity::{DataDir, FormatRequest, Identity, IdentityError, Member};
 pub use placements::{
@@ -178,6 +180,9 @@ pub struct LogOptions {
     pub verify_at_start: bool,
     /// What the scrub reads in the mean, at most: this log's share of [`SCRUB_BYTES_PER_S`].
     pub scrub_bytes_per_s: u64,
+    /// There are peers that hold what this log may lose: a start over damage at its end cuts it and
+    /// says so ([`LogRecovered::cut`]), in place of refusing.
+    pub has_peers: bool,
     /// Where buffers come from.
     pub pool: BlockPool,
 }
@@ -207,6 +212,7 @@ impl LogOptions {
             checkpoint_factor: CHECKPOINT_FACTOR,
             verify_at_start: false,
             scrub_bytes_per_s: SCRUB_BYTES_PER_S,
+            has_peers: false,
             pool,
         }
     }
@@ -314,8 +320,11 @@ pub struct LogRecovered {
     pub accepted: Vec<(Slot, Ballot, Batch)>,
     /// Entries in the log, repeated slots and marks included.
     pub entries: u64,
-    /// Bytes (whole blocks) of a torn tail that were cut: never acknowledged.
+    /// Bytes (whole blocks) that were cut from the log's end.
     pub torn_bytes: u64,
+    /// What was cut, by this start or an earlier one, and is not made good yet. Damage: what was
+    /// acknowledged may be missing.
+    pub cut: Option<CutRecord>,
     /// Index footers that were damaged or half-written; they are written again.
     pub footers_damaged: u32,
     /// Whether one of the two copies of the vote was damaged or older and has been repaired.
@@ -488,8 +497,8 @@ impl Log {
     /// here.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] when something that had been durable is damaged; nothing has been
-    /// changed then.
+    /// [`LogError::Corrupt`] when something that had been durable is damaged, and not at the end of the
+    /// log, above its checkpoints, in a cluster that has it; nothing has been changed then.
     pub fn open_from<S: Storage>(
         storage: &mut S,
         folder: &str,

@@ -55,6 +55,7 @@ pub(super) struct OwnedBlock {
 
 pub(super) const VOTE: OwnedBlock = OwnedBlock::new(*b"LgV1", "vote");
 pub(super) const CHECKPOINT: OwnedBlock = OwnedBlock::new(*b"LgC1", "checkpoint's header");
+pub(super) const CUT: OwnedBlock = OwnedBlock::new(*b"LgX1", "record of a cut");
 pub(super) const MARKER: OwnedBlock = OwnedBlock::new(*b"LgD1", "marker");
 
 impl OwnedBlock {

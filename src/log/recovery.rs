@@ -8,7 +8,19 @@
 //! that the system does not read too, if the next segment follows from the entries that stand: else it
 //! may tell of more, and what cannot be read is never taken for a torn tail.
 //!
-//! Everything is read and judged before anything is changed. The changes then are: a torn tail is
+//! Where the chain ends (`walk.rs` judges what stands there) something may have to be cut:
+//!
+//! - a tear, which nobody was told of: the node votes on;
+//! - damage above the checkpoints, in segments that are not sealed, of a node that has peers: what is cut may
+//!   have been acknowledged, and the node starts without a vote, until it has it again (`cut.rs`);
+//! - any other damage is refused ([`LogError::Corrupt`]): below a checkpoint, in a sealed segment, of the
+//!   promise file, and all damage of a cluster of one.
+//!
+//! A footer needs no such judgement: it is derived from entries, and made again. The promise file and
+//! checkpoints have second copies.
+//!
+//! Everything is read and judged before anything is changed. The changes then are: the promise file is
+//! brought up to the entries' ballots, the record of what will be cut is made, what is cut is
 //! overwritten with zeros and flushed (so that its remains can never be taken for entries again,
 //! whatever is written over a part of them later), the first segment is created, left-over
 //! temporary files are removed.
@@ -19,17 +31,18 @@ use std::collections::VecDeque;
 
 use tracing::warn;
 
-use crate::base::limits::{BLOCK_SIZE, MIB};
+use crate::base::limits::{BLOCK_SIZE, MIB, SECTOR_SIZE};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::sectors::entry_size;
 use crate::base::{Ballot, Checksum, Slot};
 use crate::io::{FileId, FileOptions, Storage};
 
 use super::checkpoint::{CHECKPOINT_TEMPORARY, CheckpointHeader, Checkpointer};
+use super::cut::{self, CUT_TEMPORARY, CutKind, CutRecord};
 use super::footer::{self, Trailer};
 use super::format::{
-    EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, is_segment_temporary, join,
-    segment_name, segment_number, segment_temporary,
+    EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, is_segment_temporary, is_zero,
+    join, segment_name, segment_number, segment_temporary,
 };
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_runs};
 use super::marker::{self, Marker, MarkerWriter};
@@ -39,8 +52,8 @@ use super::reads::{Reads, open_entry};
 use super::scrub::Scrubber;
 use super::vote::{self, VOTE_NAME, VoteWriter};
 use super::walk::{
-    Broken, Chain, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of, header_at,
-    is_blank, judge_start, look_behind, read_footer, walk_entries,
+    Broken, Chain, ChainEnd, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of,
+    header_at, is_blank, judge_start, look_behind, read_footer, walk_entries,
 };
 use super::writer::Writer;
 use super::{Damage, Log, LogError, LogOptions, LogRecovered, LogStats, Restore, Tokens};
@@ -88,6 +101,14 @@ fn create_segment<S: Storage>(
     storage.sync(file).map_err(creating())?;
     storage.rename(&temporary, &name).map_err(creating())?;
     Ok(file)
+}
+
+/// What is to be done about the log's end.
+struct Verdict {
+    /// What is not blank behind it: segment, offset, length.
+    remains: Vec<(u64, u64, u64)>,
+    /// What is to be said of that.
+    record: Option<CutRecord>,
 }
 
 /// One segment as it was found.
@@ -175,8 +196,10 @@ pub(super) fn open<S: Storage>(
     recovery.open_segments(&names)?;
     let checkpoints = recovery.read_checkpoints(&names)?;
     let broken = recovery.walk()?;
-    recovery.judge_end(&broken, &checkpoints)?;
-    let (vote_file, vote, vote_repaired) = vote::load(recovery.storage, folder, &options)?;
+    let verdict = recovery.judge_end(&broken, &checkpoints)?;
+    let (vote_file, vote, vote_repaired) =
+        vote::load(recovery.storage, folder, &options, recovery.ballot_max)?;
+    let cut = recovery.cut(verdict, &names)?;
     if recovery.files.is_empty() {
         recovery.create_first(vote.sequence)?;
     }
@@ -199,6 +222,7 @@ pub(super) fn open<S: Storage>(
         chosen: recovery.chain.chosen.max(recovery.applied).max(covered),
         entries: recovery.chain.sequence - 1,
         torn_bytes: recovery.torn_bytes,
+        cut,
         footers_damaged: recovery.footers_damaged,
         vote_repaired,
         checkpoint: taken.as_ref().map_or(Slot::NONE, |taken| taken.header.slot),
@@ -285,7 +309,9 @@ impl<S: Storage> Recovery<'_, S> {
     fn reader(&mut self, number: u64) -> Result<SegmentReader, LogError> {
         let file = self.file(number)?;
         let length = self.options.segment_bytes;
-        Ok(SegmentReader::new(file, self.name(number), length, &self.options.pool))
+        let mut reader = SegmentReader::new(file, self.name(number), length, &self.options.pool);
+        reader.unread_is_damage = self.options.has_peers;
+        Ok(reader)
     }
 
     /// Opens every segment and makes it durable before it is trusted: after a mere crash of the
@@ -326,22 +352,49 @@ impl<S: Storage> Recovery<'_, S> {
             let mut reader = self.reader(number)?;
             reader.read_ahead = BLOCK_SIZE;
             let length = reader.length;
-            let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
-            let place = self.options.place(number, generation_of(block));
-            match judge_start(block, &place, length, &self.chain) {
+            let judged = match reader.at(self.storage, 0, BLOCK_SIZE) {
+                Err(error) if self.options.has_peers => Err((error.to_string(), ChainEnd::Damaged)),
+                block => {
+                    let block = block?;
+                    let place = self.options.place(number, generation_of(block));
+                    Ok((place, judge_start(block, &place, length, &self.chain)))
+                }
+            };
+            let (place, start) = match judged {
+                Ok(judged) => judged,
+                Err((why, kind)) => {
+                    let clean =
+                        end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.is_empty());
+                    if clean {
+                        end = Some((number, Broken { offset: 0, slot: None, why, end: kind }));
+                    }
+                    break;
+                }
+            };
+            match start {
                 Start::Continues => {}
                 Start::Empty => break,
                 Start::Foreign(why) => return Err(LogError::Foreign { file: reader.name, why }),
                 // The segment before is full of zeros from some place on, where entries are
                 // missing: that place is what is told of.
                 Start::Gap(_) if self.found.last().is_some_and(|f| f.footer.is_none()) => break,
-                Start::Broken(why) | Start::Gap(why) => {
+                Start::Broken(why, blank) => {
                     // Either the segment before lacks its last entries, or this header is
                     // damaged: said of the place where something stands that is wrong.
-                    let clean = end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.empty);
+                    let clean =
+                        end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.is_empty());
                     if clean {
-                        end = Some((number, Broken { offset: 0, slot: None, why, empty: false }));
+                        let kind = match blank || self.is_first_entry_blank(&mut reader)? {
+                            true => ChainEnd::Torn,
+                            false => ChainEnd::Damaged,
+                        };
+                        end = Some((number, Broken { offset: 0, slot: None, why, end: kind }));
                     }
+                    break;
+                }
+                Start::Gap(why) => {
+                    let kind = ChainEnd::Damaged;
+                    end = Some((number, Broken { offset: 0, slot: None, why, end: kind }));
                     break;
                 }
             }
@@ -358,8 +411,18 @@ impl<S: Storage> Recovery<'_, S> {
             }
             end = Some((number, broken));
         }
-        let nothing = Broken { offset: 0, slot: None, why: "no entry stands".into(), empty: true };
+        let (why, kind) = ("no entry stands".into(), ChainEnd::Empty);
+        let nothing = Broken { offset: 0, slot: None, why, end: kind };
         Ok(end.unwrap_or((1, nothing)))
+    }
+
+    /// Whether the header of a segment's first entry is blank. It comes in one write with the segment's
+    /// header: then none of that write was durable, whatever stands in the place of the latter.
+    fn is_first_entry_blank(&mut self, reader: &mut SegmentReader) -> Result<bool, LogError> {
+        match reader.at(self.storage, BLOCK_SIZE as u64, BLOCK_SIZE) {
+            Err(_) if self.options.has_peers => Ok(false),
+            block => Ok(is_zero(&block?[..SECTOR_SIZE])),
+        }
     }
 
     /// Takes the segment, whose header continues the chain, without a look at its entries, if its
@@ -393,7 +456,7 @@ impl<S: Storage> Recovery<'_, S> {
         self.add_by_footer(place, &trailer, &entries, true, self.chain);
         self.chain = next;
         let why = "the index footer ends its segment".to_owned();
-        Ok(Some(Broken { offset: tail, slot: None, why, empty: true }))
+        Ok(Some(Broken { offset: tail, slot: None, why, end: ChainEnd::Empty }))
     }
 
     /// A segment's header, if it stands, whole and where it belongs.
@@ -476,14 +539,17 @@ impl<S: Storage> Recovery<'_, S> {
             // It may tell of more entries, unless the next segment follows from those that stand.
             FoundFooter::Unread(error) => {
                 if !next.is_some_and(|header| self.chain.goes_on_in(&header)) {
-                    return Err(error);
+                    if !self.options.has_peers {
+                        return Err(error);
+                    }
+                    (broken.end, broken.why) = (ChainEnd::Damaged, error.to_string());
                 }
                 Some(error.to_string())
             }
             FoundFooter::Valid(trailer, entries) => {
                 if self.is_footer_of(&trailer, &entries, &rows, &start, &broken, reader)? {
                     // The footer stands where the chain's end was found: nothing is torn here.
-                    broken.empty = true;
+                    broken.end = ChainEnd::Empty;
                     self.add_by_footer(place, &trailer, &entries, false, start);
                     return Ok(broken);
                 }
@@ -537,23 +603,18 @@ impl<S: Storage> Recovery<'_, S> {
             && footer::tells_of(entries, standing))
     }
 
-    /// Decides between torn tail and damage, and cuts the torn tail.
+    /// Decides between torn tail and damage, and what follows. Changes nothing.
     fn judge_end(
         &mut self,
         end: &(u64, Broken),
         checkpoints: &[(String, CheckpointHeader)],
-    ) -> Result<(), LogError> {
+    ) -> Result<Verdict, LogError> {
         let (number, broken) = end;
         let missing = self.chain.sequence;
-        if let Some(file) = self.proof_beside(missing, checkpoints)
-            && !planted(Mutant::DamageTruncated)
-        {
-            let why =
-                format!("{}; {file} proves that entry {missing} had been durable", broken.why);
-            let damage = Damage::new(&self.name(*number), broken.offset, broken.slot, why);
-            return Err(LogError::Corrupt(damage));
-        }
-        let mut remains = Vec::new();
+        let covering = self.checkpoint_ahead(missing, checkpoints);
+        let is_covered = covering.is_some();
+        let mut proof = self.marker_ahead(missing).or(covering);
+        let (mut remains, mut is_sealed) = (Vec::new(), false);
         let last = self.found.last().map_or(0, |found| found.number);
         for behind in last.max(1)..=self.files.len() as u64 {
             let mut reader = self.reader(behind)?;
@@ -561,37 +622,76 @@ impl<S: Storage> Recovery<'_, S> {
                 self.close(behind);
                 continue;
             }
-            let block = reader.at(self.storage, 0, BLOCK_SIZE)?;
-            let place = self.options.place(behind, generation_of(block));
+            let generation = match reader.at(self.storage, 0, BLOCK_SIZE) {
+                Err(_) if self.options.has_peers => GENERATION_FIRST,
+                block => generation_of(block?),
+            };
+            let place = self.options.place(behind, generation);
             let walked = self.found.last().filter(|found| found.number == behind);
             if walked.is_some_and(|found| found.footer.is_some()) {
                 continue;
             }
             let from = walked.map_or(0, |found| found.tail);
             let seen = look_behind(&mut reader, self.storage, &place, from, missing)?;
-            if let Some(proof) = seen.proof
-                && !planted(Mutant::DamageTruncated)
-            {
-                let why =
-                    format!("{}; {proof} proves that entry {missing} had been durable", broken.why);
-                let damage = Damage::new(&self.name(*number), broken.offset, broken.slot, why);
-                return Err(LogError::Corrupt(damage));
-            }
+            is_sealed |= seen.sealed;
+            proof = proof.or(seen.proof);
             remains
                 .extend(seen.remains.into_iter().map(|(offset, length)| (behind, offset, length)));
         }
-        for (behind, offset, length) in &remains {
+        let proof = proof.filter(|_| !planted(Mutant::DamageTruncated));
+        let why = match proof {
+            Some(proof) => {
+                format!("{}; {proof} proves that entry {missing} had been durable", broken.why)
+            }
+            None if broken.end == ChainEnd::Damaged
+                && !planted(Mutant::DamageTakenForTear)
+                && !planted(Mutant::DamageTruncated) =>
+            {
+                broken.why.clone()
+            }
+            None => {
+                let record = (!remains.is_empty()).then(|| CutRecord {
+                    kind: CutKind::Torn,
+                    what: format!(
+                        "{} at offset {}: {}",
+                        self.name(*number),
+                        broken.offset,
+                        broken.why
+                    ),
+                });
+                return Ok(Verdict { remains, record });
+            }
+        };
+        let damage = Damage::new(&self.name(*number), broken.offset, broken.slot, why);
+        if is_covered || is_sealed || !self.options.has_peers {
+            return Err(LogError::Corrupt(damage));
+        }
+        let record = CutRecord { kind: CutKind::Damaged, what: damage.to_string() };
+        Ok(Verdict { remains, record: Some(record) })
+    }
+
+    /// Cuts what is to be cut, after its record is durable. Returns the record that stands then.
+    fn cut(&mut self, verdict: Verdict, names: &[String]) -> Result<Option<CutRecord>, LogError> {
+        let (owner, pool) = (Owner::of(self.options), &self.options.pool);
+        let mut stands = cut::find(self.storage, self.folder, names, &owner, pool);
+        if let Some(record) = verdict.record {
+            if stands.as_ref().is_none_or(|stands| stands.kind < record.kind) {
+                cut::write(self.storage, self.folder, self.options, &record)?;
+                stands = Some(record);
+            }
+        }
+        for (behind, offset, length) in &verdict.remains {
             self.write_zeros(*behind, *offset, *length)?;
             self.torn_bytes += length;
         }
-        let mut cut: Vec<u64> = remains.iter().map(|(behind, ..)| *behind).collect();
+        let mut cut: Vec<u64> = verdict.remains.iter().map(|(behind, ..)| *behind).collect();
         cut.dedup();
         for behind in cut {
             let file = self.file(behind)?;
             let name = self.name(behind);
             self.storage.sync(file).map_err(LogError::io(format!("flushing {name}")))?;
         }
-        Ok(())
+        Ok(stands)
     }
 
     /// The next prepared segments, open; all others behind `active` are closed.
@@ -634,8 +734,9 @@ impl<S: Storage> Recovery<'_, S> {
 
     fn remove_temporaries(&mut self, names: &[String]) -> Result<(), LogError> {
         let standing = self.storage.list(self.folder).map_err(LogError::io("listing".into()))?;
-        let is_temporary =
-            |name: &&String| is_segment_temporary(name) || *name == CHECKPOINT_TEMPORARY;
+        let is_temporary = |name: &&String| {
+            is_segment_temporary(name) || *name == CHECKPOINT_TEMPORARY || *name == CUT_TEMPORARY
+        };
         for name in names.iter().filter(is_temporary) {
             if standing.contains(name) {
                 let name = join(self.folder, name);

@@ -248,7 +248,7 @@ impl Log {
             match judge_start(block, &place, self.options.segment_bytes, &job.chain) {
                 Start::Continues => {}
                 Start::Empty => return damaged(0, None, "only zeros stand here".into()),
-                Start::Broken(why) | Start::Gap(why) | Start::Foreign(why) => {
+                Start::Broken(why, _) | Start::Gap(why) | Start::Foreign(why) => {
                     return damaged(0, None, why);
                 }
             }

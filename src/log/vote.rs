@@ -110,11 +110,13 @@ pub(super) fn read_copies<S: Storage>(
 }
 
 /// Reads the vote, checks whose it is, and writes both copies again when one is damaged or older
-/// (`true` then), so that later damage to one copy loses nothing.
+/// (`true` then), so that later damage to one copy loses nothing; and when an entry's ballot `floor` is
+/// above it: the promise file covers whatever entries may be lost.
 pub(super) fn load<S: Storage>(
     storage: &mut S,
     folder: &str,
     options: &LogOptions,
+    floor: Ballot,
 ) -> Result<(FileId, Vote, bool), LogError> {
     let name = join(folder, VOTE_NAME);
     let file = storage
@@ -141,7 +143,11 @@ pub(super) fn load<S: Storage>(
     if let Err(why) = VOTE.check_owner(&vote.owner, &Owner::of(options)) {
         return Err(LogError::Foreign { file: name, why });
     }
-    if !agree {
+    let vote = match vote.ballot < floor {
+        true => Vote { ballot: floor, sequence: vote.sequence + 1, ..vote },
+        false => vote,
+    };
+    if copies[0].as_ref() != Ok(&vote) || copies[1].as_ref() != Ok(&vote) {
         // The copies are made alike the safe way too: the good one is overwritten last.
         let mut block = options.pool.take(BLOCK_SIZE);
         vote.encode(&mut block);

@@ -2,14 +2,26 @@
 //! Used by recovery and by inspect; changes nothing.
 //!
 //! The chain ends at the first place where no entry follows that continues it. Whether that is a
-//! torn tail or damage is decided by what stands behind: each header tells which sequence was
-//! acknowledged as durable when it was written. If any header behind the end tells of the missing
-//! sequence, or of a later one, then what is missing had been durable: damage. If none does, it was
-//! part of the writes in flight, of which any may have reached the disk whole, torn or not at all.
+//! torn tail or damage is decided by what stands there and behind.
+//!
+//! What stands there: a device writes sectors whole, so what is left of a write that was cut short is
+//! sectors as they were written, and blank ones ([`ChainEnd::Torn`]). The header is one sector, with
+//! checksums of all others. Anything else (a sector that is neither, or that cannot be read) had been
+//! written and was changed since: damage ([`ChainEnd::Damaged`]).
+//!
+//! What stands behind: each header tells which sequence was acknowledged as durable when it was
+//! written. If any header behind the end tells of the missing sequence, or of a later one, then what is
+//! missing had been durable: damage, however it looks. If none does, a torn or blank end was part of the
+//! writes in flight, of which any sector may have reached the disk or not.
+//!
+//! Only the first entry that is missing is judged so: nothing behind one that was never durable was
+//! ever acknowledged.
 
+use crate::base::limits::SECTOR_SIZE;
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE, MIB};
 use crate::base::memory::BUFFER_BYTES_MAX;
 use crate::base::mutants::{Mutant, planted};
+use crate::base::sectors::Standing;
 use crate::base::{BlockBuf, BlockPool, Checksum, Slot};
 use crate::io::{FileId, Storage};
 
@@ -30,6 +42,8 @@ pub(super) struct SegmentReader {
     pub length: u64,
     /// Bytes read at least, for what comes next; less for whoever wants single blocks.
     pub read_ahead: usize,
+    /// What cannot be read, twice, is damage to be judged, and no error.
+    pub unread_is_damage: bool,
     buffer: BlockBuf,
     start: u64,
     filled: usize,
@@ -41,7 +55,8 @@ impl SegmentReader {
         let window = usize::try_from(length).unwrap_or(usize::MAX).min(BUFFER_BYTES_MAX);
         let buffer = pool.take(window);
         let read_ahead = READ_AHEAD_BYTES;
-        SegmentReader { file, name, length, read_ahead, buffer, start: 0, filled: 0 }
+        let (unread_is_damage, start, filled) = (false, 0, 0);
+        SegmentReader { file, name, length, read_ahead, unread_is_damage, buffer, start, filled }
     }
 
     /// The bytes at `offset` (whole blocks), up to `length` of them: fewer only at the file's end.
@@ -61,7 +76,7 @@ impl SegmentReader {
                 return Ok(&[]);
             }
             let mut read = storage.read_at(self.file, offset, &mut self.buffer, wanted);
-            if read.is_err() && wanted > length {
+            if read.is_err() && (wanted > length || self.unread_is_damage) {
                 // What cannot be read may stand behind what is asked for, in a footer say.
                 self.read_ahead = BLOCK_SIZE;
                 read = storage.read_at(self.file, offset, &mut self.buffer, length);
@@ -100,8 +115,25 @@ pub(super) struct Broken {
     pub offset: u64,
     pub slot: Option<Slot>,
     pub why: String,
-    /// Nothing but zeros stand there: nothing was begun.
-    pub empty: bool,
+    pub end: ChainEnd,
+}
+
+impl Broken {
+    /// Nothing was begun there.
+    pub fn is_empty(&self) -> bool {
+        self.end == ChainEnd::Empty
+    }
+}
+
+/// What stands where the chain ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChainEnd {
+    /// Nothing: zeros, or the end of the segment.
+    Empty,
+    /// A write that was cut short; or the remains of an older use of the blocks.
+    Torn,
+    /// Anything else.
+    Damaged,
 }
 
 /// Walks the entries from `from` on while they continue the chain, up to the one before the sequence
@@ -115,26 +147,35 @@ pub(super) fn walk_entries<S: Storage>(
     chain: &mut Chain,
     visit: &mut dyn FnMut(&EntryHeader, &[u8]),
 ) -> Result<Broken, LogError> {
+    use ChainEnd::{Damaged, Empty, Torn};
     let mut offset = from;
+    let unread_is_damage = reader.unread_is_damage;
     loop {
-        let broken = |slot, why: String, empty| Ok(Broken { offset, slot, why, empty });
+        let broken = |slot, why: String, end| Ok(Broken { offset, slot, why, end });
         if chain.sequence >= until {
-            return broken(None, "the next segment goes on".into(), true);
+            return broken(None, "the next segment goes on".into(), Empty);
         }
-        let block = reader.at(storage, offset, BLOCK_SIZE)?;
+        let block = match reader.at(storage, offset, BLOCK_SIZE) {
+            Err(error) if unread_is_damage => return broken(None, error.to_string(), Damaged),
+            block => block?,
+        };
         if block.len() < BLOCK_SIZE {
-            return broken(None, "the segment ends here".into(), true);
+            return broken(None, "the segment ends here".into(), Empty);
         }
         if is_zero(block) {
-            return broken(None, "only zeros stand here".into(), true);
+            return broken(None, "only zeros stand here".into(), Empty);
+        }
+        if is_zero(&block[..SECTOR_SIZE]) {
+            return broken(None, "the header's sector is blank".into(), Torn);
         }
         let (header, checksum) = match EntryHeader::decode(block) {
             Ok(decoded) => decoded,
-            Err(why) => return broken(None, why, false),
+            Err(why) => return broken(None, why, Damaged),
         };
         let slot = (header.kind == EntryKind::Value).then_some(header.slot);
         if let Err(why) = header.stands_at(place, offset) {
-            return broken(slot, why, false);
+            let end = if header.is_older_use_of(place) { Torn } else { Damaged };
+            return broken(slot, why, end);
         }
         if (header.sequence, header.previous) != (chain.sequence, chain.previous) {
             let (found, wanted) = (header.sequence, chain.sequence);
@@ -142,12 +183,17 @@ pub(super) fn walk_entries<S: Storage>(
                 "entry {found} does not continue the chain (entry {wanted} after header {})",
                 chain.previous
             );
-            return broken(slot, why, false);
+            return broken(slot, why, Damaged);
         }
         let size = header.entry_size();
-        let entry = reader.at(storage, offset, size)?;
-        if let Err(why) = header.check_value(entry) {
-            return broken(slot, why, false);
+        let entry = match reader.at(storage, offset, size) {
+            Err(error) if unread_is_damage => return broken(slot, error.to_string(), Damaged),
+            entry => entry?,
+        };
+        match header.judge_value(entry) {
+            Standing::Whole => {}
+            Standing::Torn(why) => return broken(slot, why, Torn),
+            Standing::Damaged(why) => return broken(slot, why, Damaged),
         }
         visit(&header, &entry[ENTRY_HEADER_SIZE..][..header.value_size as usize]);
         chain.sequence += 1;
@@ -208,7 +254,9 @@ fn find_footer<S: Storage>(
 pub(super) struct Behind {
     /// The first proof that the missing sequence had been durable.
     pub proof: Option<String>,
-    /// Runs of blocks that are not zero: offset and length.
+    /// A whole index footer stands there.
+    pub sealed: bool,
+    /// Runs of blocks that are not zero, or cannot be read: offset and length.
     pub remains: Vec<(u64, u64)>,
 }
 
@@ -271,10 +319,19 @@ pub(super) fn is_blank<S: Storage>(
     let mut offset = 0;
     while blank && offset < bytes {
         let length = (READ_AHEAD_BYTES as u64).min(bytes - offset);
-        blank = is_zero(reader.at(storage, offset, length as usize)?);
+        let unread_is_damage = reader.unread_is_damage;
+        blank = match reader.at(storage, offset, length as usize) {
+            Err(_) if unread_is_damage => false,
+            block => is_zero(block?),
+        };
         offset += length;
     }
-    blank = blank && is_zero(reader.at(storage, last, BLOCK_SIZE)?);
+    let unread_is_damage = reader.unread_is_damage;
+    blank = blank
+        && match reader.at(storage, last, BLOCK_SIZE) {
+            Err(_) if unread_is_damage => false,
+            block => is_zero(block?),
+        };
     reader.read_ahead = READ_AHEAD_BYTES;
     Ok(blank)
 }
@@ -297,9 +354,15 @@ pub(super) fn look_behind<S: Storage>(
     let mut offset = from;
     while offset < reader.length {
         let name = reader.name.clone();
-        let block = reader.at(storage, offset, BLOCK_SIZE)?;
-        if !is_zero(block) {
-            if behind.proof.is_none() {
+        let unread_is_damage = reader.unread_is_damage;
+        let block = match reader.at(storage, offset, BLOCK_SIZE) {
+            Err(_) if unread_is_damage => None,
+            block => Some(block?),
+        };
+        if block.is_none_or(|block| !is_zero(block)) {
+            if let Some(block) = block
+                && behind.proof.is_none()
+            {
                 behind.proof = proof_in(block, place, offset, missing)
                     .map(|what| format!("{what} at offset {offset} of {name}"));
             }
@@ -310,11 +373,15 @@ pub(super) fn look_behind<S: Storage>(
         }
         offset += block_size;
     }
-    if behind.proof.is_none()
-        && let FoundFooter::Valid(trailer, _) = find_footer(reader, storage, place)?
+    let footer = match find_footer(reader, storage, place) {
+        Err(_) if reader.unread_is_damage => FoundFooter::None,
+        footer => footer?,
+    };
+    if let FoundFooter::Valid(trailer, _) = footer
         && trailer.first_sequence + u64::from(trailer.count) > missing
     {
-        behind.proof = Some(format!("the index footer of {}", reader.name));
+        behind.sealed = true;
+        behind.proof.get_or_insert_with(|| format!("the index footer of {}", reader.name));
     }
     Ok(behind)
 }
@@ -348,8 +415,8 @@ pub(super) enum Start {
     Continues,
     /// Nothing was ever written here.
     Empty,
-    /// It is no whole header.
-    Broken(String),
+    /// It is no whole header; `true`: it is blank, and only the rest of its block is not.
+    Broken(String, bool),
     /// It is whole, but another entry comes next.
     Gap(String),
     /// It is whole, but of another directory, group or size: not this log's file.
@@ -363,7 +430,10 @@ pub(super) fn judge_start(block: &[u8], place: &Place, length: u64, chain: &Chai
     }
     let header = match SegmentHeader::decode(block) {
         Ok(header) => header,
-        Err(why) => return Start::Broken(why),
+        Err(why) => {
+            let blank = block.len() == BLOCK_SIZE && is_zero(&block[..SECTOR_SIZE]);
+            return Start::Broken(why, blank);
+        }
     };
     let found = header.place;
     if (found.incarnation, found.group, found.segment)

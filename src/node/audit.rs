@@ -7,7 +7,7 @@
 
 use super::{AppliedSlot, Node};
 use crate::base::{Ballot, Batch, Checksum, Instant, Slot};
-use crate::log::LogRecovered;
+use crate::log::{CutKind, LogRecovered};
 use crate::machine::Machine;
 use crate::paxos::Input;
 
@@ -22,6 +22,10 @@ pub struct RecoveredState {
     pub accepted: Vec<(Slot, Ballot, Checksum)>,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
+    /// Whether it has a vote: no damage was cut.
+    pub votes: bool,
+    /// Whether anything was cut that is not made good yet.
+    pub cut: bool,
     /// Index footers that were damaged.
     pub footers_damaged: u32,
     /// Whether one copy of the vote was mended.
@@ -70,6 +74,8 @@ impl Audit {
                 .map(|(slot, ballot, batch)| (*slot, *ballot, batch.checksum()))
                 .collect(),
             torn_bytes: recovered.torn_bytes,
+            votes: recovered.cut.as_ref().is_none_or(|cut| cut.kind == CutKind::Torn),
+            cut: recovered.cut.is_some(),
             footers_damaged: recovered.footers_damaged,
             vote_repaired: recovered.vote_repaired,
             checkpoint,

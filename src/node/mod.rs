@@ -85,9 +85,11 @@ impl NodeOptions {
     /// The defaults for the first group of `identity`.
     pub fn new(identity: Identity, pool: BlockPool, seed: u64) -> NodeOptions {
         let group = GroupId(0);
+        let mut log = LogOptions::new(identity.incarnation, identity.node, group, pool.clone());
+        log.has_peers = identity.members.len() > 1;
         NodeOptions {
             paxos: Config::new(identity.node, identity.member_ids()),
-            log: LogOptions::new(identity.incarnation, identity.node, group, pool.clone()),
+            log,
             identity,
             group,
             pool,

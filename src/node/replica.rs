@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::appends::Appends;
 use super::audit::Audit;
@@ -30,15 +30,15 @@ use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, Batch, Checksum, GroupId, Instant, LogId, NodeId, Position, Slot};
 use crate::io::{CloseReason, ConnId, DiskEvent, Io, LookupId, Net, SendPart};
 use crate::log::{
-    AppendId, COMMAND_BYTES_MIN, Entry, Log, LogError, LogEvent, LogRecovered, PositionLookup,
-    RestoreError, VoteId, placement_bytes_max,
+    AppendId, COMMAND_BYTES_MIN, CutKind, CutRecord, Entry, Log, LogError, LogEvent, LogRecovered,
+    PositionLookup, RestoreError, VoteId, placement_bytes_max,
 };
 use crate::machine::{
     BatchError, COMMAND_HEADER_SIZE, Command, DecodeError, Logs, Machine, Outcome, StateMark,
     stated_counts,
 };
 use crate::paxos::{
-    Core, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
+    Core, Cut, Effect, Effects, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
 };
 use crate::wire::{FrameDecoder, Hello, HelloReply, Limits, Standing};
 
@@ -112,6 +112,8 @@ pub struct Node {
     /// majority, with that: it goes no further then.
     pub(super) divergence: Divergence,
     diverged: Option<(Slot, Vec<NodeId>)>,
+    /// The record of what was cut from the log is to be taken away.
+    forgets_cut: bool,
     /// The slot of the last checkpoint that was taken, or that the start went on from.
     checkpointed: Slot,
     /// Slots and records applied since the start, the replayed ones not included.
@@ -184,6 +186,17 @@ impl Node {
             torn_bytes = recovered.torn_bytes,
             "recovered the log",
         );
+        match &recovered.cut {
+            Some(CutRecord { kind: CutKind::Damaged, what }) => warn!(
+                damage = %what,
+                "the end of the log was damaged and has been cut: this replica has no vote until it has \
+                 fetched from its peers what it may have lost"
+            ),
+            Some(CutRecord { kind: CutKind::Torn, what }) => {
+                info!(%what, "a write that was cut short has been cut from the log's end");
+            }
+            None => {}
+        }
         audit.recovered(&recovered);
         let identity = &mut options.identity;
         check_recovered(identity, recovered.chosen, founded_as.as_ref())
@@ -244,6 +257,7 @@ impl Node {
                 options.identity.member_ids().into_iter().filter(|id| *id != options.identity.node),
             ),
             diverged: None,
+            forgets_cut: false,
             checkpointed,
             applied_slots: 0,
             applied_records: 0,
@@ -619,6 +633,7 @@ impl Node {
                 self.barriers.end(first, last, false, &mut self.answers);
             }
             Effect::TransferEnded { to, taken_over } => self.transfer_ended(to, taken_over),
+            Effect::ForgetCut => self.forgets_cut = true,
             Effect::RoleChanged(role) => self.change_role(now, role),
         }
     }
@@ -722,6 +737,9 @@ impl Node {
             Role::Follower { leader } => leader,
             Role::Candidate | Role::Leader => None,
         };
+        if role == Role::Candidate {
+            self.warn_of_votes();
+        }
         let failure = CommandFailure::NotLeader { hint };
         let led = self.role == Role::Leader;
         self.role = role;
@@ -753,6 +771,38 @@ impl Node {
             }
             *asked != to
         });
+    }
+
+    /// Takes the record of what was cut from the log away, if that is made good. Blocks for a moment,
+    /// once after a crash.
+    ///
+    /// # Errors
+    /// The record may still stand: the process must end.
+    pub fn forget_cut<I: Io>(&mut self, io: &mut I) -> Result<(), NodeFailure> {
+        if std::mem::take(&mut self.forgets_cut) {
+            let had_vote = self.core.has_vote();
+            self.log.forget_cut(io)?;
+            self.step(io.now(), Input::CutForgotten);
+            if !had_vote {
+                info!(chosen = %self.core.chosen(), "this replica has its vote back");
+            }
+        }
+        Ok(())
+    }
+
+    /// Says who has no vote, when nobody leads.
+    fn warn_of_votes(&self) {
+        let status = self.core.status();
+        let lost = status.peers.iter().filter(|peer| !peer.votes).map(|peer| peer.id.to_string());
+        let lost: Vec<String> = lost.collect();
+        if !lost.is_empty() {
+            let members = lost.join(", ");
+            warn!(
+                %members,
+                "members have no vote after damage to their logs: a quorum of the others must elect a \
+                 leader, which then brings them back"
+            );
+        }
     }
 
     /// Seals the open batch and proposes it.
@@ -889,6 +939,10 @@ impl Node {
 }
 
 fn into_core(recovered: LogRecovered) -> Recovered<Batch> {
-    let LogRecovered { promised, chosen, accepted, .. } = recovered;
-    Recovered { promised, chosen, accepted }
+    let LogRecovered { promised, chosen, accepted, cut, .. } = recovered;
+    let cut = cut.map(|cut| match cut.kind {
+        CutKind::Torn => Cut::Torn,
+        CutKind::Damaged => Cut::Damaged,
+    });
+    Recovered { promised, chosen, accepted, cut }
 }

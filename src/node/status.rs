@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Node, Stage};
 use crate::base::{Ballot, Instant, NodeId, Position, Slot};
 use crate::log::LogStats;
-use crate::paxos::{Granted, Role};
+use crate::paxos::{Cut, Granted, Role};
 use crate::wire::NodeStatus;
 use crate::wire::status::{
     BallotStatus, BatchingStatus, LeaseStatus, MemberStatus, RoleStatus, SessionsStatus,
@@ -54,6 +54,11 @@ impl Node {
     pub fn misjudged_link(&self) -> Option<NodeId> {
         let mut members = self.options.identity.members.iter().map(|(id, _)| *id);
         members.find(|id| self.core.is_connected(*id) != self.peers.is_connected(*id))
+    }
+
+    /// Whether it has no vote: what it has lost is not made good yet.
+    pub fn has_lost_vote(&self) -> bool {
+        self.core.cut() == Some(Cut::Damaged)
     }
 
     /// What it is at the moment.
@@ -124,6 +129,7 @@ impl Node {
             leader: core.leader.map(|NodeId(id)| id),
             ballot: BallotStatus { round: core.promised.round, node: core.promised.node.0 },
             priority: self.core.config().priority,
+            vote_lost: self.has_lost_vote(),
             chosen: core.chosen.0,
             applied: self.machine.applied().0,
             durable: self.log.stats().durable_slot.0,

@@ -26,8 +26,13 @@ impl<V: Value> Core<V> {
         let granted = ballot >= self.promised
             && !self.hears_leader()
             && !self.is_bound_against(Some(peer), Release::NONE)
-            && !self.disk_stalled();
+            && !self.disk_stalled()
+            && self.has_vote();
         let (promised, chosen) = (self.promised, self.chosen);
+        if !self.has_vote() {
+            // Whoever cannot be elected without it should know why.
+            self.tell_cut(peer, 0, fx);
+        }
         self.send(peer, Message::PreVoteReply { ballot, granted, promised, chosen }, fx);
         self.catch_up(Some(peer), fx);
     }
@@ -56,6 +61,9 @@ impl<V: Value> Core<V> {
         if ballot < self.promised {
             return self.nack(peer, ballot, fx);
         }
+        if !self.has_vote() {
+            return self.tell_cut(peer, 0, fx);
+        }
         // The holder of a lease may answer reads until the grant has run out: nobody else may
         // lead before, unless the holder has given it up. The candidate asks again.
         if ballot > self.promised && self.is_bound_against(Some(peer), release) {
@@ -77,7 +85,8 @@ impl<V: Value> Core<V> {
                 AcceptedSlot { slot, ballot: entry.ballot, checksum }
             })
             .collect();
-        let promise = Message::Promise { ballot, chosen: self.chosen, accepted };
+        let (chosen, cut) = (self.chosen, self.own_cut.is_some());
+        let promise = Message::Promise { ballot, chosen, accepted, cut };
         if ballot > self.promised {
             let leads = !matches!(self.state, State::Following);
             if !(leads && planted(Mutant::StepDownDropped)) {
@@ -124,14 +133,47 @@ impl<V: Value> Core<V> {
                     value.checksum(),
                     "slot {slot} has one value at ballot {ballot}"
                 );
-                if held.durable {
+                if self.promised_durable < ballot {
+                    self.owe(slot);
+                } else if held.durable {
                     self.send(peer, accepted, fx);
                 }
             }
             _ if self.is_disk_behind() => self.reject_accept(peer, ballot, slot, fx),
             _ => {
-                let then = vec![self.outgoing(peer, accepted)];
+                let covered = self.promised_durable >= ballot
+                    || planted(Mutant::AcceptDoesNotPromise)
+                    || planted(Mutant::AcceptedBeforePromise);
+                let then = if covered { vec![self.outgoing(peer, accepted)] } else { Vec::new() };
                 self.write_entry(slot, ballot, value, then, fx);
+                if !covered {
+                    self.owe(slot);
+                }
+            }
+        }
+    }
+
+    /// The acceptance of this slot is told once the promise of its ballot is durable as well: the
+    /// promise file must cover whatever the log may lose (see `tears`). Crash example: a follower
+    /// accepts at ballot 5, before its promise of 5 stands anywhere else, and says so; the entry rots;
+    /// restarted, it would take an entry at ballot 4 again.
+    fn owe(&mut self, slot: Slot) {
+        self.window.get_mut(slot).expect("it is held").owed = true;
+    }
+
+    /// Tells what was withheld and is durable now, and so is the promise.
+    pub(super) fn pay_owed(&mut self, fx: &mut Effects<V>) {
+        let (promised, members) = (self.promised_durable, &self.config.members);
+        let due = self
+            .window
+            .slots_mut()
+            .filter(|(_, entry)| entry.owed && entry.durable && entry.ballot <= promised);
+        for (slot, entry) in due {
+            entry.owed = false;
+            let ballot = entry.ballot;
+            if members.binary_search(&ballot.node).is_ok_and(|peer| peer != self.me) {
+                let message = Message::Accepted { ballot, slot };
+                fx.push(Effect::Send(super::Outgoing { to: ballot.node, message }));
             }
         }
     }
@@ -182,6 +224,7 @@ impl<V: Value> Core<V> {
             let chosen = self.chosen;
             let granted = self.grant_lease(peer, Release { ballot, sequence }, lease_ms);
             let priority = self.config.priority;
+            self.tell_cut(peer, sequence, fx);
             let reply = Message::HeartbeatReply { ballot, sequence, chosen, granted, priority };
             self.send(peer, reply, fx);
         }
@@ -323,8 +366,13 @@ mod tests {
             let mut effects = Vec::new();
             core.step(Instant(0), input, &mut effects);
             for effect in effects {
-                if let Effect::Persist { id, write: Write::Entry { .. }, .. } = effect {
-                    held.push(id);
+                match effect {
+                    Effect::Persist { id, write: Write::Entry { .. }, .. } => held.push(id),
+                    // The promise file is another file.
+                    Effect::Persist { id, write: Write::Promise(_), .. } => {
+                        core.step(Instant(0), Input::Persisted(id), &mut Vec::new());
+                    }
+                    _ => {}
                 }
             }
             std::mem::take(&mut held)

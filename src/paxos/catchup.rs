@@ -182,7 +182,7 @@ mod tests {
         let mut config = Config::new(members[0], members.to_vec());
         config.fetch_slots_max = 1;
         let (timeout, start) = (config.election_timeout, Instant(1));
-        let recovered = Recovered { promised: Ballot::NONE, chosen: Slot::NONE, accepted: vec![] };
+        let recovered = Recovered::default();
         let mut core = Core::<Text>::new(config, recovered, start, 7).unwrap();
         let mut told = |now: Instant, from: NodeId, chosen| {
             let ballot = Ballot { round: 1, node: from };

@@ -21,6 +21,7 @@ use super::persists::{Pending, Persists};
 use super::quorum::{Quorum, Votes};
 use super::reads::Reads;
 use super::recovery::Recovering;
+use super::tears::{OwnCut, PeerCut};
 use super::transfer::Reign;
 use super::window::{Entry, Window};
 use crate::base::mutants::{Mutant, planted};
@@ -63,6 +64,8 @@ pub(super) struct Peer {
     /// How often in a row, as far as seen from here, it has lost a leadership soon or not taken one
     /// over.
     pub(super) setbacks: u32,
+    /// What it has cut from its log, as it told last.
+    pub(super) cut: Option<PeerCut>,
 }
 
 /// One replica's Multi-Paxos state machine. See the module `paxos` for what it guarantees.
@@ -122,6 +125,8 @@ pub struct Core<V: Value> {
     pub(super) retiring: bool,
     /// The role that the caller has been told.
     pub(super) role_told: Role,
+    /// What was cut from the end of its log and is not made good yet.
+    pub(super) own_cut: Option<OwnCut>,
 }
 
 impl<V: Value> Core<V> {
@@ -147,15 +152,21 @@ impl<V: Value> Core<V> {
         let me = config.members.binary_search(&config.id).expect("validated: it is a member");
         let mut window = Window::new(recovered.chosen.next());
         for (slot, ballot, value) in recovered.accepted {
-            let entry = Entry { ballot, value, persist: None, durable: true, votes: Votes::NONE };
+            let (persist, votes) = (None, Votes::NONE);
+            let entry = Entry { ballot, value, persist, durable: true, owed: false, votes };
             window.put(slot, entry);
         }
         let members = config.members.len();
         let mut rng = Rng::new(seed ^ (u64::from(config.id.0) << 48));
         let waits = members > 1 && !planted(Mutant::GrantForgottenAtRestart);
         let grant = Grant::at_start(now, if waits { config.lease } else { Duration::ZERO });
+        let reads = Reads::new(rng.next_u64());
+        let own_cut = recovered.cut.map(|cut| {
+            let id = rng.next_u64();
+            OwnCut { cut, id, bound: None, forgetting: false }
+        });
         let mut core = Core {
-            reads: Reads::new(rng.next_u64()),
+            reads,
             grant,
             quorum: Quorum::majority(members),
             me,
@@ -184,6 +195,7 @@ impl<V: Value> Core<V> {
             roomless_since: None,
             retiring: false,
             role_told: Role::Follower { leader: None },
+            own_cut,
             config,
         };
         // A cluster of one waits for nobody.
@@ -208,6 +220,7 @@ impl<V: Value> Core<V> {
             Input::Propose(value) => self.propose(value, effects),
             Input::Read { id, lease } => self.read(id, lease, effects),
             Input::Persisted(id) => self.persisted(id, effects),
+            Input::CutForgotten => self.cut_forgotten(),
             Input::TransferTo(id) => self.transfer_to(id, effects),
             Input::PermitCampaign { soon } => self.permit_campaign(soon),
             Input::PeerConnected(id) => self.peer_connected(id, effects),
@@ -243,7 +256,11 @@ impl<V: Value> Core<V> {
     pub fn next_deadline(&self) -> Option<Instant> {
         let role = match &self.state {
             State::Following if !self.config.may_campaign => None,
-            State::Following | State::PreVoting(_) | State::Preparing(_) => Some(self.election_at),
+            State::Following | State::PreVoting(_) => Some(self.election_at),
+            State::Preparing(preparing) => {
+                let until = preparing.wait_until;
+                Some(until.map_or(self.election_at, |until| until.min(self.election_at)))
+            }
             State::Recovering(recovering) => Some(recovering.heartbeat_at),
             State::Leading(leading) => Some(leading.heartbeat_at),
         };
@@ -326,14 +343,21 @@ impl<V: Value> Core<V> {
             Message::PreVoteReply { ballot, granted, promised, chosen } => {
                 self.on_pre_vote_reply(peer, ballot, granted, promised, chosen, fx)
             }
-            Message::Promise { ballot, chosen, accepted } => {
-                self.on_promise(peer, ballot, chosen, accepted, fx)
+            Message::Promise { ballot, chosen, accepted, cut } => {
+                self.on_promise(peer, ballot, chosen, (accepted, cut), fx)
+            }
+            Message::Cut { ballot, sequence, id, votes } => {
+                self.on_cut(peer, ballot, (sequence, id, votes), fx)
+            }
+            Message::CutBound { ballot, id, through } if is_of(ballot, from) => {
+                self.on_cut_bound(peer, ballot, id, through, fx)
             }
             Message::Nack { ballot, promised } => self.on_nack(ballot, promised, fx),
             Message::Accepted { ballot, slot } => self.on_accepted(peer, ballot, slot, fx),
             Message::AcceptRejected { ballot, slot } => self.on_accept_rejected(peer, ballot, slot),
             Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
                 self.peers[peer].priority = priority;
+                self.note_whole(peer, sequence);
                 if self.leads_at(ballot) {
                     if granted {
                         self.lease_granted(peer, sequence);
@@ -357,6 +381,7 @@ impl<V: Value> Core<V> {
             | Message::Accept { .. }
             | Message::Heartbeat { .. }
             | Message::TakeOver { .. }
+            | Message::CutBound { .. }
             | Message::FetchAccepted { .. } => {}
         }
     }
@@ -366,20 +391,25 @@ impl<V: Value> Core<V> {
             Pending::Promise(ballot) => {
                 self.promised_durable = self.promised_durable.max(ballot);
                 self.own_promise_durable(ballot, fx);
+                self.pay_owed(fx);
             }
             Pending::Entry { slot, ballot, .. } => {
-                // The entry carries its ballot, and a restart takes the highest of them all.
-                if !(ballot > self.promised && planted(Mutant::AcceptDoesNotPromise)) {
-                    self.promised_durable = self.promised_durable.max(ballot);
+                if ballot > self.promised_durable && planted(Mutant::AcceptedBeforePromise) {
+                    self.promised_durable = ballot;
                 }
                 if let Some(entry) = self.window.get_mut(slot)
                     && entry.persist == Some(id)
                 {
                     entry.durable = true;
+                    let owed = entry.owed;
                     self.own_entry_durable(slot, ballot, fx);
+                    if owed {
+                        self.pay_owed(fx);
+                    }
                 }
             }
         }
+        self.forget_cut(fx);
         self.catch_up(None, fx);
     }
 
@@ -388,6 +418,7 @@ impl<V: Value> Core<V> {
         self.peers[peer].connected = true;
         // It may have restarted with less than it told of before.
         self.peers[peer].chosen = Slot::NONE;
+        self.tell_cut(peer, 0, fx);
         self.campaign_peer_connected(peer, fx);
         self.leader_peer_connected(peer, fx);
         self.fetch_peer_changed(peer, fx);
@@ -443,7 +474,9 @@ impl<V: Value> Core<V> {
     }
 
     /// Takes an accepted or learnt value into memory and asks for it to become durable before
-    /// `then` is sent. Holding a value at a ballot promises that ballot.
+    /// `then` is sent. Holding a value at a ballot promises that ballot, and that promise gets a write
+    /// of its own: were it in the entry alone, damage to the entry would take it along (see
+    /// `tears`). It happens once for each ballot.
     pub(super) fn write_entry(
         &mut self,
         slot: Slot,
@@ -453,15 +486,18 @@ impl<V: Value> Core<V> {
         fx: &mut Effects<V>,
     ) {
         assert!(slot > self.chosen, "a chosen slot is not written again");
-        if !(ballot > self.promised && planted(Mutant::AcceptDoesNotPromise)) {
-            self.promised = self.promised.max(ballot);
+        if ballot > self.promised && planted(Mutant::AcceptedBeforePromise) {
+            self.promised = ballot;
+        }
+        if ballot > self.promised && !planted(Mutant::AcceptDoesNotPromise) {
+            self.promise(ballot, Vec::new(), fx);
         }
         self.seen = self.seen.max(ballot);
         let pending = Pending::Entry { slot, ballot, size: value.size() };
         let id = self.persists.start(pending, self.now);
-        let held = value.clone();
+        let (held, persist) = (value.clone(), Some(id));
         let entry =
-            Entry { ballot, value: held, persist: Some(id), durable: false, votes: Votes::NONE };
+            Entry { ballot, value: held, persist, durable: false, owed: false, votes: Votes::NONE };
         self.window.put(slot, entry);
         let write = Write::Entry { slot, ballot, chosen: self.chosen, value };
         fx.push(Effect::Persist { id, write, then });
@@ -488,6 +524,7 @@ impl<V: Value> Core<V> {
         }
         self.fetch_answered();
         self.release_reads(fx);
+        self.forget_cut(fx);
         self.try_finish_recovery(fx);
     }
 

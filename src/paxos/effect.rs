@@ -41,6 +41,8 @@ pub enum Input<V> {
         /// At once, if nobody leads, and not after an election timeout.
         soon: bool,
     },
+    /// The record of what was cut is gone, durably, after [`Effect::ForgetCut`].
+    CutForgotten,
     /// The write of this persist is durable, and its replies have been handed to the network.
     Persisted(PersistId),
     /// A new connection to the member stands: what was sent before may be lost.
@@ -143,6 +145,9 @@ pub enum Effect<V> {
         /// all, or somebody else takes over.
         taken_over: bool,
     },
+    /// Take the record of what was cut from the log away, durably, and hand in
+    /// [`Input::CutForgotten`]: it is made good.
+    ForgetCut,
     /// The replica's role or its known leader has changed. What it had proposed and not seen
     /// chosen when it stops leading has an unknown outcome.
     RoleChanged(Role),
@@ -165,6 +170,15 @@ pub enum Role {
     Leader,
 }
 
+/// Why a start has cut the end of the replica's log; see `tears`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cut {
+    /// A write that was cut short: nothing that was acknowledged.
+    Torn,
+    /// Damage: the replica has lost what it may have told to have accepted.
+    Damaged,
+}
+
 /// What a replica knows when it starts: what its log and vote file hold.
 #[derive(Clone, Debug)]
 pub struct Recovered<V> {
@@ -174,10 +188,12 @@ pub struct Recovered<V> {
     pub chosen: Slot,
     /// The accepted values above `chosen`: per slot the one of the highest ballot, by slot.
     pub accepted: Vec<(Slot, Ballot, V)>,
+    /// What was cut, in this start or before, and is not made good yet.
+    pub cut: Option<Cut>,
 }
 
 impl<V> Default for Recovered<V> {
     fn default() -> Self {
-        Recovered { promised: Ballot::NONE, chosen: Slot::NONE, accepted: Vec::new() }
+        Recovered { promised: Ballot::NONE, chosen: Slot::NONE, accepted: Vec::new(), cut: None }
     }
 }

@@ -15,7 +15,7 @@ use super::quorum::Votes;
 use super::recovery::Reports;
 use super::timeless::Timeless;
 use crate::base::mutants::{Mutant, planted};
-use crate::base::{Ballot, Slot};
+use crate::base::{Ballot, Instant, Slot};
 
 /// How often one pre-vote is asked again at once with a higher round, because a voter had
 /// promised more than the candidate knew.
@@ -49,12 +49,16 @@ pub(super) struct Preparing<V> {
     target: Slot,
     /// What the leader that handed over has given up.
     release: Release,
+    /// One of those who promised has cut something.
+    cut: bool,
+    /// It has a quorum, and waits until then for further promises.
+    pub(super) wait_until: Option<Instant>,
 }
 
 impl<V: Hash> Timeless for Preparing<V> {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
-        let Preparing { ballot, promises, reports, target, release } = self;
-        (ballot, promises, target, release).hash(hasher);
+        let Preparing { ballot, promises, reports, target, release, cut, wait_until } = self;
+        (ballot, promises, target, release, cut, wait_until.is_some()).hash(hasher);
         reports.hash_timeless(hasher);
     }
 }
@@ -84,13 +88,14 @@ impl<V: Value> Core<V> {
         if !self.config.may_campaign {
             return;
         }
+        self.count_promises(fx);
         match self.state {
             State::Leading(_) | State::Recovering(_) => return,
             _ if self.now < self.election_at => return,
             State::Preparing(_) => self.failures = self.failures.saturating_add(1),
             State::Following | State::PreVoting(_) => {}
         }
-        if self.disk_stalled() || self.retiring {
+        if self.disk_stalled() || self.retiring || !self.has_vote() {
             self.follow(None, fx);
             return self.await_election();
         }
@@ -194,6 +199,8 @@ impl<V: Value> Core<V> {
             reports: Reports::new(),
             target: self.chosen,
             release,
+            cut: self.own_cut.is_some(),
+            wait_until: None,
         });
         self.unused = Some(ballot);
         self.await_election();
@@ -224,7 +231,7 @@ impl<V: Value> Core<V> {
         peer: usize,
         ballot: Ballot,
         chosen: Slot,
-        accepted: Vec<AcceptedSlot>,
+        (accepted, cut): (Vec<AcceptedSlot>, bool),
         fx: &mut Effects<V>,
     ) {
         self.note_chosen(peer, chosen);
@@ -239,6 +246,7 @@ impl<V: Value> Core<V> {
                 }
                 preparing.reports.merge(peer, &accepted);
                 preparing.target = preparing.target.max(chosen);
+                preparing.cut |= cut;
                 self.count_promises(fx);
             }
             State::Recovering(recovering) if recovering.ballot == ballot => {
@@ -250,8 +258,17 @@ impl<V: Value> Core<V> {
     }
 
     fn count_promises(&mut self, fx: &mut Effects<V>) {
+        let (now, wait) = (self.now, self.promise_wait());
         let State::Preparing(preparing) = &mut self.state else { return };
         if self.quorum.is_prepare_quorum(preparing.promises) {
+            // What was cut may be known to somebody else (see `tears`).
+            if preparing.cut && preparing.promises.count() < self.peers.len() {
+                let until = *preparing.wait_until.get_or_insert(now + wait);
+                if now < until {
+                    self.election_at = self.election_at.max(until + wait);
+                    return;
+                }
+            }
             let reports = std::mem::take(&mut preparing.reports);
             let (ballot, target) = (preparing.ballot, preparing.target);
             self.start_recovery(ballot, target, reports, fx);

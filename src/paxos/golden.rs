@@ -123,6 +123,7 @@ mod tests {
         transfer,
         preferred_leader,
         retiring_leader,
+        lost_vote,
     }
 
     #[test]

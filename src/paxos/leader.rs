@@ -584,7 +584,7 @@ mod tests {
             let (ballot, chosen) = (led.ballot, Slot::NONE);
             let promised = Ballot::NONE;
             led.receive(Message::PreVoteReply { ballot, granted: true, promised, chosen });
-            led.receive(Message::Promise { ballot, chosen, accepted: vec![] });
+            led.receive(Message::Promise { ballot, chosen, accepted: vec![], cut: false });
             assert_eq!(led.core.leader(), Some(members[0]));
             led
         }

@@ -71,6 +71,28 @@ pub enum Message<V> {
         chosen: Slot,
         /// What the sender has accepted above its chosen watermark, by slot.
         accepted: Vec<AcceptedSlot>,
+        /// Whether the sender has cut a tear from its log that is not made good yet; see `tears`.
+        cut: bool,
+    },
+    /// The sender has cut the end of its log, and that is not made good yet; see `tears`.
+    Cut {
+        /// The sender's promise.
+        ballot: Ballot,
+        /// The heartbeat whose answer follows; 0 at other times.
+        sequence: u64,
+        /// Drawn by the sender's life.
+        id: u64,
+        /// Whether it votes: what it has cut was a tear.
+        votes: bool,
+    },
+    /// The answer of a leader that has finished phase 1.
+    CutBound {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// As in `Cut`.
+        id: u64,
+        /// The last slot that it had proposed when it was told first.
+        through: Slot,
     },
     /// "I have promised a higher ballot": the answer to a stale prepare, accept or heartbeat.
     Nack {
@@ -214,12 +236,22 @@ impl<V: fmt::Display> fmt::Display for Message<V> {
                 }
                 write!(f, ", released {} #{}", release.ballot, release.sequence)
             }
-            Message::Promise { ballot, chosen, accepted } => {
+            Message::Promise { ballot, chosen, accepted, cut } => {
                 write!(f, "Promise {ballot} chosen {chosen} accepted")?;
                 if accepted.is_empty() {
-                    return write!(f, " none");
+                    write!(f, " none")?;
                 }
-                accepted.iter().try_for_each(|told| write!(f, " {}@{}", told.slot, told.ballot))
+                for told in accepted {
+                    write!(f, " {}@{}", told.slot, told.ballot)?;
+                }
+                write!(f, "{}", if *cut { ", has cut" } else { "" })
+            }
+            Message::Cut { ballot, sequence: _, id: _, votes } => {
+                let word = if *votes { "a tear" } else { "damage, and has no vote" };
+                write!(f, "Cut {word}, promised {ballot}")
+            }
+            Message::CutBound { ballot, id: _, through } => {
+                write!(f, "CutBound {ballot} through {through}")
             }
             Message::Nack { ballot, promised } => write!(f, "Nack {ballot}, promised {promised}"),
             Message::Accept { ballot, slot, chosen, value } => {

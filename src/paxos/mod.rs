@@ -30,6 +30,7 @@ mod quorum;
 mod reads;
 mod recovery;
 mod status;
+mod tears;
 #[cfg(test)]
 mod testkit;
 mod timeless;
@@ -38,7 +39,9 @@ mod window;
 
 pub use self::core::Core;
 pub use config::{ACCEPT_AHEAD_SLOTS_LIMIT, Config, ConfigError};
-pub use effect::{Effect, Effects, Input, Outgoing, PersistId, ReadId, Recovered, Role, Write};
+pub use effect::{
+    Cut, Effect, Effects, Input, Outgoing, PersistId, ReadId, Recovered, Role, Write,
+};
 pub use lease::Granted;
 pub use message::{AcceptedSlot, Message, Release};
 pub use status::{CoreStatus, PeerStatus};

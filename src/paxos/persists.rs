@@ -95,6 +95,14 @@ impl Persists {
         })
     }
 
+    /// Whether a value of a slot up to this one is under way.
+    pub(super) fn has_entry_through(&self, last: Slot) -> bool {
+        self.writes.iter().any(|write| {
+            let is_it = matches!(write.pending, Pending::Entry { slot, .. } if slot <= last);
+            is_it && !write.done
+        })
+    }
+
     /// Whether writes are under way and none has become durable for `timeout`: a disk that is slow
     /// and goes on is no stalled one, however long its queue.
     pub(super) fn stalled(&self, now: Instant, timeout: Duration) -> bool {

@@ -308,6 +308,7 @@ impl<V: Value> Core<V> {
                 (0..self.peers.len()).for_each(|member| _ = entry.votes.add(member));
             }
         }
+        self.bound_own_cut(fx);
         self.pump_all(fx);
     }
 }

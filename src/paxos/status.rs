@@ -1,6 +1,6 @@
 //! What a replica says of itself, for status pages and tests. Nothing decides by it.
 
-use super::{Core, Role, Value};
+use super::{Core, Cut, Role, Value};
 use crate::base::{Ballot, Instant, NodeId, Slot};
 
 /// A replica's view of itself and of its peers.
@@ -16,6 +16,8 @@ pub struct CoreStatus {
     pub chosen: Slot,
     /// The greatest slot it has proposed as the leader; the chosen watermark otherwise.
     pub proposed: Slot,
+    /// What was cut from the end of its log and is not made good yet.
+    pub cut: Option<Cut>,
     /// Writes that are not yet durable.
     pub persists_inflight_count: usize,
     /// Its peers, by id, itself not included.
@@ -35,6 +37,8 @@ pub struct PeerStatus {
     pub chosen: Slot,
     /// How much it is wanted as the leader, as it told last.
     pub priority: u8,
+    /// Whether it votes, as it told last: not after damage that may have taken acknowledged values.
+    pub votes: bool,
     /// While leading: every slot up to here is answered by the peer, or left to its fetches.
     pub acked: Option<Slot>,
 }
@@ -49,6 +53,7 @@ impl<V: Value> Core<V> {
             promised: self.promised,
             chosen: self.chosen,
             proposed: self.proposed(),
+            cut: self.cut(),
             persists_inflight_count: self.persists.count(),
             peers,
         }
@@ -62,6 +67,7 @@ impl<V: Value> Core<V> {
             connected: peer.connected,
             chosen: peer.chosen,
             priority: peer.priority,
+            votes: peer.cut.as_ref().is_none_or(|cut| cut.votes),
             acked: self.acked(index),
         }
     }

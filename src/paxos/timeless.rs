@@ -13,6 +13,7 @@ use std::hash::{Hash, Hasher};
 
 use super::Value;
 use super::core::{Core, Peer, State};
+use super::tears::OwnCut;
 
 /// Hashes the state without its clock readings and without what only timers look at.
 pub(super) trait Timeless {
@@ -53,7 +54,11 @@ impl<V: Value + Hash> Core<V> {
             roomless_since: _,
             retiring: _,
             role_told: _,
+            own_cut,
         } = self;
+        if let Some(OwnCut { cut, id: _, bound, forgetting }) = own_cut {
+            (cut, bound, forgetting).hash(hasher);
+        }
         (me, promised, promised_durable, chosen).hash(hasher);
         // What is said of slots that are chosen here already decides nothing any more.
         (told.1 > *chosen).then_some(told).hash(hasher);
@@ -71,7 +76,11 @@ impl<V: Value + Hash> Core<V> {
                 answered_at: _,
                 priority: _,
                 setbacks: _,
+                cut,
             } = peer;
+            if let Some(cut) = cut {
+                (cut.votes, cut.bound).hash(hasher);
+            }
             (*chosen).max(self.chosen).hash(hasher);
             // Below the own watermark it only matters whether a leader's stream joins on to it, or
             // will when this replica comes to lead.

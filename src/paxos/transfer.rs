@@ -176,7 +176,9 @@ impl<V: Value> Core<V> {
     /// Whether the peer is connected and lives.
     pub(super) fn is_heard(&self, peer: usize) -> bool {
         let silence = self.now.since(self.peers[peer].answered_at);
-        self.peers[peer].connected && silence < self.config.election_timeout
+        self.peers[peer].connected
+            && self.peers[peer].cut.as_ref().is_none_or(|cut| cut.votes)
+            && silence < self.config.election_timeout
     }
 
     /// Whether everything proposed is chosen, and the peer has accepted it or knows it as chosen.
@@ -289,7 +291,8 @@ impl<V: Value> Core<V> {
         // A later grant, or what it may have granted before a restart, still binds it: this came
         // too late or too early, and the leader will go on.
         let bound = self.is_bound_against(None, release);
-        if ballot > self.promised || bound || self.disk_stalled() || !self.config.may_campaign {
+        let unfit = self.disk_stalled() || !self.config.may_campaign || !self.has_vote();
+        if ballot > self.promised || bound || unfit {
             return;
         }
         self.on_watermark(peer, ballot, chosen, fx);
@@ -373,7 +376,7 @@ mod tests {
                         Message::PreVoteReply { ballot, granted: true, promised, chosen }
                     }
                     Message::Prepare { ballot, .. } => {
-                        Message::Promise { ballot, chosen, accepted: Vec::new() }
+                        Message::Promise { ballot, chosen, accepted: Vec::new(), cut: false }
                     }
                     Message::Heartbeat { ballot, sequence, .. } if sequence > 0 => {
                         let priority = u8::from(to == PREFERRED);

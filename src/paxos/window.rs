@@ -23,6 +23,8 @@ pub(super) struct Entry<V> {
     pub(super) persist: Option<PersistId>,
     /// Whether that write has been reported durable.
     pub(super) durable: bool,
+    /// The acceptance is to be told when both it and the promise of its ballot are durable.
+    pub(super) owed: bool,
     /// Who has accepted it at this ballot, as far as this replica knows as its leader.
     pub(super) votes: Votes,
 }
@@ -75,6 +77,12 @@ impl<V: Value> Window<V> {
         self.entries[index] = Some(entry);
     }
 
+    /// The values held, by slot, to be changed.
+    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Entry<V>)> {
+        let slots = (self.first.0..).map(Slot).zip(&mut self.entries);
+        slots.filter_map(|(slot, entry)| Some((slot, entry.as_mut()?)))
+    }
+
     /// Lets go of the first slot.
     pub(super) fn pop_front(&mut self) -> Option<Entry<V>> {
         self.first = self.first.next();
@@ -109,9 +117,9 @@ impl<V: Hash> Window<V> {
         (first, entries.len()).hash(hasher);
         for entry in entries {
             entry.is_some().hash(hasher);
-            if let Some(Entry { ballot, value, persist, durable, votes }) = entry {
+            if let Some(Entry { ballot, value, persist, durable, owed, votes }) = entry {
                 let under_way = persist.and_then(|id| id.0.checked_sub(oldest.0));
-                (ballot, value, under_way, durable, votes).hash(hasher);
+                (ballot, value, under_way, durable, owed, votes).hash(hasher);
             }
         }
     }

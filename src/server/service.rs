@@ -215,6 +215,7 @@ impl Server {
             self.on_event(io, event)?;
         }
         self.settle_founding(io)?;
+        self.node.forget_cut(io)?;
         self.end_turn(io)?;
         let now = io.measure();
         self.node.answers_left(now);

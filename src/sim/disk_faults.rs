@@ -2,16 +2,16 @@
 //!
 //! Errors, slowness and want of room may strike every node at any time. Lies and damage strike
 //! only a minority that is drawn at the start ([`World::damageable`]): they take a node away for
-//! good, as soon as it finds out, and a quorum must be left. And some damage no single disk can
-//! show: a lie about a write, or an old copy put back, is a disk that is consistent and late, and
-//! rot of an entry whose acknowledgement no later one of its log attests is a torn tail. A node that
-//! starts with less than it had told, after such damage, is taken out before it says a word (the
-//! protocol cannot survive what it cannot see); it is counted. Any other damage it must find.
+//! good, as soon as it finds out, and a quorum must be left. And a lie no single disk can show: a write
+//! that was acknowledged and not stored, a block that has turned to zeros, or an old copy put back, is a
+//! disk that is consistent and late. A node that starts with less than it had told, on a disk that has
+//! lied so, is taken out before it says a word (the protocol cannot survive what it cannot see); it is
+//! counted. Any other damage it must find, rot of the very last entry included.
 //!
-//! Properties: a node whose disk shows that something is missing, at its end, does not open it; and
-//! of what a start does not read, the scrub does not say that all is well when it is not; and once it
-//! has found damage, no later start opens over any. (That the scrub ends in time is required of the
-//! healed quorum: see `phases`.)
+//! Properties: a node that misses something on a disk that never lied does not open it, or starts without a
+//! vote; and of what a start does not read, the scrub does not say that all is well when it is not; and
+//! once it has found damage, no later start opens over any, but one that cuts it and has no vote. (That
+//! the scrub ends in time is required of the healed quorum: see `phases`.)
 
 use std::time::Duration;
 
@@ -140,7 +140,7 @@ impl World {
     }
 
     /// The node itself if its disk may be damaged, or else the next one whose disk may.
-    fn damageable_near(&self, node: usize) -> Option<usize> {
+    pub(super) fn damageable_near(&self, node: usize) -> Option<usize> {
         let nodes = self.plan.nodes;
         (0..nodes).map(|step| (node + step) % nodes).find(|node| self.damageable(*node))
     }
@@ -259,7 +259,8 @@ impl World {
             // Damage shows when the node reads it: often that is at the next start. A lie needs a
             // write first.
             let lies = matches!(hit, Hit::DiskWriteLost | Hit::DiskWriteMisdirected);
-            self.processes[node].has_lied |= lies || hit == Hit::DiskWiped;
+            let forgets = matches!(hit, Hit::DiskWiped | Hit::DamageZeroed);
+            self.processes[node].has_lied |= lies || forgets;
             let stops = Undo::Stop(node, rng.below(2) == 0, span);
             // What is sealed shows when it is verified: after the next start.
             if lies || hit == Hit::DamageSealed || rng.below(2) == 0 {

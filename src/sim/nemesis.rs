@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::checks::Violation;
 use super::clock::RATE_TRUE;
 use super::counters::Hit;
-use super::disk::DiskCopy;
+use super::disk::{DiskCopy, Region};
 use super::disk_faults;
 use super::impostors;
 use super::phases::Phase;
@@ -87,6 +87,7 @@ const STRIKES: &[Hit] = &[
     Hit::Kill,
     Hit::PowerCut,
     Hit::PowerCutAll,
+    Hit::PowerCutAllRot,
     Hit::PowerCutMinority,
     Hit::Pause,
     Hit::Pause,
@@ -261,6 +262,16 @@ impl World {
             Hit::PowerCut => self.stop(node, true, span),
             Hit::PowerCutAll => {
                 (0..nodes).filter(|index| self.stop(*index, true, span)).count() > 0
+            }
+            Hit::PowerCutAllRot => {
+                let Some(node) = self.damageable_near(node) else { return Ok(false) };
+                let struck = (0..nodes).filter(|index| self.stop(*index, true, span)).count();
+                let process = &mut self.processes[node];
+                let disk = process.disk_mut();
+                disk.set_check_overwrites(false);
+                let rotten = disk.flip_bit(Region::Tail, &mut Rng::new(more)).is_some();
+                process.damaged |= rotten;
+                struck > 0 && rotten
             }
             Hit::PowerCutMinority => {
                 let count = nodes.saturating_sub(1) / 2;

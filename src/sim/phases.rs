@@ -145,8 +145,8 @@ impl World {
         match class {
             Hit::LeftPoweredOff => {
                 self.net.power_lost(&mut self.queue, host);
-                self.processes[node].end(Absence::Condemned, true, &mut self.rng);
-                self.processes[node].absence = Absence::Condemned;
+                self.processes[node].end(Absence::Evicted, true, &mut self.rng);
+                self.processes[node].absence = Absence::Evicted;
             }
             Hit::LeftPaused => {
                 self.processes[node].frozen_until = Some(Time(u64::MAX));

@@ -121,8 +121,9 @@ pub enum Absence {
     Refused(String),
     /// It does not know what stands in this slot, and goes no further.
     NeedsNewer(Slot),
-    /// Its disk lacks what it had told, and cannot know: taken out of the world.
-    Condemned,
+    /// Taken out of the world: its disk has lied, and it lacks what it had told; or it is left without
+    /// power.
+    Evicted,
 }
 
 /// One node.
@@ -200,14 +201,6 @@ impl Process {
             stopped_at: vec![Slot::NONE; plan.groups],
             events: Vec::new(),
         }
-    }
-
-    /// Of each group's log: what tells that rot in it is no torn tail. `None` where it may pass for
-    /// one, and of a disk that has lied.
-    pub fn rot_that_shows(&self, groups: usize) -> Vec<Option<String>> {
-        let folders = (0..groups).map(|group| DataDir::group_folder(GroupId(group as u16)));
-        let shown = folders.map(|folder| self.disk().rot_passes_for_torn_tail(&folder).err());
-        shown.map(|rot| rot.filter(|_| !self.has_lied)).collect()
     }
 
     /// Starts the process from what the disk holds.

@@ -274,12 +274,11 @@ impl World {
     pub(super) fn start(&mut self, node: usize) -> Result<(), Violation> {
         let now = self.now();
         let process = &mut self.processes[node];
-        if process.live.is_some() || process.absence == Absence::Condemned {
+        if process.live.is_some() || process.absence == Absence::Evicted {
             return Ok(());
         }
         let (id, host) = (process.id, process.host);
         self.net.light(&mut self.queue, host);
-        let shown = process.rot_that_shows(self.judges.len());
         let result = process.start(&self.plan, now, &mut self.rng);
         let marked = process.marked_at_start.iter().filter(|marked| **marked).count();
         self.hits.add(Hit::StartMarked, marked as u64);
@@ -304,32 +303,36 @@ impl World {
                 Ok(())
             }
             Ok(()) => {
-                self.opened_under_marker(node)?;
                 let process = &mut self.processes[node];
-                let life = process.lives;
+                let (life, has_lied) = (process.lives, process.has_lied);
                 let live = process.live.as_mut().expect("it has just started");
                 let recovered = |served: &Served| served.server.node().recovered().clone();
                 let found: Vec<RecoveredState> = live.groups.iter().map(recovered).collect();
                 let damaged = process.damaged;
-                let mut unseen = 0;
-                for ((judge, found), shown) in self.judges.iter().zip(&found).zip(shown) {
-                    if !damaged || judge.holds(id, found) {
-                        continue;
-                    }
-                    if let Some(rot) = shown
-                        && !judge.holds_told(id, found)
-                    {
-                        let text = format!("node {id} opens a disk on which it misses something");
-                        let text = format!("{text}, and which shows that ({rot}): {found:?}");
+                for (group, found) in found.iter().enumerate() {
+                    self.hits.add(Hit::StartedVoteless, u64::from(!found.votes));
+                    if !found.votes && !damaged {
+                        let text = format!("node {id} starts without a vote on a sound disk");
                         return Err(Violation::new("recovery", text));
                     }
-                    unseen += 1;
+                    if !found.votes {
+                        // It has cut what was damaged.
+                        self.processes[node].damage_at_start[group] = None;
+                    }
                 }
-                if unseen > 0 {
+                self.opened_under_marker(node)?;
+                let misses = |(judge, found): (&Judge, &RecoveredState)| {
+                    damaged && found.votes && !judge.holds(id, found)
+                };
+                if self.judges.iter().zip(&found).any(misses) {
+                    if !has_lied {
+                        let text = format!("node {id} votes over a loss: {found:?}");
+                        return Err(Violation::new("recovery", text));
+                    }
                     // Nothing on the disk tells that something is missing: see `disk_faults`.
-                    self.hits.hit(Hit::DamageUnseen);
+                    self.hits.hit(Hit::DiskLied);
                     self.net.power_lost(&mut self.queue, host);
-                    self.processes[node].end(Absence::Condemned, true, &mut self.rng);
+                    self.processes[node].end(Absence::Evicted, true, &mut self.rng);
                     return Ok(());
                 }
                 self.hits.add(Hit::DamageSurvived, u64::from(damaged));
@@ -585,6 +588,11 @@ impl World {
         let watermarks = live.groups.iter().map(|served| served.server.node().watermarks());
         let promised: Vec<Ballot> = watermarks.map(|marks| marks.promised).collect();
         let clock = process.clock.read(now);
+        for (served, judge) in live.groups.iter().zip(&mut self.judges) {
+            if !served.server.node().has_lost_vote() && judge.promises.votes_again(id) {
+                self.hits.hit(Hit::VoteRegained);
+            }
+        }
         for command in live.io.port.take_commands() {
             if let NetCommand::Send(conn, parts) = &command {
                 self.scratch.clear();

@@ -113,6 +113,10 @@ kinds! {
     AcceptRejected = 33,
     /// [`crate::paxos::Message::StateHash`].
     StateHash = 34,
+    /// [`crate::paxos::Message::Cut`].
+    Cut = 40,
+    /// [`crate::paxos::Message::CutBound`].
+    CutBound = 41,
     /// [`super::Request::Append`].
     Append = 64,
     /// [`super::Request::Read`].

@@ -91,10 +91,24 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
             put_release(release, out);
             (FrameKind::Prepare, None)
         }
-        Message::Promise { ballot, chosen, accepted: _ } => {
+        Message::Promise { ballot, chosen, accepted: _, cut } => {
             out.put_ballot(*ballot);
             out.put_u64(chosen.0);
+            out.put_u8(u8::from(*cut));
             (FrameKind::Promise, None)
+        }
+        Message::Cut { ballot, sequence, id, votes } => {
+            out.put_ballot(*ballot);
+            out.put_u64(*sequence);
+            out.put_u64(*id);
+            out.put_u8(u8::from(*votes));
+            (FrameKind::Cut, None)
+        }
+        Message::CutBound { ballot, id, through } => {
+            out.put_ballot(*ballot);
+            out.put_u64(*id);
+            out.put_u64(through.0);
+            (FrameKind::CutBound, None)
         }
         Message::Nack { ballot, promised } => {
             out.put_ballot(*ballot);
@@ -247,8 +261,15 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
         FrameKind::Promise => Message::Promise {
             ballot: f.ballot()?,
             chosen: f.slot()?,
+            cut: f.flag()?,
             accepted: accepted_slots(frame.payload())?,
         },
+        FrameKind::Cut => {
+            Message::Cut { ballot: f.ballot()?, sequence: f.u64()?, id: f.u64()?, votes: f.flag()? }
+        }
+        FrameKind::CutBound => {
+            Message::CutBound { ballot: f.ballot()?, id: f.u64()?, through: f.slot()? }
+        }
         FrameKind::Nack => Message::Nack { ballot: f.ballot()?, promised: f.ballot()? },
         FrameKind::Accept => Message::Accept {
             ballot: f.ballot()?,

@@ -45,6 +45,9 @@ pub struct NodeStatus {
     pub ballot: BallotStatus,
     /// How much it is wanted as the leader.
     pub priority: u8,
+    /// It has no vote: the end of its log was damaged, and it has not fetched from its peers yet what
+    /// may have been lost. Who leads counts its acceptances meanwhile; nobody is elected by it.
+    pub vote_lost: bool,
     /// The number of the configuration.
     pub epoch: u32,
     /// Every slot up to here is chosen and known here.

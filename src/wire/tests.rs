@@ -76,10 +76,15 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
             release
         }),
         (release(), slot()).prop_map(|(release, chosen)| Message::TakeOver { release, chosen }),
-        (ballot(), slot(), accepted()).prop_map(|(ballot, chosen, accepted)| Message::Promise {
+        (ballot(), slot(), accepted(), any::<bool>()).prop_map(
+            |(ballot, chosen, accepted, cut)| Message::Promise { ballot, chosen, accepted, cut }
+        ),
+        (ballot(), any::<u64>(), any::<u64>(), any::<bool>())
+            .prop_map(|(ballot, sequence, id, votes)| Message::Cut { ballot, sequence, id, votes }),
+        (ballot(), any::<u64>(), slot()).prop_map(|(ballot, id, through)| Message::CutBound {
             ballot,
-            chosen,
-            accepted
+            id,
+            through
         }),
         (ballot(), ballot()).prop_map(|(ballot, promised)| Message::Nack { ballot, promised }),
         (ballot(), slot(), slot(), value()).prop_map(|(ballot, slot, chosen, value)| {
@@ -131,9 +136,13 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
             Message::Prepare { ballot, chosen, release }
         }
         Message::TakeOver { release, chosen } => Message::TakeOver { release, chosen },
-        Message::Promise { ballot, chosen, accepted } => {
-            Message::Promise { ballot, chosen, accepted }
+        Message::Promise { ballot, chosen, accepted, cut } => {
+            Message::Promise { ballot, chosen, accepted, cut }
         }
+        Message::Cut { ballot, sequence, id, votes } => {
+            Message::Cut { ballot, sequence, id, votes }
+        }
+        Message::CutBound { ballot, id, through } => Message::CutBound { ballot, id, through },
         Message::Nack { ballot, promised } => Message::Nack { ballot, promised },
         Message::Accept { ballot, slot, chosen, value } => {
             Message::Accept { ballot, slot, chosen, value: turn(value) }
@@ -465,6 +474,7 @@ fn sample() -> Vec<Message<Vec<u8>>> {
             ballot,
             chosen,
             accepted: vec![AcceptedSlot { slot, ballot, checksum: Checksum(1) }],
+            cut: true,
         },
         Message::Accepted { ballot, slot },
     ]

@@ -14,10 +14,11 @@ use crate::io::{FileId, FileOptions, Storage};
 
 use super::footers::{self, FooterProblem, check_footer};
 use super::report::{
-    CheckpointReport, FooterReport, GroupReport, NotRead, SegmentReport, VoteCopyReport,
+    CheckpointReport, CutReport, FooterReport, GroupReport, NotRead, SegmentReport, VoteCopyReport,
 };
 use super::{InspectVisitor, InspectedSlot};
 use crate::log::checkpoint::{self, CheckpointFile, CheckpointHeader};
+use crate::log::cut;
 use crate::log::format::{
     EntryHeader, EntryKind, Place, SegmentHeader, check_place, join, segment_name, segment_number,
 };
@@ -26,10 +27,10 @@ use crate::log::owned::{Owner, VOTE};
 use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
 use crate::log::walk::{
-    Broken, Chain, FoundFooter, SegmentReader, Start, generation_of, header_at, is_blank,
+    Broken, Chain, ChainEnd, FoundFooter, SegmentReader, Start, generation_of, header_at, is_blank,
     judge_start, look_behind, read_footer, walk_entries,
 };
-use crate::log::{Damage, Identity, LogError};
+use crate::log::{CutKind, CutRecord, Damage, Identity, LogError};
 
 /// Whose log it should be; what is not known is learnt from the first thing that tells.
 #[derive(Clone, Copy, Debug)]
@@ -338,6 +339,9 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
 
     fn read_marker(&mut self, names: &[String]) {
         let Some(owner) = self.owner() else { return };
+        let cut = cut::find(self.storage, &self.report.folder, names, &owner, self.pool);
+        self.report.cut =
+            cut.map(|CutRecord { kind, what }| CutReport { votes: kind == CutKind::Torn, what });
         let marker = marker::find(self.storage, &self.report.folder, names, &owner, self.pool);
         self.marked = marker.map_or(0, |marker| marker.durable);
     }
@@ -513,7 +517,8 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
 
     /// Walks the chain from `from` through the segments, as far as it goes.
     fn walk_from(&mut self, from: At) -> Result<End, LogError> {
-        let nothing = Broken { offset: 0, slot: None, why: "no entry stands".into(), empty: true };
+        let nothing =
+            Broken { offset: 0, slot: None, why: "no entry stands".into(), end: ChainEnd::Empty };
         let mut end = End { at: from, broken: nothing };
         for index in from.index..self.files.len() {
             let mut reader = self.reader(index)?;
@@ -533,9 +538,10 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                         return Err(LogError::Foreign { file: reader.name, why });
                     }
                     Start::Gap(_) if index > from.index && !self.files[index - 1].closed => break,
-                    Start::Broken(why) | Start::Gap(why) => {
-                        if end.broken.empty {
-                            let broken = Broken { offset: 0, slot: None, why, empty: false };
+                    Start::Broken(why, _) | Start::Gap(why) => {
+                        if end.broken.is_empty() {
+                            let kind = ChainEnd::Damaged;
+                            let broken = Broken { offset: 0, slot: None, why, end: kind };
                             end = End { at: At { index, offset: 0 }, broken };
                         }
                         break;
@@ -596,7 +602,9 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
         // With a part of the entries lost there is nothing to hold a footer against.
         if !resumed {
             let state = self.judge_footer(index, footer, &rows, first_sequence);
-            broken.empty |= state == FooterReport::Valid;
+            if state == FooterReport::Valid {
+                broken.end = ChainEnd::Empty;
+            }
             self.report.segments[index].footer = state;
         }
         Ok(broken)
@@ -695,6 +703,12 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             };
             self.damage.push(Damage::new(&name, *offset, *slot, why));
             return Ok(None);
+        }
+        if end.broken.end == ChainEnd::Damaged {
+            let Broken { offset, slot, why, .. } = &end.broken;
+            let name = &self.files[end.at.index].name;
+            self.damage.push(Damage::new(name, *offset, *slot, why.clone()));
+            return self.resume(end.at);
         }
         for (index, (offset, length)) in remains {
             self.report.torn_bytes += length;

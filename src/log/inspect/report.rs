@@ -172,9 +172,20 @@ pub struct CheckpointReport {
     pub why: Option<String>,
 }
 
+/// The record of what was cut from a log's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CutReport {
+    /// Whether the node votes: what was cut was a tear.
+    pub votes: bool,
+    /// What was cut, and where.
+    pub what: String,
+}
+
 /// The log of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GroupReport {
+    /// What an earlier start has cut from the log's end, and what is not made good yet.
+    pub cut: Option<CutReport>,
     /// The group.
     pub group: u16,
     /// Its folder, relative to the data directory.

@@ -94,11 +94,15 @@ impl<S: Storage> Recovery<'_, S> {
         Some(header.is_of_log(segment.first_sequence, segment.previous))
     }
 
-    /// The file that proves the entry `missing` to have been durable: the marker of damage tells what
-    /// was durable when it was left, a checkpoint what it counts on. A checkpoint of another log
-    /// proves nothing of this one; but one whose segment does not stand may be of this log, which has
-    /// lost that segment.
-    pub(super) fn proof_beside(
+    /// The marker of damage, if it proves the entry `missing` to have been durable: it tells what was
+    /// when it was left.
+    pub(super) fn marker_ahead(&self, missing: u64) -> Option<String> {
+        (self.marked >= missing).then(|| join(self.folder, MARKER_NAME))
+    }
+
+    /// The checkpoint that counts on the entry `missing`. One of another log proves nothing of this one;
+    /// but one whose segment does not stand may be of this log, which has lost that segment.
+    pub(super) fn checkpoint_ahead(
         &self,
         missing: u64,
         checkpoints: &[(String, CheckpointHeader)],
@@ -106,9 +110,6 @@ impl<S: Storage> Recovery<'_, S> {
         let is_ahead = |header: &CheckpointHeader| {
             header.sequence >= missing && self.link(header).is_none_or(|linked| linked.is_ok())
         };
-        if self.marked >= missing {
-            return Some(join(self.folder, MARKER_NAME));
-        }
         let ahead = checkpoints.iter().find(|(_, header)| is_ahead(header));
         ahead.map(|(name, _)| name.clone()).filter(|_| !planted(Mutant::CheckpointAheadIgnored))
     }

@@ -20,6 +20,7 @@ const FOUND_BY: &[(Mutant, fn())] = &[
     (Mutant::VoteOneCopyInPlace, votes::every_crash_point),
     (Mutant::DamagedVoteTakenForNone, votes::both_copies_damaged),
     (Mutant::DamageTruncated, damage::flipped_bits),
+    (Mutant::DamageTakenForTear, damage::rot_at_the_end),
     (Mutant::SparesTakenForBlank, segments::writes_in_flight_over_segments),
     (Mutant::RecoveredNotFlushed, crashes::kill_then_power_loss),
     (Mutant::StaleGenerationAccepted, damage::stale_blocks),

@@ -359,7 +359,7 @@ impl Cluster {
         }
         state.chosen = held;
         let accepted = accepted.into_iter().map(|(slot, (b, v))| (slot, b, v)).collect();
-        Recovered { promised, chosen, accepted }
+        Recovered { promised, chosen, accepted, cut: None }
     }
 
     // ---- running ----
@@ -515,6 +515,7 @@ impl Cluster {
                     self.transmit(node, Outgoing { to, message });
                 }
             }
+            Effect::ForgetCut => unreachable!("nothing is cut here"),
             Effect::ReadReady { first, last } => {
                 let state = &mut self.nodes[node];
                 let chosen = state.core.as_ref().unwrap().chosen();

@@ -15,6 +15,7 @@
 //! | `durable [N] [COUNT]` | completes writes (of one replica; the first so many of its log) |
 //! | `settle` | completes writes and delivers, in turn, until nothing is left |
 //! | `crash N [keep=COUNT]` | loses the memory, and all writes under way but the first so many |
+//! | `lose N COUNT` | of a replica that is down: the last so many entries of its log are damaged |
 //! | `restart N` | starts it with what its disk holds |
 //! | `cut A B…` | A is cut off from each B, in both directions: what is sent is lost |
 //! | `hold A B…` | likewise, but what is sent waits, unless its link is named in `deliver` |
@@ -35,7 +36,7 @@ use super::show;
 use crate::base::{Ballot, Instant, NodeId, Slot};
 use crate::paxos::testkit::Text;
 use crate::paxos::{
-    Config, Core, Effect, Input, Message, Outgoing, PersistId, ReadId, Recovered, Role, Write,
+    Config, Core, Cut, Effect, Input, Message, Outgoing, PersistId, ReadId, Recovered, Role, Write,
 };
 
 /// A step of `run`.
@@ -54,6 +55,7 @@ struct Node {
     core: Option<Core<Text>>,
     clock: Instant,
     vote: Ballot,
+    cut: Option<Cut>,
     log: Vec<(Slot, Ballot, Slot, Text)>,
     vote_pending: VecDeque<Pending>,
     log_pending: VecDeque<Pending>,
@@ -180,6 +182,12 @@ impl World {
                 let keep = words.get(2).and_then(|word| word.strip_prefix("keep="));
                 self.crash(node(words[1]), keep.map_or(0, number), out);
             }
+            "lose" => {
+                let state = &mut self.nodes[node(words[1])];
+                assert!(state.core.is_none(), "a log is damaged while its replica is down");
+                state.log.truncate(state.log.len() - number(words[2]));
+                state.cut = Some(Cut::Damaged);
+            }
             "restart" => self.restart(node(words[1]), out),
             "cut" => {
                 for other in &words[2..] {
@@ -235,6 +243,7 @@ impl World {
                 core: Some(self.new_core(&config, index, Recovered::default(), Instant(0))),
                 clock: Instant(0),
                 vote: Ballot::NONE,
+                cut: None,
                 log: Vec::new(),
                 vote_pending: VecDeque::new(),
                 log_pending: VecDeque::new(),
@@ -299,6 +308,11 @@ impl World {
             Effect::TransferEnded { to, taken_over } => {
                 let word = if taken_over { "has handed over to" } else { "has not handed over to" };
                 out.push(format!("{name} {word} {to}"));
+            }
+            Effect::ForgetCut => {
+                out.push(format!("{name} has made good what was cut"));
+                self.nodes[node].cut = None;
+                self.step(node, Input::CutForgotten, out);
             }
             Effect::RoleChanged(role) => out.push(format!("{name} {}", show::role(role))),
         }
@@ -482,7 +496,7 @@ impl Node {
         let accepted = held.split_off(&chosen.next());
         self.chosen = held;
         let accepted = accepted.into_iter().map(|(slot, (ballot, text))| (slot, ballot, text));
-        Recovered { promised, chosen, accepted: accepted.collect() }
+        Recovered { promised, chosen, accepted: accepted.collect(), cut: self.cut }
     }
 }
 

@@ -107,7 +107,8 @@ mod tests {
     fn a_proposal_without_a_quorum_of_promises_is_found() {
         let ballot = Ballot { round: 2, node: NodeId(1) };
         let accept = Message::Accept { ballot, slot: Slot(1), chosen: Slot::NONE, value: () };
-        let promise = Message::<()>::Promise { ballot, chosen: Slot::NONE, accepted: vec![] };
+        let promise =
+            Message::<()>::Promise { ballot, chosen: Slot::NONE, accepted: vec![], cut: false };
         let hits = &mut Counters::default();
         let mut elections = Elections::new(5);
         assert_eq!(elections.sent(NodeId(2), &promise, hits), Ok(()));

@@ -190,7 +190,12 @@ mod tests {
         assert!(leases.sent(NodeId(2), &prepare(7), Instant(99), hits).is_err());
         assert_eq!(leases.sent(NodeId(2), &prepare(0), Instant(100), hits), Ok(()));
         leases.granted(NodeId(3), grant(8, 100), &|_| Instant(50));
-        let promise = Message::<()>::Promise { ballot: NEXT, chosen: Slot::NONE, accepted: vec![] };
+        let promise = Message::<()>::Promise {
+            ballot: NEXT,
+            chosen: Slot::NONE,
+            accepted: vec![],
+            cut: false,
+        };
         assert!(leases.sent(NodeId(3), &promise, Instant(60), hits).is_err());
         // The answer to a word that showed more than the last one.
         leases.sent(NodeId(2), &prepare(8), Instant(100), hits).unwrap();

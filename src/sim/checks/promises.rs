@@ -7,7 +7,8 @@
 //!   ballot or above) or counted as chosen;
 //! - a candidate never uses a ballot of an earlier life again;
 //! - one (ballot, slot) has one value;
-//! - after a restart a node finds on its disk every promise and every acceptance that it had told.
+//! - after a restart a node finds on its disk every promise and every acceptance that it had told; but one
+//!   that starts without a vote, which then promises nothing until it has taken the record of that away.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,8 @@ struct Told {
     accepted: BTreeMap<Slot, Ballot>,
     /// The highest ballot of a promise or acceptance told in earlier lives.
     floor: Ballot,
+    /// It has started without a vote, and has not got it back.
+    voteless: bool,
     /// What it has proposed itself, by slot: its own vote for it may have been counted.
     proposed: BTreeMap<Slot, Ballot>,
     /// The highest ballot it has sent a prepare for; and in earlier lives.
@@ -104,6 +107,13 @@ impl Promises {
             return Err(Violation::new(NAME, text));
         }
         hits.add(Hit::PromiseChecked, u64::from(due > Ballot::NONE));
+        told.voteless = !found.votes;
+        while told.voteless
+            && let Some((slot, _)) = missing(&told.accepted, found, chosen)
+        {
+            told.accepted.remove(&slot);
+            hits.hit(Hit::AcceptanceLost);
+        }
         if let Some((slot, ballot)) = missing(&told.accepted, found, chosen) {
             let text = format!("node {node} had accepted slot {slot} at ballot {ballot}");
             return Err(Violation::new(NAME, format!("{text}, which it does not find")));
@@ -112,6 +122,12 @@ impl Promises {
         told.floor = due;
         told.prepared_before = told.prepared;
         Ok(())
+    }
+
+    /// The node has its vote back, or has not lost it.
+    /// Whether it had.
+    pub fn votes_again(&mut self, node: NodeId) -> bool {
+        std::mem::take(&mut self.nodes[usize::from(node.0) - 1].voteless)
     }
 
     /// Whether a damaged disk still holds everything that the node had told.
@@ -252,7 +268,10 @@ impl Told {
     ) -> Result<(), Violation> {
         let bad = |text: String| Err(Violation::new(NAME, format!("node {node}: {text}")));
         match message {
-            Message::Promise { ballot, chosen, accepted } => {
+            Message::Promise { ballot, chosen, accepted, cut: _ } => {
+                if self.voteless {
+                    return bad(format!("promises {ballot} without a vote"));
+                }
                 if ballot < on_stream || *ballot < self.floor {
                     let text = format!("promises {ballot} after {}", self.floor.max(*on_stream));
                     return bad(text);

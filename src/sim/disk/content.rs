@@ -80,13 +80,10 @@ pub(super) enum Tear {
     ByBlock,
     /// Each sector is that of any of its block's versions.
     BySector,
-    /// As `BySector`, and sectors of writes in flight may hold garbage.
-    Garbage,
 }
 
 impl Tear {
-    const ALL: [Tear; 6] =
-        [Tear::Lose, Tear::Keep, Tear::ByWrite, Tear::ByBlock, Tear::BySector, Tear::Garbage];
+    const ALL: [Tear; 5] = [Tear::Lose, Tear::Keep, Tear::ByWrite, Tear::ByBlock, Tear::BySector];
 
     pub fn draw(rng: &mut Rng) -> Tear {
         Tear::ALL[rng.below(Tear::ALL.len() as u64) as usize]
@@ -349,17 +346,11 @@ fn resolve(
             kept.map_or(&state.durable, |version| &version.block).clone()
         }
         Tear::ByBlock => any(rng).clone(),
-        Tear::BySector | Tear::Garbage => {
-            let in_flight = state.versions.iter().any(|version| version.mark.done == u64::MAX);
+        Tear::BySector => {
             let mut bytes = [0; BLOCK_SIZE];
             for sector in 0..SECTORS {
                 let range = sector * SECTOR_SIZE..(sector + 1) * SECTOR_SIZE;
-                let out = &mut bytes[range.clone()];
-                if tear == Tear::Garbage && in_flight && rng.below(4) == 0 {
-                    out.fill_with(|| rng.next_u64() as u8);
-                } else {
-                    out.copy_from_slice(&bytes_of(any(rng))[range]);
-                }
+                bytes[range.clone()].copy_from_slice(&bytes_of(any(rng))[range]);
             }
             block_of(&bytes)
         }

@@ -295,7 +295,7 @@ impl SimDisk {
                         found.add(Region::Checkpoint, start, BLOCK, 0);
                     }
                 }
-                FileKind::DamageMarker | FileKind::Other => {}
+                FileKind::DamageMarker | FileKind::Cut | FileKind::Other => {}
             }
         }
         for span in last_entries.into_values().flatten() {

@@ -336,6 +336,7 @@ impl Run<'_> {
             Effect::ReadReady { .. } | Effect::ReadFailed { .. } => {
                 Err("an answer to a read that nobody made".to_owned())
             }
+            Effect::ForgetCut => Err("something is made good that was never cut".to_owned()),
             Effect::RoleChanged(_) | Effect::TransferEnded { .. } => Ok(()),
         }
     }
@@ -491,7 +492,7 @@ impl Run<'_> {
         }
         let accepted = disk.log.range(disk.watermark.next()..);
         let accepted = accepted.map(|(slot, (ballot, value))| (*slot, *ballot, *value)).collect();
-        let recovered = Recovered { promised, chosen: disk.watermark, accepted };
+        let recovered = Recovered { promised, chosen: disk.watermark, accepted, cut: None };
         self.local.core = new_core(self.local.me, self.bounds, recovered)?;
         self.local.chosen = chosen;
         self.local.votes_pending.clear();
