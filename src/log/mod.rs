@@ -376,6 +376,8 @@ pub struct LogStats {
     pub entries_in_memory: u64,
     /// Entries that wait for their write to start.
     pub queued_entries: u64,
+    /// The last entry that is durable and acknowledged, by its number in the log.
+    pub durable_entry: u64,
     /// The highest slot that has become durable.
     pub durable_slot: Slot,
     /// Times that creating a segment met a full disk.
@@ -694,6 +696,7 @@ impl Log {
             indexed_segments: self.index.indexed_count(),
             entries_in_memory: self.index.dense_count(),
             queued_entries: self.writer.queued_count() as u64,
+            durable_entry: self.writer.durable(),
             disk_full: self.preparer.full_count(),
             checkpoints: self.checkpointer.written,
             unverified_segments: self.scrubber.left(),

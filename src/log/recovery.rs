@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 
 use tracing::warn;
 
-use crate::base::limits::{BLOCK_SIZE, MIB, SECTOR_SIZE};
+use crate::base::limits::{BLOCK_SIZE, MIB};
 use crate::base::mutants::{Mutant, planted};
 use crate::base::sectors::entry_size;
 use crate::base::{Ballot, Checksum, Slot};
@@ -41,8 +41,8 @@ use super::checkpoint::{CHECKPOINT_TEMPORARY, CheckpointHeader, Checkpointer};
 use super::cut::{self, CUT_TEMPORARY, CutKind, CutRecord};
 use super::footer::{self, Trailer};
 use super::format::{
-    EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, is_segment_temporary, is_zero,
-    join, segment_name, segment_number, segment_temporary,
+    EntryHeader, EntryKind, GENERATION_FIRST, Place, SegmentHeader, is_segment_temporary, join,
+    segment_name, segment_number, segment_temporary,
 };
 use super::index::{Index, IndexEntry, Indexed, Segment, applied_runs};
 use super::marker::{self, Marker, MarkerWriter};
@@ -53,7 +53,7 @@ use super::scrub::Scrubber;
 use super::vote::{self, VOTE_NAME, VoteWriter};
 use super::walk::{
     Broken, Chain, ChainEnd, FoundFooter, READ_AHEAD_BYTES, SegmentReader, Start, generation_of,
-    header_at, is_blank, judge_start, look_behind, read_footer, walk_entries,
+    header_at, is_blank, judge_broken_start, judge_start, look_behind, read_footer, walk_entries,
 };
 use super::writer::Writer;
 use super::{Damage, Log, LogError, LogOptions, LogRecovered, LogStats, Restore, Tokens};
@@ -384,10 +384,7 @@ impl<S: Storage> Recovery<'_, S> {
                     let clean =
                         end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.is_empty());
                     if clean {
-                        let kind = match blank || self.is_first_entry_blank(&mut reader)? {
-                            true => ChainEnd::Torn,
-                            false => ChainEnd::Damaged,
-                        };
+                        let kind = judge_broken_start(&mut reader, self.storage, blank)?;
                         end = Some((number, Broken { offset: 0, slot: None, why, end: kind }));
                     }
                     break;
@@ -414,15 +411,6 @@ impl<S: Storage> Recovery<'_, S> {
         let (why, kind) = ("no entry stands".into(), ChainEnd::Empty);
         let nothing = Broken { offset: 0, slot: None, why, end: kind };
         Ok(end.unwrap_or((1, nothing)))
-    }
-
-    /// Whether the header of a segment's first entry is blank. It comes in one write with the segment's
-    /// header: then none of that write was durable, whatever stands in the place of the latter.
-    fn is_first_entry_blank(&mut self, reader: &mut SegmentReader) -> Result<bool, LogError> {
-        match reader.at(self.storage, BLOCK_SIZE as u64, BLOCK_SIZE) {
-            Err(_) if self.options.has_peers => Ok(false),
-            block => Ok(is_zero(&block?[..SECTOR_SIZE])),
-        }
     }
 
     /// Takes the segment, whose header continues the chain, without a look at its entries, if its

@@ -453,3 +453,21 @@ pub(super) fn judge_start(block: &[u8], place: &Place, length: u64, chain: &Chai
     }
     Start::Continues
 }
+
+/// What a segment is whose first block is no whole header; `blank`: the header's sector is zeros.
+///
+/// The header comes with the segment's first entry, in one write. When the header of either is blank, none
+/// of that write was durable, whatever stands in the place of the other.
+pub(super) fn judge_broken_start<S: Storage>(
+    reader: &mut SegmentReader,
+    storage: &mut S,
+    blank: bool,
+) -> Result<ChainEnd, LogError> {
+    let unread_is_damage = reader.unread_is_damage;
+    let is_torn = blank
+        || match reader.at(storage, BLOCK_SIZE as u64, BLOCK_SIZE) {
+            Err(_) if unread_is_damage => false,
+            block => is_zero(&block?[..SECTOR_SIZE]),
+        };
+    Ok(if is_torn { ChainEnd::Torn } else { ChainEnd::Damaged })
+}

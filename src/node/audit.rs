@@ -20,6 +20,8 @@ pub struct RecoveredState {
     pub chosen: Slot,
     /// What it holds above, by slot.
     pub accepted: Vec<(Slot, Ballot, Checksum)>,
+    /// How many entries its log has.
+    pub entries: u64,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
     /// Whether it has a vote: no damage was cut.
@@ -73,6 +75,7 @@ impl Audit {
             accepted: accepted
                 .map(|(slot, ballot, batch)| (*slot, *ballot, batch.checksum()))
                 .collect(),
+            entries: recovered.entries,
             torn_bytes: recovered.torn_bytes,
             votes: recovered.cut.as_ref().is_none_or(|cut| cut.kind == CutKind::Torn),
             cut: recovered.cut.is_some(),

@@ -52,10 +52,20 @@ impl<V: Value> Core<V> {
         }
     }
 
+    /// Whether the peer lives and has a vote. A leader that has just ended a long phase 1 has asked nobody for
+    /// an answer yet: then anything else that the peer has said counts.
+    fn may_take_over(&self, peer: usize) -> bool {
+        let known = &self.peers[peer];
+        let silence = known.last_contact.map(|last| self.now.since(last));
+        let speaks = silence.is_some_and(|silence| silence < self.config.election_timeout);
+        let votes = known.cut.as_ref().is_none_or(|cut| cut.votes);
+        self.is_heard(peer) || known.connected && speaks && votes
+    }
+
     /// Who would take over soonest: close behind rather than not, who has not failed, who is wanted
     /// more, who has answered more.
     fn successor(&self) -> Option<usize> {
-        let able = self.peer_indices().filter(|peer| self.is_heard(*peer));
+        let able = self.peer_indices().filter(|peer| self.may_take_over(*peer));
         able.max_by_key(|peer| {
             let known = &self.peers[*peer];
             (self.is_near(*peer), Reverse(known.setbacks), known.priority, self.acked(*peer))

@@ -154,6 +154,8 @@ pub struct Process {
     pub damaged: bool,
     /// It has lied, so that what it holds may be consistent and late.
     pub has_lied: bool,
+    /// The last entry of each group's log that its disk has acknowledged: it votes only with all of them.
+    pub durable_entries: Vec<u64>,
     /// What trouble its disk had made before it started.
     pub trouble_before: u64,
     /// What was damaged in each group's segments when it started: the scrub must not pass over it.
@@ -197,6 +199,7 @@ impl Process {
             has_lied: false,
             trouble_before: 0,
             damage_at_start: vec![None; plan.groups],
+            durable_entries: vec![0; plan.groups],
             marked_at_start: vec![false; plan.groups],
             stopped_at: vec![Slot::NONE; plan.groups],
             events: Vec::new(),

@@ -321,12 +321,16 @@ impl World {
                     }
                 }
                 self.opened_under_marker(node)?;
-                let misses = |(judge, found): (&Judge, &RecoveredState)| {
-                    damaged && found.votes && !judge.holds(id, found)
+                let acknowledged = &mut self.processes[node].durable_entries;
+                let misses = |((judge, found), durable): ((&Judge, &RecoveredState), &u64)| {
+                    let forgets = damaged && !judge.holds_told(id, found);
+                    forgets || found.votes && found.entries < *durable
                 };
-                if self.judges.iter().zip(&found).any(misses) {
+                if self.judges.iter().zip(&found).zip(&*acknowledged).any(misses) {
                     if !has_lied {
-                        let text = format!("node {id} votes over a loss: {found:?}");
+                        let text = format!(
+                            "node {id} goes on over a loss (of {acknowledged:?}): {found:?}"
+                        );
                         return Err(Violation::new("recovery", text));
                     }
                     // Nothing on the disk tells that something is missing: see `disk_faults`.
@@ -335,6 +339,7 @@ impl World {
                     self.processes[node].end(Absence::Evicted, true, &mut self.rng);
                     return Ok(());
                 }
+                *acknowledged = found.iter().map(|found| found.entries).collect();
                 self.hits.add(Hit::DamageSurvived, u64::from(damaged));
                 self.hits.add(Hit::Reopened, u64::from(life > 1));
                 for (judge, found) in self.judges.iter_mut().zip(&found) {
@@ -529,6 +534,7 @@ impl World {
         self.hits.add(Hit::CheckpointWritten, stats.checkpoints - served.checkpoints);
         let scrubbed = stats.verified_segments - served.verified;
         self.hits.add(Hit::SegmentScrubbed, scrubbed);
+        process.durable_entries[group] = stats.durable_entry;
         served.segments = stats.segments;
         (served.checkpoints, served.verified) = (stats.checkpoints, stats.verified_segments);
         if stats.unverified_segments == 0 && process.damaged {

@@ -28,7 +28,7 @@ use crate::log::recovery::segment_numbers;
 use crate::log::vote::{self, VOTE_NAME, Vote};
 use crate::log::walk::{
     Broken, Chain, ChainEnd, FoundFooter, SegmentReader, Start, generation_of, header_at, is_blank,
-    judge_start, look_behind, read_footer, walk_entries,
+    judge_broken_start, judge_start, look_behind, read_footer, walk_entries,
 };
 use crate::log::{CutKind, CutRecord, Damage, Identity, LogError};
 
@@ -529,24 +529,26 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
             if resumed {
                 offset = from.offset;
             } else {
-                match judge_start(&block, &place, reader.length, &self.chain) {
-                    Start::Continues => {
-                        self.files[index].header = SegmentHeader::decode(&block).ok();
-                    }
+                let broken = match judge_start(&block, &place, reader.length, &self.chain) {
+                    Start::Continues => None,
                     Start::Empty => break,
                     Start::Foreign(why) => {
                         return Err(LogError::Foreign { file: reader.name, why });
                     }
                     Start::Gap(_) if index > from.index && !self.files[index - 1].closed => break,
-                    Start::Broken(why, _) | Start::Gap(why) => {
-                        if end.broken.is_empty() {
-                            let kind = ChainEnd::Damaged;
-                            let broken = Broken { offset: 0, slot: None, why, end: kind };
-                            end = End { at: At { index, offset: 0 }, broken };
-                        }
-                        break;
+                    Start::Gap(why) => Some((why, ChainEnd::Damaged)),
+                    Start::Broken(why, blank) => {
+                        Some((why, judge_broken_start(&mut reader, self.storage, blank)?))
                     }
+                };
+                if let Some((why, kind)) = broken {
+                    if end.broken.is_empty() {
+                        let broken = Broken { offset: 0, slot: None, why, end: kind };
+                        end = End { at: At { index, offset: 0 }, broken };
+                    }
+                    break;
                 }
+                self.files[index].header = SegmentHeader::decode(&block).ok();
             }
             let broken = self.walk_segment(index, &mut reader, &place, offset, resumed)?;
             end = End { at: At { index, offset: broken.offset }, broken };

@@ -112,7 +112,7 @@ pub fn both_copies_damaged() {
 #[test]
 fn a_torn_copy_and_rot_of_the_other_are_refused_and_never_give_a_lower_promise() {
     let (mut refused, mut opened) = (0, 0);
-    for seed in 0..200 {
+    for seed in 0..400 {
         let mut bed = promised(seed, &options());
         bed.vote();
         for _ in 0..seed % 3 {

@@ -98,11 +98,6 @@ impl Judge {
         self.promises.holds_told(node, found, &|slot| self.agreement.checksum(slot))
     }
 
-    /// Whether it holds everything that its node may have counted on.
-    pub fn holds(&self, node: NodeId, found: &RecoveredState) -> bool {
-        self.promises.holds(node, found, &|slot| self.agreement.checksum(slot))
-    }
-
     /// A node has applied a slot.
     ///
     /// # Errors

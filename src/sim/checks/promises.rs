@@ -40,8 +40,6 @@ struct Told {
     floor: Ballot,
     /// It has started without a vote, and has not got it back.
     voteless: bool,
-    /// What it has proposed itself, by slot: its own vote for it may have been counted.
-    proposed: BTreeMap<Slot, Ballot>,
     /// The highest ballot it has sent a prepare for; and in earlier lives.
     prepared: Ballot,
     prepared_before: Ballot,
@@ -124,23 +122,17 @@ impl Promises {
         Ok(())
     }
 
-    /// The node has its vote back, or has not lost it.
-    /// Whether it had.
+    /// The node has its vote, for the first time since it started. Whether it had started without.
     pub fn votes_again(&mut self, node: NodeId) -> bool {
         std::mem::take(&mut self.nodes[usize::from(node.0) - 1].voteless)
     }
 
-    /// Whether a damaged disk still holds everything that the node had told.
+    /// Whether a damaged disk still holds everything that the node had told: of one that has cut damage, and
+    /// so has no vote, the promise.
     pub fn holds_told(&self, node: NodeId, found: &RecoveredState, chosen: &Chosen<'_>) -> bool {
         let told = &self.nodes[usize::from(node.0) - 1];
-        found.promised >= told.due() && missing(&told.accepted, found, chosen).is_none()
-    }
-
-    /// Whether it holds everything that the node had proposed, too. (Its own vote for that may have
-    /// been counted, or may not have been durable yet.)
-    pub fn holds(&self, node: NodeId, found: &RecoveredState, chosen: &Chosen<'_>) -> bool {
-        let told = &self.nodes[usize::from(node.0) - 1];
-        self.holds_told(node, found, chosen) && missing(&told.proposed, found, chosen).is_none()
+        let accepted = || missing(&told.accepted, found, chosen).is_none();
+        found.promised >= told.due() && (!found.votes || accepted())
     }
 
     /// A node sends these bytes on a connection to `to` that it dialled, at the world's time
@@ -303,11 +295,6 @@ impl Told {
                     return bad(format!("prepares {ballot}, in an earlier life {before}"));
                 }
                 self.prepared = self.prepared.max(*ballot);
-                Ok(())
-            }
-            Message::Accept { ballot, slot, .. } => {
-                let highest = self.proposed.entry(*slot).or_default();
-                *highest = (*highest).max(*ballot);
                 Ok(())
             }
             _ => Ok(()),

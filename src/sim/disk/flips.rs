@@ -83,22 +83,6 @@ pub struct Flipped {
     pub structure: u64,
 }
 
-/// What an entry says of the log's order.
-#[derive(Clone, Copy, Debug)]
-struct Attested {
-    sequence: u64,
-    /// Everything up to it had been acknowledged.
-    durable: u64,
-}
-
-/// An entry that has rotted, as it was before.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rot {
-    inode: Inode,
-    structure: u64,
-    sequence: u64,
-}
-
 /// A run of bytes of one region.
 #[derive(Clone, Debug)]
 struct Span {
@@ -108,44 +92,11 @@ struct Span {
     start: u64,
     length: u64,
     structure: u64,
-    /// Of a part of an entry.
-    entry: Option<Attested>,
+    /// Whether it is a part of an entry, or of the segment's header that comes with the first one.
+    of_entry: bool,
 }
 
 impl SimDisk {
-    /// Whether an entry that has rotted of the log in this folder may be taken for that log's torn
-    /// end: no other entry of it attests that it had been acknowledged. If not: what has rotted, and
-    /// what is attested.
-    ///
-    /// Each group's log counts its own entries: entry 33 of one, which says that 32 was
-    /// acknowledged, tells nothing of entry 31 of another one on the same disk.
-    pub fn rot_passes_for_torn_tail(&self, folder: &str) -> Result<(), String> {
-        let mut spans = if self.rot.is_empty() { Vec::new() } else { self.spans() };
-        spans.retain(|span| folder_of(&span.file) == folder);
-        let of_log = |rot: &&Rot| spans.iter().any(|span| span.inode == rot.inode);
-        let rot: Vec<&Rot> = self.rot.iter().filter(of_log).collect();
-        let sound = |span: &&Span| {
-            let rotten = |rot: &&Rot| (rot.inode, rot.structure) == (span.inode, span.structure);
-            !rot.iter().any(rotten)
-        };
-        let attested = spans.iter().filter(sound).filter_map(|span| span.entry);
-        let attested = attested.map(|entry| entry.durable).max().unwrap_or(0);
-        match rot.iter().any(|rot| rot.sequence > attested) {
-            true => Ok(()),
-            false => Err(format!("{rot:?}, all attested up to {attested}")),
-        }
-    }
-
-    fn note_rot(&mut self, span: &Span) {
-        if let Some(Attested { sequence, .. }) = span.entry {
-            let (inode, structure) = (span.inode, span.structure);
-            let again = |rot: &Rot| (rot.inode, rot.structure) == (inode, structure);
-            if !self.rot.iter().any(again) {
-                self.rot.push(Rot { inode, structure, sequence });
-            }
-        }
-    }
-
     /// Flips one bit in `percent` of the region's structures, drawn; returns in how many.
     pub fn flip_bits(&mut self, region: Region, percent: u64, rng: &mut Rng) -> usize {
         let mut spans = self.spans();
@@ -153,7 +104,6 @@ impl SimDisk {
         spans.retain(|_| rng.below(100) < percent);
         for span in &spans {
             let offset = span.start + rng.below(span.length);
-            self.note_rot(span);
             let file = self.files.get_mut(&span.inode).expect("a named file stands");
             file.flip(offset, rng.below(8) as u32);
             self.counters.hit(region.counter());
@@ -167,7 +117,6 @@ impl SimDisk {
         let span = self.pick(region, rng)?;
         let offset = span.start + rng.below(span.length);
         let bit = rng.below(8) as u32;
-        self.note_rot(&span);
         self.files.get_mut(&span.inode).expect("a named file stands").flip(offset, bit);
         self.counters.hit(region.counter());
         Some(Flipped { file: span.file, offset, bit, structure: span.structure })
@@ -177,7 +126,6 @@ impl SimDisk {
     pub fn make_unreadable(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
         let span = self.pick(region, rng)?;
         let offset = span.start + rng.below(span.length);
-        self.note_rot(&span);
         let file = self.files.get_mut(&span.inode).expect("a named file stands");
         file.make_unreadable(offset / BLOCK_SIZE as u64);
         self.counters.hit(counts::UNREADABLE);
@@ -188,7 +136,6 @@ impl SimDisk {
     pub fn zero_block(&mut self, region: Region, rng: &mut Rng) -> Option<Flipped> {
         let span = self.pick(region, rng)?;
         let offset = span.start + rng.below(span.length);
-        self.note_rot(&span);
         let file = self.files.get_mut(&span.inode).expect("a named file stands");
         file.zero(offset / BLOCK_SIZE as u64);
         self.counters.hit(counts::ZEROED);
@@ -203,13 +150,12 @@ impl SimDisk {
             last.is_some_and(|last| footer_bytes(content.current(last)) > 0)
         };
         let mut spans = self.spans();
-        spans.retain(|span| span.entry.is_some() && span.length > 0 && sealed(&span.inode));
+        spans.retain(|span| span.of_entry && span.length > 0 && sealed(&span.inode));
         if spans.is_empty() {
             return None;
         }
         let span = spans.swap_remove(rng.below(spans.len() as u64) as usize);
         let (offset, bit) = (span.start + rng.below(span.length), rng.below(8) as u32);
-        self.note_rot(&span);
         self.files.get_mut(&span.inode).expect("a named file stands").flip(offset, bit);
         self.counters.hit(span.region.counter());
         Some(Flipped { file: span.file, offset, bit, structure: span.structure })
@@ -315,7 +261,7 @@ struct Spans<'a> {
 impl Spans<'_> {
     fn add(&mut self, region: Region, start: u64, length: u64, structure: u64) {
         let (inode, file) = (self.inode, self.file.to_owned());
-        self.spans.push(Span { inode, file, region, start, length, structure, entry: None });
+        self.spans.push(Span { inode, file, region, start, length, structure, of_entry: false });
     }
 
     /// Adds a segment's regions; returns which spans its last entry has. The segment's header comes
@@ -335,14 +281,13 @@ impl Spans<'_> {
                 }
                 BlockKind::Blank => self.add(Region::Blank, offset, BLOCK, offset),
                 BlockKind::Other => {}
-                BlockKind::Entry { value_size, sequence, durable, .. } => {
+                BlockKind::Entry { value_size, .. } => {
                     size = entry_size(value_size as usize) as u64;
                     size = size.min(end - offset);
                     let first = self.spans.len();
                     self.add_entry(offset, u64::from(value_size), size);
-                    let entry = Some(Attested { sequence, durable });
                     let before = if last_entry.is_none() { header.unwrap_or(first) } else { first };
-                    self.spans[before..].iter_mut().for_each(|span| span.entry = entry);
+                    self.spans[before..].iter_mut().for_each(|span| span.of_entry = true);
                     last_entry = Some(first..self.spans.len());
                 }
             }

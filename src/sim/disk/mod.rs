@@ -91,8 +91,6 @@ pub struct SimDisk {
     slow_until: Instant,
     still_until: Instant,
     planned: Vec<Planned>,
-    /// Entries that have rotted.
-    rot: Vec<flips::Rot>,
     counters: Counters,
 }
 
@@ -114,7 +112,6 @@ impl SimDisk {
             slow_until: Instant(0),
             still_until: Instant(0),
             planned: Vec::new(),
-            rot: Vec::new(),
             counters: Counters::default(),
         }
     }

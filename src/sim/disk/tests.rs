@@ -7,7 +7,7 @@ use super::*;
 use crate::base::limits::{BLOCK_SIZE, KIB};
 use crate::base::{Ballot, Batch, BlockPool, GroupId, Incarnation, NodeId, Slot};
 use crate::io::{Disk, FileId, FileOptions, Storage, Sync, WritePart};
-use crate::log::{DataDir, Entry, Log, LogError, LogOptions};
+use crate::log::{CutKind, DataDir, Entry, Log, LogError, LogOptions};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -48,7 +48,7 @@ fn blocks(disk: &TestDisk, name: &str) -> (Vec<u8>, bool) {
 
 #[test]
 fn what_was_written_durably_survives_and_the_rest_is_lost_kept_or_torn() {
-    let mut seen = [false; 4];
+    let mut seen = [false; 3];
     let options = DiskOptions { check_overwrites: false, ..DiskOptions::default() };
     for seed in 0..300 {
         let (mut disk, file) = with_file(seed, options);
@@ -67,13 +67,13 @@ fn what_was_written_durably_survives_and_the_rest_is_lost_kept_or_torn() {
             bytes[at * BLOCK_SIZE..][..BLOCK_SIZE].iter().filter(|b| **b == byte).count()
         };
         let (old, new) = (kinds(1, 1), kinds(1, 2));
-        assert_eq!(old + new, BLOCK_SIZE, "a completed write is not garbage");
+        assert_eq!(old + new, BLOCK_SIZE, "each sector is one that was written");
+        assert_eq!(kinds(2, 1) + kinds(2, 2), BLOCK_SIZE, "of a write in flight, too");
         seen[0] |= old == BLOCK_SIZE;
         seen[1] |= new == BLOCK_SIZE;
         seen[2] |= old > 0 && new > 0;
-        seen[3] |= kinds(2, 1) + kinds(2, 2) < BLOCK_SIZE;
     }
-    assert_eq!(seen, [true; 4], "lost, kept, torn, and garbage in flight are all hit");
+    assert_eq!(seen, [true; 3], "lost, kept and torn are all hit");
 }
 
 #[test]
@@ -369,51 +369,51 @@ fn the_log_of_each_group_has_an_end() {
     for seed in 0..40 {
         let mut disk = with_two_logs();
         let flipped = disk.flip_bit(Region::Tail, &mut Rng::new(seed)).unwrap();
-        for (index, struck) in struck.iter_mut().enumerate() {
-            let folder = DataDir::group_folder(GroupId(index as u16));
+        for (group, count) in (0..).map(GroupId).zip(ENTRIES) {
+            let folder = DataDir::group_folder(group);
             if flipped.file.starts_with(&folder) {
-                assert_eq!(disk.rot_passes_for_torn_tail(&folder), Ok(()), "{flipped:?}");
-                *struck += 1;
+                let options = LogOptions { has_peers: true, ..log_options(group) };
+                let (_, found) = Log::open(&mut disk, &folder, options).unwrap();
+                assert_eq!(found.entries, count - 1, "{flipped:?}: not the last entry");
+                struck[usize::from(group.0)] += 1;
             }
         }
-        let mut disk = with_two_logs();
-        let flipped = disk.flip_bit(Region::Payload, &mut Rng::new(seed)).unwrap();
-        let folder = flipped.file.split('/').next().unwrap();
-        assert!(disk.rot_passes_for_torn_tail(folder).is_err(), "{flipped:?} is attested");
     }
     assert!(struck.iter().all(|count| *count > 5), "{struck:?}");
 }
 
-/// The last entry of group 1 rots, which nothing attests in its own log; group 0's log has more
-/// entries, whose numbers were taken to attest it. A node that cut it was told to have passed over
-/// damage.
+/// A bit of an entry rots: the log that it is in finds it, the last entry included, and cuts only what
+/// stands from there on, of a node with peers; and the other log of the disk is whole.
 #[test]
 fn rot_is_judged_by_the_log_that_it_is_in() {
     let mut seen = [[0; 2]; 2];
     let regions = [Region::Header, Region::Payload, Region::Padding, Region::Tail];
     for (region, seed) in regions.into_iter().flat_map(|region| (0..20).map(move |n| (region, n))) {
-        let mut disk = with_two_logs();
-        let flipped = disk.flip_bit(region, &mut Rng::new(seed)).unwrap();
-        for (index, count) in ENTRIES.into_iter().enumerate() {
-            let group = GroupId(index as u16);
-            let folder = DataDir::group_folder(group);
-            let passes = disk.rot_passes_for_torn_tail(&folder).is_ok();
-            let opened = Log::open(&mut disk, &folder, log_options(group));
-            if !flipped.file.starts_with(&folder) {
-                assert!(!passes, "{flipped:?}: no rot is in {folder}");
-                assert_eq!(opened.unwrap().1.entries, count, "{flipped:?}");
-                continue;
-            }
-            // The recovery's verdict is the same.
-            match opened {
-                Ok((_, found)) => {
-                    assert!(passes, "{flipped:?} is cut");
-                    assert_eq!(found.entries, count - 1, "{flipped:?}");
+        for has_peers in [false, true] {
+            let mut disk = with_two_logs();
+            let flipped = disk.flip_bit(region, &mut Rng::new(seed)).unwrap();
+            for (index, count) in ENTRIES.into_iter().enumerate() {
+                let group = GroupId(index as u16);
+                let folder = DataDir::group_folder(group);
+                let options = LogOptions { has_peers, ..log_options(group) };
+                let opened = Log::open(&mut disk, &folder, options);
+                if !flipped.file.starts_with(&folder) {
+                    let found = opened.unwrap().1;
+                    assert_eq!((found.entries, found.cut), (count, None), "{flipped:?}");
+                    continue;
                 }
-                Err(LogError::Corrupt(damage)) => assert!(!passes, "{flipped:?}: {damage}"),
-                Err(error) => panic!("{flipped:?}: {error}"),
+                match opened {
+                    Ok((_, found)) => {
+                        assert!(has_peers, "{flipped:?} is cut");
+                        let kind = found.cut.map(|cut| cut.kind);
+                        assert_eq!(kind, Some(CutKind::Damaged), "{flipped:?}");
+                        assert!(found.entries < count, "{flipped:?}");
+                    }
+                    Err(LogError::Corrupt(damage)) => assert!(!has_peers, "{flipped:?}: {damage}"),
+                    Err(error) => panic!("{flipped:?}: {error}"),
+                }
+                seen[index][usize::from(has_peers)] += 1;
             }
-            seen[index][usize::from(passes)] += 1;
         }
     }
     assert!(seen.as_flattened().iter().all(|count| *count > 0), "{seen:?}");
