@@ -35,6 +35,21 @@ pub(super) const fn footer_size(count: usize, placements: usize) -> usize {
     block_align(count * ROW_SIZE + placements + TRAILER_SIZE)
 }
 
+/// Whether one more entry of `size` bytes, whose placement takes up to `placement_bytes_max`, fits a segment
+/// with `count` entries up to `tail` that keep `room` bytes for their placements: in front of a footer
+/// that tells of them all. The writer goes on in the next segment otherwise, so that no entry ever
+/// stands where even the smallest one does not fit.
+pub(super) fn has_room(
+    tail: u64,
+    count: usize,
+    room: u64,
+    (size, placement_bytes_max): (usize, u32),
+    segment_bytes: u64,
+) -> bool {
+    let footer = footer_size(count + 1, (room + u64::from(placement_bytes_max)) as usize);
+    footer <= FOOTER_BYTES_MAX && tail + size as u64 + footer as u64 <= segment_bytes
+}
+
 /// The footer's fixed part, its last bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trailer {

@@ -15,7 +15,7 @@ use crate::base::sectors::entry_size;
 use crate::base::{Ballot, Checksum, LogId, LogPages, Placement, Places, Position, Slot, Span};
 use crate::io::FileId;
 
-use super::footer::{FOOTER_BYTES_MAX, footer_size};
+use super::footer::has_room;
 use super::format::GENERATION_FIRST;
 use super::placements::{self, placement_bytes};
 use super::{FOOTERS_CACHED_MAX, PositionLookup};
@@ -457,11 +457,8 @@ impl Index {
     /// placement in the footer.
     pub fn active_fits(&self, size: usize, placement_bytes_max: u32) -> bool {
         let active = self.active();
-        let room = active.room + u64::from(placement_bytes_max);
-        let footer = footer_size(active.count as usize + 1, room as usize);
-        !active.sealed
-            && footer <= FOOTER_BYTES_MAX
-            && active.tail + size as u64 + footer as u64 <= self.segment_bytes
+        let (count, more) = (active.count as usize, (size, placement_bytes_max));
+        !active.sealed && has_room(active.tail, count, active.room, more, self.segment_bytes)
     }
 
     /// Seals the active segment and makes the next one active. Returns its number.

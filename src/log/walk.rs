@@ -130,7 +130,7 @@ impl Broken {
 pub(super) enum ChainEnd {
     /// Nothing: zeros, or the end of the segment.
     Empty,
-    /// A write that was cut short; or the remains of an older use of the blocks.
+    /// A write that was cut short; or the remains of an older use of the blocks, or of a footer.
     Torn,
     /// Anything else.
     Damaged,
@@ -138,6 +138,7 @@ pub(super) enum ChainEnd {
 
 /// Walks the entries from `from` on while they continue the chain, up to the one before the sequence
 /// `until`: nothing is read behind that. Returns where and why it ended; `Broken::offset` is the tail.
+/// Where the segment is full no entry can stand: a walk from its start knows.
 pub(super) fn walk_entries<S: Storage>(
     reader: &mut SegmentReader,
     storage: &mut S,
@@ -150,13 +151,20 @@ pub(super) fn walk_entries<S: Storage>(
     use ChainEnd::{Damaged, Empty, Torn};
     let mut offset = from;
     let unread_is_damage = reader.unread_is_damage;
+    let (mut count, mut room) = (0, 0);
+    let is_whole = from == BLOCK_SIZE as u64;
     loop {
         let broken = |slot, why: String, end| Ok(Broken { offset, slot, why, end });
+        let is_full =
+            is_whole && !footer::has_room(offset, count, room, (BLOCK_SIZE, 0), reader.length);
         if chain.sequence >= until {
             return broken(None, "the next segment goes on".into(), Empty);
         }
         let block = match reader.at(storage, offset, BLOCK_SIZE) {
-            Err(error) if unread_is_damage => return broken(None, error.to_string(), Damaged),
+            Err(error) if unread_is_damage => {
+                let end = if is_full { Torn } else { Damaged };
+                return broken(None, error.to_string(), end);
+            }
             block => block?,
         };
         if block.len() < BLOCK_SIZE {
@@ -164,6 +172,10 @@ pub(super) fn walk_entries<S: Storage>(
         }
         if is_zero(block) {
             return broken(None, "only zeros stand here".into(), Empty);
+        }
+        if is_full {
+            // The footer begins here, at the earliest. It comes from the entries: no loss if it is torn.
+            return broken(None, "the segment is full of entries".into(), Torn);
         }
         if is_zero(&block[..SECTOR_SIZE]) {
             return broken(None, "the header's sector is blank".into(), Torn);
@@ -196,6 +208,7 @@ pub(super) fn walk_entries<S: Storage>(
             Standing::Damaged(why) => return broken(slot, why, Damaged),
         }
         visit(&header, &entry[ENTRY_HEADER_SIZE..][..header.value_size as usize]);
+        (count, room) = (count + 1, room + u64::from(header.placement_bytes_max));
         chain.sequence += 1;
         chain.previous = checksum;
         chain.chosen = chain.chosen.max(header.chosen);
@@ -467,7 +480,8 @@ pub(super) fn judge_broken_start<S: Storage>(
     let is_torn = blank
         || match reader.at(storage, BLOCK_SIZE as u64, BLOCK_SIZE) {
             Err(_) if unread_is_damage => false,
-            block => is_zero(&block?[..SECTOR_SIZE]),
+            // A file that ends before it tells nothing of what stood there.
+            block => block?.get(..SECTOR_SIZE).is_some_and(is_zero),
         };
     Ok(if is_torn { ChainEnd::Torn } else { ChainEnd::Damaged })
 }

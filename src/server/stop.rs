@@ -75,7 +75,10 @@ impl Server {
         match self.stop {
             StopStage::Serving => false,
             StopStage::Transferring(until) => until <= now || self.node.has_retired(),
-            StopStage::Checkpointing(until) => until <= now || !self.node.is_writing_checkpoint(),
+            // Somebody may have come meanwhile who can take over: the leadership goes to them.
+            StopStage::Checkpointing(until) => {
+                until <= now || !self.node.is_writing_checkpoint() && self.node.has_retired()
+            }
             StopStage::Leaving => true,
         }
     }

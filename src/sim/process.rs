@@ -62,10 +62,19 @@ pub struct Served {
     pub sessions: SessionsStatus,
     /// Whether it has been asked to stop, and what came of it.
     pub stop: Stop,
-    /// When it was asked to stop while it led.
-    pub led_at: Option<Time>,
+    /// How it led when it was asked to stop, if it did.
+    pub led: Option<Led>,
     /// Whether it has asked another node to take over since.
     pub asked_another: bool,
+}
+
+/// The leadership of a group that was asked to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Led {
+    /// When it was asked.
+    pub at: Time,
+    /// Another node followed it and was in touch with it then.
+    pub in_touch: bool,
 }
 
 /// How a group stands that is asked to stop.
@@ -238,7 +247,7 @@ impl Process {
                         verified: 0,
                         sessions: SessionsStatus::default(),
                         stop: Stop::Unasked,
-                        led_at: None,
+                        led: None,
                         asked_another: false,
                     }
                 };

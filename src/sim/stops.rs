@@ -6,9 +6,10 @@
 //! checkpoint is being written, or the node is asked again, which cuts it short.
 //!
 //! Properties: a leader that is asked to stop, and is not asked again, still leads at its end only if
-//! it has asked another node to take over, or no node that follows it was in touch with it; where
-//! nothing else goes wrong, only if it has asked one. And a checkpoint that was written before a clean stop counts: the next start goes on from it,
-//! or from a later one, unless its disk has made trouble or something was done to it since.
+//! it has asked another node to take over, or no node that follows it was in touch with it, then and at
+//! its end; where nothing else goes wrong, only if it has asked one. And a checkpoint that was written
+//! before a clean stop counts: the next start goes on from it, or from a later one, unless its disk has
+//! made trouble or something was done to it since.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::disk_faults::trouble;
 use super::nemesis::Undo;
 use super::phases::Phase;
 use super::plan::FaultSet;
-use super::process::{Absence, Process, Stop};
+use super::process::{Absence, Led, Process, Stop};
 use super::world::{Happening, World};
 use crate::base::rng::Rng;
 use crate::base::{NodeId, Slot};
@@ -54,15 +55,18 @@ impl World {
         }
         let node = self.leader().filter(|_| aimed).unwrap_or(node);
         let now = self.now();
+        let groups = 0..self.plan.groups;
+        let others: Vec<_> = groups.map(|group| self.in_touch(node, group)).collect();
         let process = &mut self.processes[node];
         let Some(live) = &mut process.live else { return };
         if live.stops_for.is_some() {
             return;
         }
         live.stops_for = Some(away);
-        for served in &mut live.groups {
+        for (served, others) in live.groups.iter_mut().zip(others) {
             let leads = served.server.node().role() == Role::Leader;
-            (served.led_at, served.asked_another) = (leads.then_some(now), false);
+            let led = leads.then(|| Led { at: now, in_touch: others.is_some() });
+            (served.led, served.asked_another) = (led, false);
         }
         process.ask_to_stop();
         self.trace.note(now, process.host, Hit::StoppedCleanly.name(), [0; 3]);
@@ -115,14 +119,14 @@ impl World {
         let process = &self.processes[node];
         let live = process.live.as_ref().expect("it has just had its last turn");
         let served = &live.groups[group];
-        let Some(led_at) = served.led_at.filter(|_| !live.asked_again) else { return Ok(()) };
+        let Some(led) = served.led.filter(|_| !live.asked_again) else { return Ok(()) };
         if served.server.node().role() != Role::Leader {
             self.hits.hit(Hit::StopTransferred);
             return Ok(());
         }
         self.hits.hit(Hit::StopStillLed);
-        let in_touch = self.in_touch(node, group);
-        let is_early = now.since(led_at) < TRANSFER_WAIT_MIN;
+        let in_touch = self.in_touch(node, group).filter(|_| led.in_touch);
+        let is_early = now.since(led.at) < TRANSFER_WAIT_MIN;
         let is_calm = self.plan.faults == FaultSet::NONE.with(Hit::StoppedCleanly);
         if served.asked_another || !(is_early || is_calm) {
             return Ok(());

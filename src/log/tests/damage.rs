@@ -310,6 +310,33 @@ pub fn rot_at_the_end() {
 }
 
 #[test]
+fn remains_of_a_footer_right_behind_the_entries_are_torn_and_cost_nothing() {
+    // Crash example: the power fails while the footer of a full segment is written, before anything
+    // stands in the next one. It begins where the next entry would.
+    for has_peers in [true, false] {
+        let mut bed = Bed::new(3, options());
+        for size in [11_700, 11_700, 11_700, 11_700, 7000] {
+            bed.append(size);
+            while bed.event() {}
+        }
+        while bed.apply() {}
+        bed.kill(&mut Rng::new(3));
+        bed.options.has_peers = has_peers;
+        let mut bytes = bed.disk.file_bytes(&Bed::segment(1)).unwrap();
+        let last = bytes.len() - BLOCK_SIZE;
+        assert!(bytes[last - BLOCK_SIZE..last].iter().any(|byte| *byte != 0), "entries up to here");
+        assert!(bytes[last..].iter().all(|byte| *byte == 0), "no footer yet");
+        bytes[last..last + 700].fill(7);
+        bed.replace(&Bed::segment(1), &bytes);
+        let report = bed.inspect();
+        assert_eq!(report.damage, []);
+        let found = bed.recover_quietly().unwrap();
+        assert_eq!(found.cut.map(|cut| cut.kind), Some(CutKind::Torn));
+        assert_eq!((found.entries, found.torn_bytes), (5, BLOCK_SIZE as u64));
+    }
+}
+
+#[test]
 fn record_of_a_cut_outlives_a_cut_short_start() {
     // Whatever the power leaves of the first start, the loss is told of or still to be found.
     let mut cut_short = 0;
