@@ -662,11 +662,11 @@ impl<S: Storage> Recovery<'_, S> {
     fn cut(&mut self, verdict: Verdict, names: &[String]) -> Result<Option<CutRecord>, LogError> {
         let (owner, pool) = (Owner::of(self.options), &self.options.pool);
         let mut stands = cut::find(self.storage, self.folder, names, &owner, pool);
-        if let Some(record) = verdict.record {
-            if stands.as_ref().is_none_or(|stands| stands.kind < record.kind) {
-                cut::write(self.storage, self.folder, self.options, &record)?;
-                stands = Some(record);
-            }
+        if let Some(record) = verdict.record
+            && stands.as_ref().is_none_or(|stands| stands.kind < record.kind)
+        {
+            cut::write(self.storage, self.folder, self.options, &record)?;
+            stands = Some(record);
         }
         for (behind, offset, length) in &verdict.remains {
             self.write_zeros(*behind, *offset, *length)?;

@@ -88,6 +88,7 @@ const STRIKES: &[Hit] = &[
     Hit::PowerCut,
     Hit::PowerCutAll,
     Hit::PowerCutAllRot,
+    Hit::PowerCutAllRot,
     Hit::PowerCutMinority,
     Hit::Pause,
     Hit::Pause,

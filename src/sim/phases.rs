@@ -5,7 +5,8 @@
 //! [`PROGRESS_APPENDS`] more appends acknowledged, and every healed node applies everything that
 //! had been chosen by then. After that the healed quorum loses power at once, starts again, and
 //! everything acknowledged must still be there; and each of them verifies what its start did not read,
-//! within the same bound.
+//! within the same bound. Nodes without a vote are healed with the quorum, which is not to need them:
+//! each that lives gets its vote back.
 
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub enum Phase {
     Liveness {
         /// The healed nodes.
         quorum: Vec<usize>,
+        /// Nodes without a vote that were healed as well.
+        voteless: Vec<usize>,
         /// When progress must have been made.
         until: Time,
         /// Appends that each client had acknowledged at the healing.
@@ -84,9 +87,12 @@ impl World {
         order.retain(|node| !self.damageable(*node));
         let mut quorum: Vec<usize> = order[..nodes / 2 + 1].to_vec();
         quorum.sort_unstable();
+        let outside = (0..nodes).filter(|node| !quorum.contains(node));
+        let voteless: Vec<usize> = outside.filter(|node| self.has_lost_vote(*node)).collect();
+        let healed: Vec<usize> = quorum.iter().chain(&voteless).copied().collect();
         let until = now + liveness_bound(&self.plan);
         let before = self.clients.iter().map(|client| client.acknowledged).collect();
-        let healthy = |host: HostId| quorum.contains(&usize::from(host.0));
+        let healthy = |host: HostId| healed.contains(&usize::from(host.0));
         for (from, to) in self.nemesis.take_cuts() {
             // Whoever is not healed stays cut off from nodes where it was cut off; a client that
             // cannot reach the leader is nobody's fault but the network's.
@@ -96,7 +102,7 @@ impl World {
             }
         }
         self.net.calm();
-        for node in quorum.clone() {
+        for &node in &healed {
             self.processes[node].clock.set_rate(now, RATE_TRUE);
             self.heal_disk(node);
             self.thaw(node);
@@ -107,7 +113,7 @@ impl World {
                 self.net.slow(HostId(other as u16), HostId(node as u16), Duration::ZERO);
             }
         }
-        for node in (0..nodes).filter(|node| !quorum.contains(node)) {
+        for node in (0..nodes).filter(|node| !healed.contains(node)) {
             self.leave_broken(node, &quorum);
         }
         let workload = Workload {
@@ -122,9 +128,15 @@ impl World {
             client.set_workload(workload.clone(), u64::MAX);
         }
         let target = None;
-        self.phase = Phase::Liveness { quorum, until, before, target, restarted: false };
+        self.phase = Phase::Liveness { quorum, voteless, until, before, target, restarted: false };
         self.queue.after(LOOK_EVERY, Happening::Phase);
         Ok(())
+    }
+
+    /// Whether a node lives, and lacks its vote in any group.
+    fn has_lost_vote(&self, node: usize) -> bool {
+        let live = self.processes[node].live.iter();
+        live.flat_map(|live| &live.groups).any(|served| served.server.node().has_lost_vote())
     }
 
     /// Breaks a node that is not healed for good, in one of several ways, or not if the plan has none.
@@ -201,6 +213,8 @@ impl World {
 
     fn look(&mut self) -> Result<(), Violation> {
         let now = self.now();
+        let Phase::Liveness { voteless, .. } = &self.phase else { return Ok(()) };
+        let all_vote = !voteless.iter().any(|node| self.has_lost_vote(*node));
         let Phase::Liveness { quorum, before, target, restarted, .. } = &mut self.phase else {
             return Ok(());
         };
@@ -230,6 +244,7 @@ impl World {
         };
         let reached =
             target.as_ref().is_some_and(|target| quorum.iter().all(|node| is_there(node, target)));
+        let reached = reached && (all_vote || *restarted);
         if reached && !*restarted {
             *restarted = true;
             for node in quorum.clone() {
@@ -264,11 +279,11 @@ impl World {
     }
 
     fn no_progress(&self, served: usize) -> Violation {
-        let Phase::Liveness { quorum, target, restarted, .. } = &self.phase else {
+        let Phase::Liveness { quorum, voteless, target, restarted, .. } = &self.phase else {
             unreachable!("only the liveness phase requires progress")
         };
         let mut text = format!(
-            "within {:?} of healing {quorum:?}: {served} of {} clients served, target {target:?}, \
+            "within {:?} of healing {quorum:?} and {voteless:?} without a vote: {served} of {} clients served, target {target:?}, \
              restarted {restarted}; ",
             liveness_bound(&self.plan),
             self.clients.len()

@@ -309,9 +309,11 @@ impl World {
                 let recovered = |served: &Served| served.server.node().recovered().clone();
                 let found: Vec<RecoveredState> = live.groups.iter().map(recovered).collect();
                 let damaged = process.damaged;
+                // What cannot be read may be damaged: a disk that fails reads costs the vote as well.
+                let is_sound = !damaged && trouble(&live.io.disk) == process.trouble_before;
                 for (group, found) in found.iter().enumerate() {
                     self.hits.add(Hit::StartedVoteless, u64::from(!found.votes));
-                    if !found.votes && !damaged {
+                    if !found.votes && is_sound {
                         let text = format!("node {id} starts without a vote on a sound disk");
                         return Err(Violation::new("recovery", text));
                     }
