@@ -11,7 +11,8 @@ use super::format::{
 };
 use super::identity::FOUNDING;
 use super::marker::MARKER_NAME;
-use super::vote::VOTE_NAME;
+use super::vote::{VOTE_NAME, Vote};
+use crate::base::Ballot;
 use crate::base::limits::{BLOCK_SIZE, ENTRY_HEADER_SIZE};
 
 /// What a file is, by its name within the data directory.
@@ -92,6 +93,12 @@ pub fn block_kind(block: &[u8]) -> BlockKind {
 /// Bytes of the index footer that ends in this block, the last of its segment; 0 when none does.
 pub fn footer_bytes(last_block: &[u8]) -> usize {
     stated_size(last_block).unwrap_or(0)
+}
+
+/// The promise that a file of a vote holds: the higher one of its whole copies.
+pub fn promise_in(vote_file: &[u8]) -> Option<Ballot> {
+    let copies = vote_file.chunks(BLOCK_SIZE).filter_map(|copy| Vote::decode(copy).ok());
+    copies.map(|vote| vote.ballot).max()
 }
 
 /// Bytes of an entry's header.

@@ -35,6 +35,10 @@ use super::{LogError, WRITE_BYTES_MAX, WRITES_UNACKNOWLEDGED_MAX};
 /// Bytes read at once by whoever walks on.
 pub(super) const READ_AHEAD_BYTES: usize = MIB;
 
+/// What is damage when it cannot be read is tried so often again: it may cost the vote, and a device that
+/// has had a fault for a moment is none that has lost something.
+const UNREAD_TRIES: u32 = 4;
+
 /// Reads a segment's file through a window, forwards.
 pub(super) struct SegmentReader {
     pub file: FileId,
@@ -42,7 +46,7 @@ pub(super) struct SegmentReader {
     pub length: u64,
     /// Bytes read at least, for what comes next; less for whoever wants single blocks.
     pub read_ahead: usize,
-    /// What cannot be read, twice, is damage to be judged, and no error.
+    /// What cannot be read, however often, is damage to be judged, and no error.
     pub unread_is_damage: bool,
     buffer: BlockBuf,
     start: u64,
@@ -76,7 +80,14 @@ impl SegmentReader {
                 return Ok(&[]);
             }
             let mut read = storage.read_at(self.file, offset, &mut self.buffer, wanted);
-            if read.is_err() && (wanted > length || self.unread_is_damage) {
+            let again = match self.unread_is_damage {
+                true => UNREAD_TRIES,
+                false => u32::from(wanted > length),
+            };
+            for _ in 0..again {
+                if read.is_ok() {
+                    break;
+                }
                 // What cannot be read may stand behind what is asked for, in a footer say.
                 self.read_ahead = BLOCK_SIZE;
                 read = storage.read_at(self.file, offset, &mut self.buffer, length);

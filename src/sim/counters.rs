@@ -155,6 +155,8 @@ hits! {
         DiskLied = "disk that lied about what it had stored: node taken out",
         StartedVoteless = "node started without a vote",
         VoteRegained = "vote regained",
+        LossMadeGood = "lost acceptance of a chosen slot found made good when the vote came back",
+        PromiseFileChecked = "first acceptance of a ballot found covered by the promise file",
         AcceptanceLost = "acceptance lost with the vote",
         DamageSurvived = "damaged disk opened with nothing lost",
         DiskFailed = "node stopped because of its disk",

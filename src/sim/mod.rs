@@ -34,6 +34,7 @@ pub mod shrink;
 mod stops;
 pub mod time;
 pub mod trace;
+mod votes;
 mod world;
 
 pub use campaign::{Summary, campaign};

@@ -83,8 +83,9 @@ impl World {
             order.retain(|node| *node != leader);
             order.push(leader);
         }
-        // Whoever's disk may lie or rot is not relied on.
+        // Whoever's disk may lie or rot is not relied on; on those without a vote only if need be.
         order.retain(|node| !self.damageable(*node));
+        order.sort_by_key(|node| self.processes[*node].voteless);
         let mut quorum: Vec<usize> = order[..nodes / 2 + 1].to_vec();
         quorum.sort_unstable();
         let outside = (0..nodes).filter(|node| !quorum.contains(node));
@@ -134,7 +135,7 @@ impl World {
     }
 
     /// Whether a node lives, and lacks its vote in any group.
-    fn has_lost_vote(&self, node: usize) -> bool {
+    pub(super) fn has_lost_vote(&self, node: usize) -> bool {
         let live = self.processes[node].live.iter();
         live.flat_map(|live| &live.groups).any(|served| served.server.node().has_lost_vote())
     }

@@ -163,6 +163,8 @@ pub struct Process {
     pub damaged: bool,
     /// It has lied, so that what it holds may be consistent and late.
     pub has_lied: bool,
+    /// It has started without a vote in some group, and has not got it back as far as was seen.
+    pub voteless: bool,
     /// The last entry of each group's log that its disk has acknowledged: it votes only with all of them.
     pub durable_entries: Vec<u64>,
     /// What trouble its disk had made before it started.
@@ -206,6 +208,7 @@ impl Process {
             impostor: None,
             damaged: false,
             has_lied: false,
+            voteless: false,
             trouble_before: 0,
             damage_at_start: vec![None; plan.groups],
             durable_entries: vec![0; plan.groups],

@@ -310,7 +310,11 @@ impl World {
                 let found: Vec<RecoveredState> = live.groups.iter().map(recovered).collect();
                 let damaged = process.damaged;
                 // What cannot be read may be damaged: a disk that fails reads costs the vote as well.
-                let is_sound = !damaged && trouble(&live.io.disk) == process.trouble_before;
+                // And the record of a loss stays until it is made good.
+                let is_sound = !damaged
+                    && !process.voteless
+                    && trouble(&live.io.disk) == process.trouble_before;
+                process.voteless = found.iter().any(|found| !found.votes);
                 for (group, found) in found.iter().enumerate() {
                     self.hits.add(Hit::StartedVoteless, u64::from(!found.votes));
                     if !found.votes && is_sound {
@@ -590,17 +594,14 @@ impl World {
     /// Carries out what the node asked of the network.
     fn carry_out(&mut self, node: usize) -> Result<(), Violation> {
         let now = self.now();
+        self.check_votes_again(node)?;
         let process = &mut self.processes[node];
         let (id, host) = (process.id, process.host);
         let live = process.live.as_mut().expect("only a node that lives asks");
         let watermarks = live.groups.iter().map(|served| served.server.node().watermarks());
         let promised: Vec<Ballot> = watermarks.map(|marks| marks.promised).collect();
         let clock = process.clock.read(now);
-        for (served, judge) in live.groups.iter().zip(&mut self.judges) {
-            if !served.server.node().has_lost_vote() && judge.promises.votes_again(id) {
-                self.hits.hit(Hit::VoteRegained);
-            }
-        }
+        let mut new_ballots = Vec::new();
         for command in live.io.port.take_commands() {
             if let NetCommand::Send(conn, parts) = &command {
                 self.scratch.clear();
@@ -612,6 +613,8 @@ impl World {
                     let group = usize::from(live.io.owner(*conn).0);
                     let promises = &mut self.judges[group].promises;
                     promises.sent(id, (now, clock), link, &self.scratch, &mut self.hits)?;
+                    let accepted_first = promises.accepted_first.take();
+                    new_ballots.extend(accepted_first.map(|ballot| (group, ballot)));
                     let handed_over = std::mem::take(&mut promises.handed_over);
                     live.groups[group].asked_another |= handed_over;
                     if handed_over && let Some(delay) = self.nemesis.handover_delay.take() {
@@ -622,6 +625,9 @@ impl World {
                 }
             }
             self.net.command(&mut self.queue, host, command);
+        }
+        for (group, ballot) in new_ballots {
+            self.check_promise_file(node, group, ballot)?;
         }
         let judges = self.judges.iter_mut().zip(promised);
         judges

@@ -40,6 +40,10 @@ struct Told {
     floor: Ballot,
     /// It has started without a vote, and has not got it back.
     voteless: bool,
+    /// The acceptances that it had told and lost then.
+    lost: BTreeMap<Slot, Ballot>,
+    /// The highest ballot at which it told to have accepted, in any slot.
+    accepted_at: Ballot,
     /// The highest ballot it has sent a prepare for; and in earlier lives.
     prepared: Ballot,
     prepared_before: Ballot,
@@ -60,6 +64,8 @@ pub struct Promises {
     handovers: Handovers,
     /// A leader has handed over since this was last looked at.
     pub handed_over: bool,
+    /// A node has told its first acceptance at this ballot since this was last looked at.
+    pub accepted_first: Option<Ballot>,
     /// Who has accepted what.
     pub quorums: Quorums,
     /// Who is bound by which lease.
@@ -79,6 +85,7 @@ impl Promises {
             elections: Elections::new(nodes),
             handovers: Handovers::new(nodes),
             handed_over: false,
+            accepted_first: None,
             quorums: Quorums::new(nodes),
             leases: Leases::new(nodes),
             rounds: Rounds::new(nodes),
@@ -107,9 +114,10 @@ impl Promises {
         hits.add(Hit::PromiseChecked, u64::from(due > Ballot::NONE));
         told.voteless = !found.votes;
         while told.voteless
-            && let Some((slot, _)) = missing(&told.accepted, found, chosen)
+            && let Some((slot, ballot)) = missing(&told.accepted, found, chosen)
         {
             told.accepted.remove(&slot);
+            told.lost.insert(slot, ballot);
             hits.hit(Hit::AcceptanceLost);
         }
         if let Some((slot, ballot)) = missing(&told.accepted, found, chosen) {
@@ -122,9 +130,11 @@ impl Promises {
         Ok(())
     }
 
-    /// The node has its vote, for the first time since it started. Whether it had started without.
-    pub fn votes_again(&mut self, node: NodeId) -> bool {
-        std::mem::take(&mut self.nodes[usize::from(node.0) - 1].voteless)
+    /// The node has its vote. If it had started without, and this is seen for the first time: the
+    /// acceptances that it had told and lost.
+    pub fn votes_again(&mut self, node: NodeId) -> Option<BTreeMap<Slot, Ballot>> {
+        let told = &mut self.nodes[usize::from(node.0) - 1];
+        std::mem::take(&mut told.voteless).then(|| std::mem::take(&mut told.lost))
     }
 
     /// Whether a damaged disk still holds everything that the node had told: of one that has cut damage, and
@@ -177,6 +187,12 @@ impl Promises {
             self.rounds.sent(node, &message, at);
             self.leases.sent(node, &message, now, hits)?;
             told.sent(node, &message, &mut stream.promised)?;
+            if let Message::Accepted { ballot, .. } = message
+                && ballot > told.accepted_at
+            {
+                told.accepted_at = ballot;
+                self.accepted_first = Some(ballot);
+            }
             self.handovers.sent(node, to, &message);
             if let Message::TakeOver { release, chosen } = &message {
                 self.handed_over = true;

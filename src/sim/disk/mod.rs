@@ -348,6 +348,18 @@ impl SimDisk {
         self.names.files().map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// The bytes of a file that a power cut right now would leave for sure.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn durable_bytes(&self, name: &str) -> io::Result<Vec<u8>> {
+        let inode = self.names.file(name)?;
+        let file = self.files[&inode].durable_copy();
+        let mut bytes = vec![0; file.length() as usize];
+        file.read(0, &mut bytes);
+        Ok(bytes)
+    }
+
     /// The bytes of a file as reads see them.
     ///
     /// # Errors
