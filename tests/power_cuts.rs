@@ -12,13 +12,16 @@
 mod common;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::disk::cache::Loss;
+use common::disk::cache::{Loss, SECTOR};
 use common::disk::{Disk, Mains, available};
 use common::{Cluster, PATIENCE, wait_for};
 use loggos::base::Position;
@@ -29,11 +32,18 @@ use loggos::client::{ClientOptions, ReadLevel, ReadOptions};
 /// Power cuts of an ordinary run.
 const SAMPLE: u64 = 15;
 const NODES: usize = 3;
+/// A block of the log, in bytes.
+const BLOCK: usize = 4096;
+/// What an entry of the log begins with, at the start of a block.
+const ENTRY_MAGIC: &[u8] = b"LgE1";
 const WRITERS: u64 = 4;
 /// Appends that must be acknowledged after a cut: then the cluster is back.
 const PROGRESS: usize = 20;
 /// Between two looks at the whole log; at other times its newest part is read.
 const CUTS_PER_WHOLE_LOOK: u64 = 25;
+
+/// How long the first nodes get to go on without the last one, where one of them is damaged.
+const WITHOUT_THE_LATE: Duration = Duration::from_millis(1500);
 
 /// How many cuts, and the seed.
 fn extent(salt: u64) -> (u64, u64) {
@@ -256,6 +266,24 @@ impl Powered {
         self.look_at_news();
     }
 
+    /// As [`Powered::come_back`], with damage in the log of the node `damaged`: it is among the
+    /// first that start, and those get a while to go on without the one that may know better.
+    fn come_back_damaged(&mut self, damaged: usize) {
+        let late = (damaged + 1 + self.rng.below(NODES as u64 - 1) as usize) % NODES;
+        for index in (0..NODES).filter(|index| *index != late) {
+            self.start_node(index);
+        }
+        let (start, before) = (Instant::now(), self.ledger.count());
+        while start.elapsed() < WITHOUT_THE_LATE && self.ledger.count() == before {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let start = Instant::now();
+        self.start_node(late);
+        self.wait_for_progress();
+        self.slowest = self.slowest.max(start.elapsed());
+        self.look_at_news();
+    }
+
     /// Looks at what is new in the log, and now and then at all of it.
     fn look_at_news(&mut self) {
         let from = if self.cuts.is_multiple_of(CUTS_PER_WHOLE_LOOK) { 0 } else { self.seen_to };
@@ -391,6 +419,61 @@ fn cut_again_and_again(nodes: usize, salt: u64) {
         }
     }
     powered.finish();
+}
+
+#[test]
+fn power_cuts_with_bit_rot_in_the_last_entry_of_one_lose_nothing_acknowledged() {
+    let (cuts, seed) = extent(2);
+    let Some(mut powered) = Powered::start(NODES, seed) else { return };
+    powered.wait_for_progress();
+    let mut rotten = 0;
+    while powered.cuts < cuts {
+        powered.arm(100);
+        powered.lose_power();
+        let node = powered.rng.below(NODES as u64) as usize;
+        rotten += u64::from(rot_last_entry(&powered.cluster.nodes[node].data, &mut powered.rng));
+        powered.come_back_damaged(node);
+    }
+    println!("{rotten} entries rotten");
+    assert!(rotten * 10 >= cuts * 9, "nearly every log has a last entry: {rotten}");
+    powered.finish();
+}
+
+/// Damages a sector of the last entry of a node's log: a bit flips, or the sector is blank, or
+/// something else. Whether there is an entry.
+fn rot_last_entry(data: &Path, rng: &mut Rng) -> bool {
+    let folder = std::fs::read_dir(data.join("group-0000")).expect("the power is back");
+    let paths = folder.map(|entry| entry.expect("it can be listed").path());
+    let is_segment = |path: &PathBuf| {
+        let name = path.file_name().expect("it has one").to_string_lossy();
+        name.starts_with("segment-") && name.ends_with(".log")
+    };
+    let mut segments: Vec<PathBuf> = paths.filter(is_segment).collect();
+    segments.sort();
+    segments.iter().rev().any(|path| rot_last_entry_of(path, rng))
+}
+
+fn rot_last_entry_of(path: &Path, rng: &mut Rng) -> bool {
+    let bytes = std::fs::read(path).expect("the power is back");
+    let blocks: Vec<&[u8]> = bytes.chunks(BLOCK).collect();
+    let Some(first) = blocks.iter().rposition(|block| block.starts_with(ENTRY_MAGIC)) else {
+        return false;
+    };
+    let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let length = blocks[first..].iter().take_while(|block| !is_blank(block)).count();
+    let entry = first * BLOCK..(first + length) * BLOCK;
+    let sectors: Vec<usize> =
+        entry.step_by(SECTOR).filter(|at| !is_blank(&bytes[*at..at + SECTOR])).collect();
+    let at = sectors[rng.below(sectors.len() as u64) as usize];
+    let mut sector = bytes[at..at + SECTOR].to_vec();
+    match rng.below(3) {
+        0 => sector[rng.below(SECTOR as u64) as usize] ^= 1 << rng.below(8),
+        1 => sector.fill(0),
+        _ => sector.fill_with(|| rng.next_u64() as u8),
+    }
+    let file = File::options().write(true).open(path).expect("the power is back");
+    file.write_all_at(&sector, at as u64).and_then(|()| file.sync_all()).expect("it is back");
+    true
 }
 
 /// Runs a few cuts that must be found to lose something; says what was found.
