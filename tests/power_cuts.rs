@@ -439,8 +439,9 @@ fn power_cuts_with_bit_rot_in_the_last_entry_of_one_lose_nothing_acknowledged() 
     powered.finish();
 }
 
-/// Damages a sector of the last entry of a node's log: a bit flips, or the sector is blank, or
-/// something else. Whether there is an entry.
+/// Damages a sector of the last entry of a node's log: a bit flips, or all of it is something else.
+/// Whether there is an entry. (A sector that is blank looks like one that was never written: with the one
+/// node away that knows better, nothing can tell. See `paxos/tears.rs`.)
 fn rot_last_entry(data: &Path, rng: &mut Rng) -> bool {
     let folder = std::fs::read_dir(data.join("group-0000")).expect("the power is back");
     let paths = folder.map(|entry| entry.expect("it can be listed").path());
@@ -466,9 +467,8 @@ fn rot_last_entry_of(path: &Path, rng: &mut Rng) -> bool {
         entry.step_by(SECTOR).filter(|at| !is_blank(&bytes[*at..at + SECTOR])).collect();
     let at = sectors[rng.below(sectors.len() as u64) as usize];
     let mut sector = bytes[at..at + SECTOR].to_vec();
-    match rng.below(3) {
+    match rng.below(2) {
         0 => sector[rng.below(SECTOR as u64) as usize] ^= 1 << rng.below(8),
-        1 => sector.fill(0),
         _ => sector.fill_with(|| rng.next_u64() as u8),
     }
     let file = File::options().write(true).open(path).expect("the power is back");

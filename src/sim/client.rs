@@ -223,7 +223,8 @@ impl SimClient {
 
     /// Goes on with an endless, modest workload and no wish to stop: the liveness phase.
     pub fn set_workload(&mut self, workload: Workload, operations_max: u64) {
-        self.workload = Workload { inflight: self.workload.inflight, ..workload };
+        let inflight = self.workload.inflight.min(workload.inflight);
+        self.workload = Workload { inflight, ..workload };
         self.operations_left = operations_max;
     }
 
@@ -421,7 +422,8 @@ impl SimClient {
                 continue;
             }
             let due = state.call.as_ref().map_or(state.next_at, |call| call.not_before);
-            if due > now || (state.call.is_none() && self.operations_left == 0) {
+            let is_idle = self.operations_left == 0 || slot >= self.workload.inflight;
+            if due > now || (state.call.is_none() && is_idle) {
                 continue;
             }
             if !self.link.as_ref().is_some_and(|link| link.protocol.can_submit()) {

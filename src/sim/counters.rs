@@ -70,7 +70,7 @@ hits! {
         Kill = "process killed",
         PowerCut = "power cut on one node",
         PowerCutAll = "power cut on all nodes at once",
-        PowerCutAllRot = "power cut on all nodes at once, and rot in the last entry of one",
+        PowerCutAllRot = "power cut on all nodes at once with rot in the last entry of one",
         PowerCutMinority = "power cut on a minority at once",
         Pause = "process paused",
         ClockDrift = "clock drifts within the bound",
