@@ -131,6 +131,8 @@ mutants! {
     StalledLeaderStays = 8 "stalled-leader-stays",
     /// A leader that is asked to stop ends without handing over.
     StopWithoutTransfer = 8 "stop-without-transfer",
+    /// A leader whose disk is far slower than the accept quorum's stays.
+    SlowLeaderStays = 8 "slow-leader-stays",
     /// A leader that reaches no quorum stays.
     LonelyLeaderStays = 8 "lonely-leader-stays",
     /// The loss of the connection from a peer is taken for the loss of the connection to it, which

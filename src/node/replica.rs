@@ -816,7 +816,7 @@ impl Node {
 
     // ---- the turn ---------------------------------------------------------------------------
 
-    /// Ends the turn: seals if the log is free, lets the core send what waits, and starts every
+    /// Ends the turn: seals if the log is free (or far behind the quorum), lets the core send what waits, and starts every
     /// write and send.
     ///
     /// # Errors
@@ -824,7 +824,7 @@ impl Node {
     pub fn end_turn<I: Io>(&mut self, io: &mut I) -> Result<(), NodeFailure> {
         let now = io.now();
         self.log_time.step(now);
-        self.core.note_room(now, self.log.has_room());
+        self.core.set_disk_full(now, !self.log.has_room());
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.step(now, Input::Tick);
         }
@@ -915,11 +915,13 @@ impl Node {
         !self.goes_no_further() && self.role == Role::Leader && self.core.can_propose()
     }
 
-    /// When the open batch goes out although the log is busy. What keeps the log busy may be a
-    /// write that the core does not know of (a mark, say) on a disk that has stopped: the others
-    /// can choose the batch without this disk, and the core learns that it is stalled.
+    /// When the open batch goes out although the log is busy: when the accept quorum waits for it
+    /// and the log's disk is far behind the quorum's. What keeps the log busy may be a write that the
+    /// core does not know of (a mark, say); and at the latest it goes out after half of the time in
+    /// which a disk counts as stalled, so that the core learns of it.
     fn open_deadline(&self) -> Instant {
-        self.open_since + self.options.paxos.disk_stall_timeout / 2
+        let latest = self.open_since + self.options.paxos.disk_stall_timeout / 2;
+        self.core.overtakes_own_disk_at(self.open_since).map_or(latest, |at| at.min(latest))
     }
 
     /// When the node has something to do although nothing happens.

@@ -223,9 +223,10 @@ impl<V: Value> Core<V> {
         if sequence != 0 {
             let chosen = self.chosen;
             let granted = self.grant_lease(peer, Release { ballot, sequence }, lease_ms);
-            let priority = self.config.priority;
             self.tell_cut(peer, sequence, fx);
-            let reply = Message::HeartbeatReply { ballot, sequence, chosen, granted, priority };
+            let (priority, fitness) = (self.config.priority, self.fitness());
+            let reply =
+                Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness };
             self.send(peer, reply, fx);
         }
     }
@@ -303,7 +304,8 @@ impl<V: Value> Core<V> {
             let soon = self.config.election_timeout / 8;
             // Nobody can be elected while what was granted to the lost leader runs.
             let from = self.now.max(self.bound_until());
-            self.election_at = from + self.rng.between(std::time::Duration::ZERO, soon);
+            self.election_at =
+                from + self.rng.between(std::time::Duration::ZERO, soon) + self.handicap();
         }
     }
 

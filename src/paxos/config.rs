@@ -47,8 +47,12 @@ pub struct Config {
     /// What has not been answered for this long is sent again.
     pub resend_timeout: Duration,
     /// A leader whose write has not completed for this long steps down, and a replica in that
-    /// state does not campaign. A leader without room for new values steps down after it, too.
+    /// state does not campaign. A leader that has no room for new values for this long hands over to
+    /// a member that has, if there is one.
     pub disk_stall_timeout: Duration,
+    /// A leader whose disk takes this many times longer for a write than the accept quorum's hands
+    /// over to a member with a faster one, if there is one; 0: never. See `give_way`.
+    pub slow_disk_factor: u32,
     /// How much this replica is wanted as the leader: one of lower priority hands over to a
     /// connected replica of higher priority that is up to date. Each replica's own.
     pub priority: u8,
@@ -91,6 +95,7 @@ impl Config {
             clock_slack: Duration::from_millis(1),
             resend_timeout: Duration::from_millis(500),
             disk_stall_timeout: Duration::from_millis(2000),
+            slow_disk_factor: 8,
             priority: 0,
         }
     }

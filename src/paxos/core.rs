@@ -16,7 +16,7 @@ use super::effect::{Effect, Effects, Input, Outgoing, PersistId, Recovered, Role
 use super::election::{PreVoting, Preparing};
 use super::leader::Leading;
 use super::lease::Grant;
-use super::message::Message;
+use super::message::{Fitness, Message};
 use super::persists::{Pending, Persists};
 use super::quorum::{Quorum, Votes};
 use super::reads::Reads;
@@ -61,6 +61,8 @@ pub(super) struct Peer {
     pub(super) answered_at: Instant,
     /// How much it is wanted as the leader, as it told last.
     pub(super) priority: u8,
+    /// How well it could lead, as it told last on this connection.
+    pub(super) fitness: Fitness,
     /// How often in a row, as far as seen from here, it has lost a leadership soon or not taken one
     /// over.
     pub(super) setbacks: u32,
@@ -120,7 +122,7 @@ pub struct Core<V: Value> {
     pub(super) reads: Reads,
     /// Since when the log has no room for a value, as far as it was told; from the beginning of
     /// its leadership on, while it leads.
-    pub(super) roomless_since: Option<Instant>,
+    pub(super) disk_full_since: Option<Instant>,
     /// It is about to stop; see `give_way`.
     pub(super) retiring: bool,
     /// The role that the caller has been told.
@@ -192,7 +194,7 @@ impl<V: Value> Core<V> {
             peers: vec![Peer::default(); members],
             fetching: None,
             sequence: 0,
-            roomless_since: None,
+            disk_full_since: None,
             retiring: false,
             role_told: Role::Follower { leader: None },
             own_cut,
@@ -241,14 +243,12 @@ impl<V: Value> Core<V> {
         assert_eq!(self.role(), self.role_told, "every change of role is told");
     }
 
-    /// Tells whether the log has room for a value of any size. A leader that has none for
-    /// `disk_stall_timeout` gives way, and a replica that has none lets others campaign first:
-    /// one full disk must not hold up those who have room.
-    pub fn note_room(&mut self, now: Instant, has_room: bool) {
+    /// Tells whether the log has no room for a value of any size; what follows: `give_way`.
+    pub fn set_disk_full(&mut self, now: Instant, is_full: bool) {
         self.now = self.now.max(now);
-        match has_room {
-            true => self.roomless_since = None,
-            false => _ = self.roomless_since.get_or_insert(self.now),
+        match is_full {
+            false => self.disk_full_since = None,
+            true => _ = self.disk_full_since.get_or_insert(self.now),
         }
     }
 
@@ -355,8 +355,8 @@ impl<V: Value> Core<V> {
             Message::Nack { ballot, promised } => self.on_nack(ballot, promised, fx),
             Message::Accepted { ballot, slot } => self.on_accepted(peer, ballot, slot, fx),
             Message::AcceptRejected { ballot, slot } => self.on_accept_rejected(peer, ballot, slot),
-            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
-                self.peers[peer].priority = priority;
+            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness } => {
+                (self.peers[peer].priority, self.peers[peer].fitness) = (priority, fitness);
                 self.note_whole(peer, sequence);
                 if self.leads_at(ballot) {
                     if granted {
@@ -418,6 +418,7 @@ impl<V: Value> Core<V> {
         self.peers[peer].connected = true;
         // It may have restarted with less than it told of before.
         self.peers[peer].chosen = Slot::NONE;
+        self.peers[peer].fitness = Fitness::default();
         self.tell_cut(peer, 0, fx);
         self.campaign_peer_connected(peer, fx);
         self.leader_peer_connected(peer, fx);
@@ -557,15 +558,10 @@ impl<V: Value> Core<V> {
         }
     }
 
-    /// Whether the disk does not complete writes.
+    /// Whether the disk does not complete writes that have room.
     pub(super) fn disk_stalled(&self) -> bool {
-        self.persists.stalled(self.now, self.config.disk_stall_timeout)
-    }
-
-    /// Whether it has led without room for so long that another member should try.
-    pub(super) fn is_long_roomless(&self) -> bool {
-        let long = |since| self.now.since(since) >= self.config.disk_stall_timeout;
-        self.peers.len() > 1 && self.roomless_since.is_some_and(long)
+        let is_full = self.disk_full_since.is_some();
+        self.persists.stalled(self.now, self.config.disk_stall_timeout, is_full)
     }
 
     /// Whether an accept quorum has answered at this ballot within the election timeout.

@@ -5,7 +5,6 @@
 //! durable before its prepares leave, so that no ballot is used twice, not even after a crash.
 
 use std::hash::{Hash, Hasher};
-use std::time::Duration;
 
 use super::Value;
 use super::core::{Core, ROUND_MAX, State};
@@ -68,9 +67,7 @@ impl<V: Value> Core<V> {
     pub(super) fn await_election(&mut self) {
         let timeout = self.config.election_timeout;
         let spread = 2 + self.failures.min(BACKOFF_TIMEOUTS_MAX);
-        // A member with room for values leads better than one without.
-        let later = self.roomless_since.map_or(Duration::ZERO, |_| timeout * 2);
-        self.election_delay = self.rng.between(timeout, timeout * spread) + later;
+        self.election_delay = self.rng.between(timeout, timeout * spread) + self.handicap();
         self.election_at = self.now + self.election_delay;
     }
 

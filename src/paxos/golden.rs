@@ -124,6 +124,8 @@ mod tests {
         preferred_leader,
         retiring_leader,
         lost_vote,
+        full_disks,
+        slow_disk,
     }
 
     #[test]

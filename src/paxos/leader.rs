@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use super::Value;
 use super::core::{Core, State};
 use super::effect::Effects;
+use super::give_way::Pace;
 use super::lease::Lease;
 use super::message::Message;
 use super::timeless::Timeless;
@@ -66,8 +67,12 @@ pub(super) struct Leading {
     pub(super) lease: Lease,
     /// The handing over that is under way.
     pub(super) transfer: Option<Transfer>,
-    /// Since when it waits before it hands over to a replica of higher priority.
+    /// Since when it waits before it hands over to a replica of higher priority, or gives way.
     pub(super) patient_from: Instant,
+    /// Since when its disk is far slower than the accept quorum's.
+    pub(super) slow_since: Option<Instant>,
+    /// How long it takes from a proposal to its being chosen; and the slot that is being timed.
+    pub(super) pace: Pace,
 }
 
 impl Leading {
@@ -97,6 +102,8 @@ impl Timeless for Leading {
             lease: _,
             transfer,
             patient_from: _,
+            slow_since: _,
+            pace: _,
         } = self;
         (ballot, last, inflight_bytes, retained_bytes).hash(hasher);
         transfer.is_some().hash(hasher);
@@ -193,11 +200,13 @@ impl<V: Value> Core<V> {
             lease: Lease::new(self.peers.len()),
             transfer: None,
             patient_from: self.now,
+            slow_since: None,
+            pace: Pace::default(),
         });
         self.end_reign();
         self.restart_reads();
-        // When all disks are full, each leader has its time.
-        self.roomless_since = self.roomless_since.map(|_| self.now);
+        // Each leader has its time before it gives way.
+        self.disk_full_since = self.disk_full_since.map(|_| self.now);
         self.leader = Some(self.config.id);
         self.unused = None;
         self.fetching = None;
@@ -220,6 +229,7 @@ impl<V: Value> Core<V> {
         };
         let slot = leading.last.next();
         leading.last = slot;
+        leading.pace.proposed(slot, self.now);
         leading.inflight_bytes += value.size();
         let ballot = leading.ballot;
         assert_eq!(ballot, self.promised, "a leader has promised nobody more");
@@ -311,6 +321,9 @@ impl<V: Value> Core<V> {
             self.choose_next(fx);
         }
         if self.chosen > before {
+            if let State::Leading(leading) = &mut self.state {
+                leading.pace.chosen(self.chosen, self.now);
+            }
             self.after_chosen(fx);
         }
     }
@@ -485,13 +498,14 @@ impl<V: Value> Core<V> {
             return;
         }
         leading.heartbeat_at = self.now + self.config.heartbeat_interval;
-        // A leader that reaches no quorum, or whose disk stands still or is full, holds up
-        // everybody who still hears it.
+        // A leader that reaches no quorum, or whose disk stands still, holds up everybody who still
+        // hears it.
         let lonely = !self.has_quorum_contact() && !planted(Mutant::LonelyLeaderStays);
         let stalled = self.disk_stalled() && !planted(Mutant::StalledLeaderStays);
-        if lonely || stalled || self.is_long_roomless() {
+        if lonely || stalled {
             return self.give_up(fx);
         }
+        self.note_own_disk();
         self.transfer_tick(fx);
         self.heartbeat_all(fx);
         for peer in self.peer_indices() {
@@ -558,7 +572,7 @@ mod tests {
     use super::*;
     use crate::base::NodeId;
     use crate::paxos::testkit::Text;
-    use crate::paxos::{Config, Effect, Input, PersistId, Recovered, Write};
+    use crate::paxos::{Config, Effect, Fitness, Input, PersistId, Recovered, Write};
 
     const PEER: NodeId = NodeId(2);
 
@@ -628,7 +642,9 @@ mod tests {
             self.step(Input::Tick);
             let (ballot, sequence, chosen) = (self.ballot, self.core.sequence, Slot::NONE);
             let (granted, priority) = (false, 0);
-            let reply = Message::HeartbeatReply { ballot, sequence, chosen, granted, priority };
+            let fitness = Fitness::default();
+            let reply =
+                Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness };
             self.receive(reply);
         }
     }

@@ -33,6 +33,17 @@ impl Release {
     pub const NONE: Release = Release { ballot: Ballot::NONE, sequence: 0 };
 }
 
+/// How well a member could lead at the moment; see `give_way`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Fitness {
+    /// Its log has no room for a value.
+    pub disk_full: bool,
+    /// It is about to stop.
+    pub retiring: bool,
+    /// How long a write of its log takes, in microseconds.
+    pub write_us: u32,
+}
+
 /// A message from one replica to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message<V> {
@@ -151,6 +162,8 @@ pub enum Message<V> {
         granted: bool,
         /// How much the sender is wanted as the leader; see `transfer`.
         priority: u8,
+        /// How well the sender could lead.
+        fitness: Fitness,
     },
     /// The leader hands over: the receiver, which holds everything that was proposed, is to
     /// campaign at once. See `transfer`.
@@ -269,11 +282,17 @@ impl<V: fmt::Display> fmt::Display for Message<V> {
                 }
                 Ok(())
             }
-            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness } => {
                 let granted = if *granted { " granted" } else { "" };
                 write!(f, "HeartbeatReply {ballot} #{sequence} chosen {chosen}{granted}")?;
                 if *priority != 0 {
                     write!(f, " priority {priority}")?;
+                }
+                let Fitness { disk_full, retiring, write_us } = fitness;
+                f.write_str(if *disk_full { " disk full" } else { "" })?;
+                f.write_str(if *retiring { " retiring" } else { "" })?;
+                if *write_us >= 1000 {
+                    write!(f, " writes take {} ms", write_us / 1000)?;
                 }
                 Ok(())
             }

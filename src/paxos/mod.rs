@@ -43,7 +43,7 @@ pub use effect::{
     Cut, Effect, Effects, Input, Outgoing, PersistId, ReadId, Recovered, Role, Write,
 };
 pub use lease::Granted;
-pub use message::{AcceptedSlot, Message, Release};
+pub use message::{AcceptedSlot, Fitness, Message, Release};
 pub use status::{CoreStatus, PeerStatus};
 
 use crate::base::Checksum;

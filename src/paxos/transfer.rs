@@ -223,6 +223,7 @@ impl<V: Value> Core<V> {
         let waited = self.now.since(since);
         let able = self.peer_indices().filter(|peer| {
             self.peers[*peer].priority > self.config.priority
+                && self.may_have_it_back(*peer)
                 && waited >= self.patience(*peer)
                 && self.is_near(*peer)
         });
@@ -312,7 +313,7 @@ mod tests {
     use super::*;
     use crate::base::Ballot;
     use crate::paxos::testkit::Text;
-    use crate::paxos::{Config, Input, Outgoing, Recovered, Write};
+    use crate::paxos::{Config, Fitness, Input, Outgoing, Recovered, Write};
 
     const TIMEOUT: Duration = Duration::from_millis(400);
     /// Replica 1 is the one that is tried.
@@ -381,7 +382,15 @@ mod tests {
                     Message::Heartbeat { ballot, sequence, .. } if sequence > 0 => {
                         let priority = u8::from(to == PREFERRED);
                         let granted = false;
-                        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority }
+                        let fitness = Fitness::default();
+                        Message::HeartbeatReply {
+                            ballot,
+                            sequence,
+                            chosen,
+                            granted,
+                            priority,
+                            fitness,
+                        }
                     }
                     _ => continue,
                 };

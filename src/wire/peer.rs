@@ -11,7 +11,7 @@ use super::frame::{
 };
 use crate::base::limits::KIB;
 use crate::base::{Batch, BlockPool, Checksum, GroupId};
-use crate::paxos::{AcceptedSlot, Message, Release};
+use crate::paxos::{AcceptedSlot, Fitness, Message, Release};
 
 /// The most slots one promise can tell of. The core's window above the chosen watermark
 /// (`accept_ahead_slots_max`) must not be above it.
@@ -138,12 +138,15 @@ fn put_meta<'m>(message: &'m Message<Batch>, out: &mut Vec<u8>) -> (FrameKind, O
             out.put_u32(*lease_ms);
             (FrameKind::Heartbeat, None)
         }
-        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
+        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness } => {
             out.put_ballot(*ballot);
             out.put_u64(*sequence);
             out.put_u64(chosen.0);
             out.put_u8(u8::from(*granted));
             out.put_u8(*priority);
+            out.put_u8(u8::from(fitness.disk_full));
+            out.put_u8(u8::from(fitness.retiring));
+            out.put_u32(fitness.write_us);
             (FrameKind::HeartbeatReply, None)
         }
         Message::TakeOver { release, chosen } => {
@@ -293,6 +296,7 @@ pub fn decode_message(frame: Frame<'_>, pool: &BlockPool) -> Result<Message<Batc
             chosen: f.slot()?,
             granted: f.flag()?,
             priority: f.u8()?,
+            fitness: Fitness { disk_full: f.flag()?, retiring: f.flag()?, write_us: f.u32()? },
         },
         FrameKind::TakeOver => Message::TakeOver { release: release(f)?, chosen: f.slot()? },
         FrameKind::ReadIndex => Message::ReadIndex { id: f.u64()?, lease: f.flag()? },

@@ -21,7 +21,7 @@ use crate::base::{
     Founding, GroupId, Incarnation, LogId, NodeId, Position, Sequence, SessionId, SessionTerms,
     Slot,
 };
-use crate::paxos::{AcceptedSlot, Message, Release};
+use crate::paxos::{AcceptedSlot, Fitness, Message, Release};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -35,6 +35,11 @@ fn slot() -> impl Strategy<Value = Slot> {
 
 fn release() -> impl Strategy<Value = Release> {
     (ballot(), any::<u64>()).prop_map(|(ballot, sequence)| Release { ballot, sequence })
+}
+
+fn fitness() -> impl Strategy<Value = Fitness> {
+    (any::<bool>(), any::<bool>(), any::<u32>())
+        .prop_map(|(disk_full, retiring, write_us)| Fitness { disk_full, retiring, write_us })
 }
 
 fn accepted() -> impl Strategy<Value = Vec<AcceptedSlot>> {
@@ -100,13 +105,14 @@ fn message() -> impl Strategy<Value = Message<Vec<u8>>> {
                 lease_ms
             }
         ),
-        (ballot(), slot(), any::<u64>(), any::<bool>(), any::<u8>()).prop_map(
-            |(ballot, chosen, sequence, granted, priority)| Message::HeartbeatReply {
+        (ballot(), slot(), any::<u64>(), any::<bool>(), any::<u8>(), fitness()).prop_map(
+            |(ballot, chosen, sequence, granted, priority, fitness)| Message::HeartbeatReply {
                 ballot,
                 chosen,
                 sequence,
                 granted,
-                priority
+                priority,
+                fitness
             }
         ),
         (any::<u64>(), any::<bool>()).prop_map(|(id, lease)| Message::ReadIndex { id, lease }),
@@ -152,8 +158,8 @@ fn map_value<A, B>(message: Message<A>, turn: impl FnOnce(A) -> B) -> Message<B>
         Message::Heartbeat { ballot, chosen, sequence, lease_ms } => {
             Message::Heartbeat { ballot, chosen, sequence, lease_ms }
         }
-        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority } => {
-            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority }
+        Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness } => {
+            Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness }
         }
         Message::ReadIndex { id, lease } => Message::ReadIndex { id, lease },
         Message::ReadIndexReply { id, index } => Message::ReadIndexReply { id, index },

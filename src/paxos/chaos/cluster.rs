@@ -85,7 +85,7 @@ pub(super) struct Node {
     /// A stalled disk completes nothing until then.
     disk_stalled_until: u64,
     /// Its log has no room for values.
-    pub(super) roomless: bool,
+    pub(super) disk_full: bool,
     /// A paused process handles nothing until then, not even time.
     paused_until: u64,
     /// How much faster than true its clock runs, in parts per million, and how far ahead it is.
@@ -258,7 +258,7 @@ impl Cluster {
                 claimed: Ballot::NONE,
                 promised_sent: Ballot::NONE,
                 disk_stalled_until: 0,
-                roomless: false,
+                disk_full: false,
             });
         }
         for node in 0..count {
@@ -484,9 +484,9 @@ impl Cluster {
         let end_of_turn = matches!(input, Input::EndOfTurn);
         let mut effects = std::mem::take(&mut self.effects);
         let now = self.nodes[node].clock(self.now);
-        let has_room = !self.nodes[node].roomless;
+        let is_full = self.nodes[node].disk_full;
         let core = self.nodes[node].core.as_mut().unwrap();
-        core.note_room(now, has_room);
+        core.set_disk_full(now, is_full);
         core.step(now, input, &mut effects);
         for effect in effects.drain(..) {
             self.carry_out(node, effect);

@@ -78,6 +78,8 @@ pub(super) struct World {
     wire: VecDeque<Flying>,
     cut: BTreeSet<(usize, usize)>,
     held: BTreeSet<(usize, usize)>,
+    /// Disks that complete nothing by themselves.
+    still: BTreeSet<usize>,
     /// What anybody has found chosen.
     oracle: BTreeMap<Slot, Text>,
 }
@@ -214,6 +216,13 @@ impl World {
                 self.step(node(words[1]), Input::PeerDisconnected(id(node(words[2]))), out);
             }
             "lost" => self.step(node(words[1]), Input::PeerLost(id(node(words[2]))), out),
+            "still" => _ = self.still.insert(node(words[1])),
+            "moving" => _ = self.still.remove(&node(words[1])),
+            "full" | "roomy" => {
+                let state = &mut self.nodes[node(words[1])];
+                let core = state.core.as_mut().expect("the replica is up");
+                core.set_disk_full(state.clock, words[0] == "full");
+            }
             "retire" => {
                 let node = node(words[1]);
                 self.nodes[node].core.as_mut().expect("the replica is up").retire();
@@ -234,6 +243,7 @@ impl World {
                 ("ahead", slots) => config.accept_ahead_slots_max = number(slots) as u64,
                 ("lease", ms) => config.lease = Duration::from_millis(number(ms) as u64),
                 ("fetch", slots) => config.fetch_slots_max = number(slots) as u64,
+                ("slow", factor) => config.slow_disk_factor = number(factor) as u32,
                 ("prefer", name) => self.preferred = Some(node(name)),
                 (other, _) => panic!("there is no setting {other}"),
             }
@@ -412,7 +422,11 @@ impl World {
     fn settle(&mut self, out: &mut Output) {
         for _ in 0..SETTLE_ROUNDS_MAX {
             let before = out.len();
-            (0..self.nodes.len()).for_each(|node| self.durable(node, usize::MAX, out));
+            for node in
+                (0..self.nodes.len()).filter(|node| !self.still.contains(node)).collect::<Vec<_>>()
+            {
+                self.durable(node, usize::MAX, out);
+            }
             self.deliver(None, usize::MAX, out);
             if out.len() == before {
                 return;

@@ -87,15 +87,21 @@ impl Rounds {
 mod tests {
     use super::*;
     use crate::base::Slot;
+    use crate::paxos::Fitness;
 
     #[test]
     fn a_quorum_must_have_answered_one_leader_within_the_time() {
         let mut rounds = Rounds::new(5);
         let mut answer = |at, node, round| {
             let ballot = Ballot { round, node: NodeId(1) };
-            let (chosen, granted) = (Slot::NONE, false);
-            let reply =
-                Message::<()>::HeartbeatReply { ballot, sequence: 1, chosen, granted, priority: 0 };
+            let reply = Message::<()>::HeartbeatReply {
+                ballot,
+                sequence: 1,
+                chosen: Slot::NONE,
+                granted: false,
+                priority: 0,
+                fitness: Fitness::default(),
+            };
             rounds.sent(NodeId(node), &reply, Time(at));
         };
         for (at, node, round) in [(10, 2, 1), (20, 2, 1), (30, 3, 2), (40, 3, 1), (50, 4, 2)] {

@@ -242,6 +242,7 @@ fn config(me: usize, bounds: &Bounds) -> Config {
     config.lease = Duration::ZERO;
     // No disk counts as stalled, whatever time does.
     config.disk_stall_timeout = Duration::MAX;
+    config.slow_disk_factor = 0;
     config
 }
 
