@@ -61,6 +61,11 @@ impl Node {
         self.core.cut() == Some(Cut::Damaged)
     }
 
+    /// Whether its log has no room for a value.
+    pub fn is_disk_full(&self) -> bool {
+        !self.log.has_room()
+    }
+
     /// What it is at the moment.
     pub fn role(&self) -> Role {
         self.role

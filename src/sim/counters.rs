@@ -119,6 +119,8 @@ hits! {
         ForeignDisk = "disk of another cluster of the same name",
         CrashedWhileFounding = "node crashed while the cluster was being founded",
         ShortLivedClients = "client left its session for another",
+        LeaderDiskSlow = "leader's disk slow for good",
+        AllDisksFull = "all disks full for long",
     }
     Branch {
         ImpostorRefused = "node on another disk refused by a peer, and told so",
@@ -216,6 +218,8 @@ hits! {
         CheckpointChecked = "checkpoint found to hold the state of its slot",
         StopChecked = "node found to go on from where it stopped cleanly",
         StopTransferChecked = "leader that stopped found to have asked whoever could take over",
+        SlowLeaderChecked = "slow leader found to have given way, and appends to be fast",
+        FullDisksChecked = "full disks found to keep their leader and to serve reads",
         ScrubChecked = "scrub of a damaged disk found to be right",
         NewerChecked = "world ended before a slot that nobody knows",
         QuorumChecked = "slot found accepted by a quorum",

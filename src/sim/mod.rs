@@ -34,6 +34,7 @@ pub mod shrink;
 mod stops;
 pub mod time;
 pub mod trace;
+pub mod trials;
 mod votes;
 mod world;
 

@@ -16,6 +16,7 @@ use super::phases::Phase;
 use super::plan::{Plan, Stream};
 use super::process::Absence;
 use super::trace::HostId;
+use super::trials::Trial;
 use super::world::{Happening, World};
 use crate::base::rng::Rng;
 use crate::paxos::Role;
@@ -61,6 +62,8 @@ pub struct Nemesis {
     cuts: Vec<(HostId, HostId)>,
     /// From the next handing over on, the link from the old leader to the new one is slower by this.
     pub(super) handover_delay: Option<Duration>,
+    /// Of a world that is one.
+    pub(super) trial: Trial,
 }
 
 /// The faults that a strike chooses from, beside those of `disk_faults`. What is named twice comes
@@ -126,6 +129,7 @@ impl Nemesis {
             strikes: 0,
             cuts: Vec::new(),
             handover_delay: None,
+            trial: Trial::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::counters::{Hit, HitKind};
 use super::disk::DiskTiming;
 use super::names;
 use super::net::NetOptions;
+use super::trials;
 use crate::base::limits::{BLOCK_SIZE, KIB, MIB};
 use crate::base::mutants::Mutant;
 use crate::base::rng::Rng;
@@ -50,6 +51,8 @@ pub enum Stream {
     Names,
     /// Whether clients leave their sessions, and how small the table of sessions is.
     Sessions,
+    /// Whether the world is a trial.
+    Trials,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -335,7 +338,7 @@ impl Plan {
         let (write, flush) = (disk_timing.write.1, disk_timing.flush.1);
         let burst = BURST_WRITES_MAX * groups as u32;
         core.disk_stall_timeout = core.disk_stall_timeout.max((write + flush) * burst);
-        Plan {
+        let mut plan = Plan {
             seed,
             nodes: nodes.min(limits.nodes_max),
             groups,
@@ -355,7 +358,11 @@ impl Plan {
             strike_every: millis(rng, 40, 700),
             strikes_max: limits.strikes_max,
             operations_max: limits.operations_max.min(operations),
+        };
+        if let Some(class) = trials::class_of(seed) {
+            trials::shape(&mut plan, class, limits);
         }
+        plan
     }
 }
 
@@ -542,6 +549,8 @@ fn draw_faults(rng: &mut Rng) -> FaultSet {
         Hit::LookupHangs,
         Hit::LookupWrong,
         Hit::ShortLivedClients,
+        Hit::LeaderDiskSlow,
+        Hit::AllDisksFull,
     ];
     for hit in own_streams.into_iter().fold(FaultSet::all(), FaultSet::without).iter() {
         let coin = rng.below(100);

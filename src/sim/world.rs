@@ -24,6 +24,7 @@ use super::plan::{Plan, Stream};
 use super::process::{Absence, CLUSTER, Process, Served, markers};
 use super::time::{Schedule, Time};
 use super::trace::{HostId, Trace, digest};
+use super::trials;
 use crate::base::rng::Rng;
 use crate::base::{Ballot, ClusterDigest, GroupId, Instant, LogId, NodeId, Slot};
 use crate::io::{Event, SendPart};
@@ -56,6 +57,8 @@ pub enum Happening {
     SilenceFlows,
     /// What becomes of those is looked at.
     LookAtFlows,
+    /// A trial begins or is judged.
+    Trial,
     /// A fault ends.
     Undo(Undo),
     /// A phase ends, or is looked at.
@@ -118,7 +121,7 @@ impl World {
             (0..plan.nodes).map(|index| Process::new(&plan, index, &mut rng)).collect();
         let cluster = ClusterDigest::of_name(CLUSTER);
         let in_sessions = plan.workload.session_timeout.is_some();
-        let clients: Vec<SimClient> = (0..plan.clients)
+        let mut clients: Vec<SimClient> = (0..plan.clients)
             .map(|index| {
                 let host = HostId((plan.nodes + index) as u16);
                 let seed = Stream::Client.seed(seed, index);
@@ -129,6 +132,7 @@ impl World {
                 SimClient::new(index, host, place, counts, workload, operations, seed)
             })
             .collect();
+        trials::set_readers(&plan, &mut clients);
         let mut queue = Schedule::default();
         for node in 0..plan.nodes {
             let delay = rng.between(Duration::ZERO, Duration::from_millis(50));
@@ -182,6 +186,7 @@ impl World {
         if self.plan.drawn.union(self.plan.faults).has(Hit::NodeMoved) {
             self.queue.after(self.plan.strike_every, Happening::MoveNode);
         }
+        self.queue.after(trials::begins_after(&self.plan), Happening::Trial);
         self.queue.after(self.plan.safety, Happening::Phase);
         self.schedule_newer();
     }
@@ -262,6 +267,7 @@ impl World {
             Happening::MoveNode => self.strike_move(),
             Happening::SilenceFlows => self.strike_flows(),
             Happening::LookAtFlows => self.look_at_flows()?,
+            Happening::Trial => self.trial()?,
             Happening::Undo(undo) => self.undo(undo)?,
             Happening::Phase => self.end_phase()?,
         }
@@ -562,6 +568,9 @@ impl World {
             };
             self.trace.note(now, host, "role", [number, marks.promised.round, marks.chosen.0]);
             self.hits.add(Hit::Elected, u64::from(role == Role::Leader));
+            if role == Role::Leader {
+                self.nemesis.trial.elected();
+            }
             self.hits.add(Hit::SteppedDown, u64::from(before == Role::Leader));
             let failed = before == Role::Candidate && role != Role::Leader;
             self.hits.add(Hit::CandidateFailed, u64::from(failed));
