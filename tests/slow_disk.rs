@@ -14,6 +14,8 @@ use loggos::client::ClientOptions;
 use loggos::client::blocking::Client;
 
 const NODES: usize = 3;
+/// `--election-timeout` as it is by default.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
 /// Appends of which the median is taken.
 const SAMPLE: usize = 300;
 const SLOWNESS: u32 = 100;
@@ -85,6 +87,22 @@ impl Drop for Loaded {
         // What hangs would keep the process from ending.
         self.disks.iter().for_each(Disk::go_on);
     }
+}
+
+#[test]
+fn a_leader_whose_disk_is_a_hundred_times_as_slow_costs_little_after_three_election_timeouts() {
+    let Some(loaded) = Loaded::start() else { return };
+    let healthy = loaded.median(Instant::now());
+    let leader = loaded.cluster.wait_for_leader();
+    loaded.disks[leader].slow_down(SLOWNESS);
+    let slow = loaded.median(Instant::now() + 3 * ELECTION_TIMEOUT);
+    loaded.disks[leader].slow_down(1);
+    let healed = loaded.median(Instant::now() + ELECTION_TIMEOUT);
+    println!("p50 {healthy:?}; with the leader's disk x{SLOWNESS} {slow:?}; afterwards {healed:?}");
+    assert!(
+        slow <= 2 * healthy.max(healed) + NOISE,
+        "{slow:?}, healthy {healthy:?} and {healed:?}"
+    );
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub(super) struct Peer {
     /// How much it is wanted as the leader, as it told last.
     pub(super) priority: u8,
     /// How well it could lead, as it told last on this connection.
-    pub(super) fitness: Fitness,
+    pub(super) fitness: Option<Fitness>,
     /// How often in a row, as far as seen from here, it has lost a leadership soon or not taken one
     /// over.
     pub(super) setbacks: u32,
@@ -356,7 +356,7 @@ impl<V: Value> Core<V> {
             Message::Accepted { ballot, slot } => self.on_accepted(peer, ballot, slot, fx),
             Message::AcceptRejected { ballot, slot } => self.on_accept_rejected(peer, ballot, slot),
             Message::HeartbeatReply { ballot, sequence, chosen, granted, priority, fitness } => {
-                (self.peers[peer].priority, self.peers[peer].fitness) = (priority, fitness);
+                (self.peers[peer].priority, self.peers[peer].fitness) = (priority, Some(fitness));
                 self.note_whole(peer, sequence);
                 if self.leads_at(ballot) {
                     if granted {
@@ -418,7 +418,7 @@ impl<V: Value> Core<V> {
         self.peers[peer].connected = true;
         // It may have restarted with less than it told of before.
         self.peers[peer].chosen = Slot::NONE;
-        self.peers[peer].fitness = Fitness::default();
+        self.peers[peer].fitness = None;
         self.tell_cut(peer, 0, fx);
         self.campaign_peer_connected(peer, fx);
         self.leader_peer_connected(peer, fx);

@@ -21,10 +21,12 @@
 //!   so: the own write starts with the peers', who answer a round trip later, so that the batches stay
 //!   what they are. What waits for the own disk is bounded as ever (`Core::is_disk_behind`).
 //!
-//! Members tell their fitness with each answer to a heartbeat. They tell of the disk as they measure it
-//! themselves: the leader sees their network as well. Whoever was given way to keeps the leadership: a
-//! priority counts for nothing while its holder's disk is full or slow. A transfer that fails, or a
-//! leadership that is lost soon after, makes the leader wait twice as long each time, as in `transfer`.
+//! Members tell their fitness with each answer to a heartbeat, and nothing is known of one that has just
+//! connected. They tell of the disk as they measure it themselves: the leader sees their network as well.
+//! Whoever was given way to keeps the leadership: a priority counts for nothing while its holder's disk
+//! is full or slow. A transfer that fails, or a leadership that was taken over and is lost soon after,
+//! makes the leader wait twice as long each time, as in `transfer`. A disk that is slow only while its
+//! member leads is not remembered: with a priority, it leads again after the patience of one.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -39,7 +41,7 @@ use crate::base::mutants::{Mutant, planted};
 use crate::base::{Instant, Slot};
 
 /// A disk that writes faster than this is not slow, whatever the others' are.
-const SLOW_WRITE_MIN: Duration = Duration::from_millis(20);
+const SLOW_WRITE_MIN: Duration = Duration::from_millis(5);
 
 /// A disk is slow for so many election timeouts before its leader gives way; and so long is a leadership
 /// at least, twice as long for each setback of the one who is to get it.
@@ -94,7 +96,10 @@ impl<V: Value> Core<V> {
             State::Preparing(_) | State::Recovering(_) => true,
             State::Leading(leading) => {
                 // Who has not answered this leader yet may be able to.
-                let may_go_on = |peer: usize| leading.confirmed[peer] == 0 || self.goes_on(peer);
+                let may_go_on = |peer: usize| {
+                    let is_new = leading.confirmed[peer] == 0 || self.peers[peer].fitness.is_none();
+                    is_new || self.goes_on(peer)
+                };
                 leading.transfer.is_some() || self.successor(may_go_on).is_some()
             }
         }
@@ -147,9 +152,9 @@ impl<V: Value> Core<V> {
     /// How long a write takes the accept quorum that is fastest without this replica, if there is one.
     fn quorum_write_time(&self) -> Option<Duration> {
         let heard = self.peer_indices().filter(|peer| self.is_heard(*peer));
-        let able = heard.filter(|peer| !self.peers[*peer].fitness.disk_full);
+        let able = heard.filter(|peer| self.has_room(*peer));
         let mut by_time: Vec<(Duration, usize)> =
-            able.map(|peer| (self.write_time_of(peer), peer)).collect();
+            able.filter_map(|peer| Some((self.write_time_of(peer)?, peer))).collect();
         by_time.sort_unstable();
         let mut votes = Votes::NONE;
         let mut needed = by_time.into_iter().filter(|(_, peer)| {
@@ -159,8 +164,14 @@ impl<V: Value> Core<V> {
         needed.next().map(|(time, _)| time)
     }
 
-    fn write_time_of(&self, peer: usize) -> Duration {
-        Duration::from_micros(self.peers[peer].fitness.write_us.into())
+    /// How long a write takes a peer, if it has told so on this connection.
+    fn write_time_of(&self, peer: usize) -> Option<Duration> {
+        self.peers[peer].fitness.map(|fitness| Duration::from_micros(fitness.write_us.into()))
+    }
+
+    /// Whether a peer has told on this connection that its disk is not full.
+    fn has_room(&self, peer: usize) -> bool {
+        self.peers[peer].fitness.is_some_and(|fitness| !fitness.disk_full)
     }
 
     /// Starts the transfer that is due, if any.
@@ -206,7 +217,7 @@ impl<V: Value> Core<V> {
         let may_try = |peer: usize| {
             let patience =
                 self.config.election_timeout * (SLOW_TIMEOUTS << self.peers[peer].setbacks);
-            !self.peers[peer].fitness.disk_full && self.goes_on(peer) && waited >= patience
+            self.has_room(peer) && self.goes_on(peer) && waited >= patience
         };
         let long =
             |since: Option<Instant>, span| since.is_some_and(|at| self.now.since(at) >= span);
@@ -219,7 +230,8 @@ impl<V: Value> Core<V> {
         }
         let own = self.persists.write_time(self.now);
         self.successor(|peer| {
-            let is_better = self.is_far_above(own, self.write_time_of(peer));
+            let its = self.write_time_of(peer);
+            let is_better = its.is_some_and(|its| self.is_far_above(own, its));
             is_better && self.is_near(peer) && may_try(peer)
         })
     }
@@ -228,7 +240,8 @@ impl<V: Value> Core<V> {
     /// leadership to each other.
     fn goes_on(&self, peer: usize) -> bool {
         let State::Leading(leading) = &self.state else { return false };
-        leading.confirmed[peer] > 0 && !self.peers[peer].fitness.retiring
+        let goes_on = self.peers[peer].fitness.is_some_and(|fitness| !fitness.retiring);
+        leading.confirmed[peer] > 0 && goes_on
     }
 
     /// Of those who would do, who would take over soonest: close behind rather than not, who has not
@@ -237,8 +250,7 @@ impl<V: Value> Core<V> {
         let able = self.peer_indices().filter(|peer| self.may_take_over(*peer) && would_do(*peer));
         able.max_by_key(|peer| {
             let known = &self.peers[*peer];
-            let has_room = !known.fitness.disk_full;
-            let wanted = (Reverse(known.setbacks), has_room, known.priority);
+            let wanted = (Reverse(known.setbacks), self.has_room(*peer), known.priority);
             (self.is_near(*peer), wanted, self.acked(*peer))
         })
     }
@@ -246,9 +258,13 @@ impl<V: Value> Core<V> {
     /// Whether a peer of higher priority could keep the leadership: not if it would give way soon, as
     /// it may have done before. With a distance, so that it is not handed back and forth.
     pub(super) fn may_have_it_back(&self, peer: usize) -> bool {
-        let Fitness { disk_full, retiring, write_us: _ } = self.peers[peer].fitness;
-        let (own, its) = (self.persists.write_time(self.now), self.write_time_of(peer));
-        let is_slow = its >= SLOW_WRITE_MIN / 2 && self.is_far_above(its * 2, own);
+        let Some(Fitness { disk_full, retiring, write_us: _ }) = self.peers[peer].fitness else {
+            return false;
+        };
+        let own = self.persists.write_time(self.now);
+        let is_slow = self
+            .write_time_of(peer)
+            .is_some_and(|its| its >= SLOW_WRITE_MIN / 2 && self.is_far_above(its * 2, own));
         !disk_full && !retiring && !is_slow
     }
 

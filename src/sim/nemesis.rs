@@ -92,6 +92,7 @@ const STRIKES: &[Hit] = &[
     Hit::PowerCutAll,
     Hit::PowerCutAllRot,
     Hit::PowerCutAllRot,
+    Hit::PowerCutAllRot,
     Hit::PowerCutMinority,
     Hit::Pause,
     Hit::Pause,

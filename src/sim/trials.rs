@@ -30,7 +30,7 @@ use crate::wire::ReadLevel;
 const NAME: &str = "giving way";
 
 /// One world in so many is a trial of each class.
-const WORLDS: u64 = 10;
+const WORLDS: u64 = 8;
 /// How many times longer the disk of a slow leader takes.
 const SLOW_FACTOR: u32 = 100;
 /// What a segment holds more than it must where a leader is slow.
@@ -118,6 +118,8 @@ pub fn shape(plan: &mut Plan, class: Hit, limits: &Limits) {
         logs: 0,
         if_tail_percent: 0,
         fenced_log: false,
+        // Opening sessions, and waiting for room in a small table of them, is no append.
+        session_life: None,
         hands_over: false,
         append_percent: if class == Hit::LeaderDiskSlow { 100 } else { 60 },
         think_max: Duration::from_millis(10),

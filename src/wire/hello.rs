@@ -29,7 +29,7 @@ use crate::base::limits::{
 use crate::base::{ClusterDigest, ClusterId, Founding, GroupId, Incarnation, NodeId};
 
 /// The version of everything behind the hello. Both sides must have the same.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// The longest member address in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 260;
 /// The longest cluster name in bytes.

@@ -15,7 +15,8 @@ use std::time::Duration;
 use super::{Bounds, Checks};
 use crate::base::{Ballot, Checksum, Instant, NodeId, Slot};
 use crate::paxos::{
-    Config, Core, Effect, Input, Message, Outgoing, PersistId, Recovered, Role, Value, Write,
+    Config, Core, Effect, Fitness, Input, Message, Outgoing, PersistId, Recovered, Role, Value,
+    Write,
 };
 
 /// Longer than every timeout together.
@@ -392,8 +393,11 @@ impl Run<'_> {
             Message::Heartbeat { .. } if !self.bounds.heartbeats => return Ok(()),
             Message::Fetch { .. } if !self.bounds.catch_up => return Ok(()),
             // The count decides nothing but whether an answer is wished.
-            Message::Heartbeat { sequence, .. } | Message::HeartbeatReply { sequence, .. } => {
+            Message::Heartbeat { sequence, .. } => *sequence = (*sequence).min(1),
+            // Nor does the fitness, which depends on the time: nobody gives way here.
+            Message::HeartbeatReply { sequence, fitness, .. } => {
                 *sequence = (*sequence).min(1);
+                *fitness = Fitness::default();
             }
             Message::Prepare { ballot, release, .. } => {
                 // There are no leases: which of them are released decides nothing.
