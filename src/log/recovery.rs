@@ -360,41 +360,34 @@ impl<S: Storage> Recovery<'_, S> {
                     Ok((place, judge_start(block, &place, length, &self.chain)))
                 }
             };
-            let (place, start) = match judged {
-                Ok(judged) => judged,
-                Err((why, kind)) => {
-                    let clean =
-                        end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.is_empty());
-                    if clean {
-                        end = Some((number, Broken { offset: 0, slot: None, why, end: kind }));
-                    }
-                    break;
+            // Either the segment before lacks its last entries, or this header is damaged: said of the
+            // place where something stands that is wrong.
+            let is_told = end.as_ref().is_some_and(|(_, broken): &(_, Broken)| !broken.is_empty());
+            let judged = match judged {
+                Ok((place, Start::Continues)) => Ok(place),
+                Ok((_, Start::Empty)) => break,
+                Ok((_, Start::Foreign(why))) => {
+                    return Err(LogError::Foreign { file: reader.name, why });
                 }
-            };
-            match start {
-                Start::Continues => {}
-                Start::Empty => break,
-                Start::Foreign(why) => return Err(LogError::Foreign { file: reader.name, why }),
                 // The segment before is full of zeros from some place on, where entries are
                 // missing: that place is what is told of.
-                Start::Gap(_) if self.found.last().is_some_and(|f| f.footer.is_none()) => break,
-                Start::Broken(why, blank) => {
-                    // Either the segment before lacks its last entries, or this header is
-                    // damaged: said of the place where something stands that is wrong.
-                    let clean =
-                        end.as_ref().is_none_or(|(_, broken): &(_, Broken)| broken.is_empty());
-                    if clean {
-                        let kind = judge_broken_start(&mut reader, self.storage, blank)?;
-                        end = Some((number, Broken { offset: 0, slot: None, why, end: kind }));
-                    }
+                Ok((_, Start::Gap(_))) if self.found.last().is_some_and(|f| f.footer.is_none()) => {
                     break;
                 }
-                Start::Gap(why) => {
-                    let kind = ChainEnd::Damaged;
+                _ if is_told => break,
+                Ok((_, Start::Gap(why))) => Err((why, ChainEnd::Damaged)),
+                Ok((_, Start::Broken(why, blank))) => {
+                    Err((why, judge_broken_start(&mut reader, self.storage, blank)?))
+                }
+                Err(unread) => Err(unread),
+            };
+            let place = match judged {
+                Ok(place) => place,
+                Err((why, kind)) => {
                     end = Some((number, Broken { offset: 0, slot: None, why, end: kind }));
                     break;
                 }
-            }
+            };
             let broken = match self.take_by_footer(&mut reader, &place)? {
                 Some(broken) => broken,
                 None => {

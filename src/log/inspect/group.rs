@@ -536,16 +536,15 @@ impl<'a, S: Storage> GroupWalk<'a, S> {
                         return Err(LogError::Foreign { file: reader.name, why });
                     }
                     Start::Gap(_) if index > from.index && !self.files[index - 1].closed => break,
+                    _ if !end.broken.is_empty() => break,
                     Start::Gap(why) => Some((why, ChainEnd::Damaged)),
                     Start::Broken(why, blank) => {
                         Some((why, judge_broken_start(&mut reader, self.storage, blank)?))
                     }
                 };
                 if let Some((why, kind)) = broken {
-                    if end.broken.is_empty() {
-                        let broken = Broken { offset: 0, slot: None, why, end: kind };
-                        end = End { at: At { index, offset: 0 }, broken };
-                    }
+                    let broken = Broken { offset: 0, slot: None, why, end: kind };
+                    end = End { at: At { index, offset: 0 }, broken };
                     break;
                 }
                 self.files[index].header = SegmentHeader::decode(&block).ok();
