@@ -816,15 +816,15 @@ impl Node {
 
     // ---- the turn ---------------------------------------------------------------------------
 
-    /// Ends the turn: seals if the log is free (or far behind the quorum), lets the core send what waits, and starts every
-    /// write and send.
+    /// Ends the turn: seals if the log is free (or far behind the quorum), lets the core send what
+    /// waits, and starts every write and send.
     ///
     /// # Errors
     /// As [`Node::check`]: then nothing has left.
     pub fn end_turn<I: Io>(&mut self, io: &mut I) -> Result<(), NodeFailure> {
         let now = io.now();
         self.log_time.step(now);
-        self.core.set_disk_full(now, !self.log.has_room());
+        self.core.set_disk_full(now, self.is_disk_full());
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.step(now, Input::Tick);
         }

@@ -70,6 +70,13 @@ pub(super) struct Peer {
     pub(super) cut: Option<PeerCut>,
 }
 
+impl Peer {
+    /// Whether it has its vote, as far as it has told.
+    pub(super) fn votes(&self) -> bool {
+        self.cut.as_ref().is_none_or(|cut| cut.votes)
+    }
+}
+
 /// One replica's Multi-Paxos state machine. See the module `paxos` for what it guarantees.
 #[derive(Clone)]
 pub struct Core<V: Value> {

@@ -204,8 +204,7 @@ impl<V: Value> Core<V> {
         let known = &self.peers[peer];
         let silence = known.last_contact.map(|last| self.now.since(last));
         let speaks = silence.is_some_and(|silence| silence < self.config.election_timeout);
-        let votes = known.cut.as_ref().is_none_or(|cut| cut.votes);
-        self.is_heard(peer) || known.connected && speaks && votes
+        self.is_heard(peer) || known.connected && speaks && known.votes()
     }
 
     fn gives_way_to(&self, leading: &Leading) -> Option<usize> {

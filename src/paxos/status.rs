@@ -67,7 +67,7 @@ impl<V: Value> Core<V> {
             connected: peer.connected,
             chosen: peer.chosen,
             priority: peer.priority,
-            votes: peer.cut.as_ref().is_none_or(|cut| cut.votes),
+            votes: peer.votes(),
             acked: self.acked(index),
         }
     }

@@ -4,8 +4,8 @@
 //! Called by `sim/explore`. Guarantee: two cores of the same configuration that hash the same
 //! answer the same inputs with the same effects, as long as ticks come only when every timeout
 //! that is running has run out, connections neither come nor go, pre-votes are not asked for, no
-//! lease is granted and nothing read, no priorities are set, nobody retires, no disk is full or slow, the sequence of heartbeats is left aside, and all slots fit
-//! into one window and one fetch.
+//! lease is granted and nothing read, no priorities are set, nobody retires, no disk is full or slow,
+//! the sequence of heartbeats is left aside, and all slots fit into one window and one fetch.
 //!
 //! Each struct is taken apart by name, so that a new field does not go unnoticed.
 

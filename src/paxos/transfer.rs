@@ -177,7 +177,7 @@ impl<V: Value> Core<V> {
     pub(super) fn is_heard(&self, peer: usize) -> bool {
         let silence = self.now.since(self.peers[peer].answered_at);
         self.peers[peer].connected
-            && self.peers[peer].cut.as_ref().is_none_or(|cut| cut.votes)
+            && self.peers[peer].votes()
             && silence < self.config.election_timeout
     }
 
