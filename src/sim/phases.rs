@@ -88,7 +88,7 @@ impl World {
         }
         // Whoever's disk may lie or rot is not relied on; on those without a vote only if need be.
         order.retain(|node| !self.damageable(*node));
-        order.sort_by_key(|node| self.processes[*node].voteless);
+        order.sort_by_key(|node| self.is_voteless(*node));
         let mut quorum: Vec<usize> = order[..nodes / 2 + 1].to_vec();
         quorum.sort_unstable();
         let outside = (0..nodes).filter(|node| !quorum.contains(node));
@@ -136,12 +136,6 @@ impl World {
         self.phase = Phase::Liveness { quorum, voteless, until, before, target, restarted: false };
         self.queue.after(LOOK_EVERY, Happening::Phase);
         Ok(())
-    }
-
-    /// Whether a node lives, and lacks its vote in any group.
-    pub(super) fn has_lost_vote(&self, node: usize) -> bool {
-        let live = self.processes[node].live.iter();
-        live.flat_map(|live| &live.groups).any(|served| served.server.node().has_lost_vote())
     }
 
     /// Breaks a node that is not healed for good, in one of several ways, or not if the plan has none.
@@ -288,8 +282,8 @@ impl World {
             unreachable!("only the liveness phase requires progress")
         };
         let mut text = format!(
-            "within {:?} of healing {quorum:?} and {voteless:?} without a vote: {served} of {} clients served, target {target:?}, \
-             restarted {restarted}; ",
+            "within {:?} of healing {quorum:?} and {voteless:?} without a vote: {served} of {} clients \
+             served, target {target:?}, restarted {restarted}; ",
             liveness_bound(&self.plan),
             self.clients.len()
         );

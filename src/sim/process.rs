@@ -163,8 +163,6 @@ pub struct Process {
     pub damaged: bool,
     /// It has lied, so that what it holds may be consistent and late.
     pub has_lied: bool,
-    /// It has started without a vote in some group, and has not got it back as far as was seen.
-    pub voteless: bool,
     /// The last entry of each group's log that its disk has acknowledged: it votes only with all of them.
     pub durable_entries: Vec<u64>,
     /// What trouble its disk had made before it started.
@@ -208,7 +206,6 @@ impl Process {
             impostor: None,
             damaged: false,
             has_lied: false,
-            voteless: false,
             trouble_before: 0,
             damage_at_start: vec![None; plan.groups],
             durable_entries: vec![0; plan.groups],
@@ -369,20 +366,22 @@ impl Process {
     }
 }
 
+/// The name of a group's first file of this kind.
+pub(super) fn file_of_group(disk: &SimDisk, group: usize, kind: FileKind) -> Option<String> {
+    let folder = DataDir::group_folder(GroupId(group as u16));
+    let is_it = |name: &String| name.starts_with(&folder) && file_kind(name) == kind;
+    disk.file_names().into_iter().find(is_it)
+}
+
 /// In which groups' folders a marker of damage stands.
 pub fn markers(disk: &SimDisk, groups: usize) -> Vec<bool> {
-    let of_group = |group: usize| {
-        let folder = DataDir::group_folder(GroupId(group as u16));
-        let of_group = |name: &String| name.starts_with(&folder);
-        disk.file_names().iter().any(|n| of_group(n) && file_kind(n) == FileKind::DamageMarker)
-    };
-    (0..groups).map(of_group).collect()
+    let stands = |group| file_of_group(disk, group, FileKind::DamageMarker).is_some();
+    (0..groups).map(stands).collect()
 }
 
 /// The first damage that an inspection finds in the segments of each group, if any.
 fn damage_in_segments(disk: &SimDisk, groups: usize) -> Vec<Option<String>> {
-    let mut scratch = SimDisk::new(0, DiskOptions::default());
-    scratch.restore_copy(&disk.save_copy());
+    let mut scratch = disk.after_power_cut();
     // What is no data directory any more has no segments.
     let Ok(report) = inspect(&mut scratch, &mut |_| {}) else { return vec![None; groups] };
     let of_group = |group: usize| {

@@ -55,8 +55,8 @@ const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(300);
 #[derive(Debug, Default)]
 pub struct Trial {
     began_at: Option<Time>,
-    /// The node whose disk is slow, and the groups that it led.
-    slow: Option<(usize, Vec<usize>)>,
+    /// The node whose disk is slow: it led the one group.
+    slow: Option<usize>,
     /// Since when no disk has room.
     full_at: Option<Time>,
     /// How often it has waited for that.
@@ -190,11 +190,7 @@ impl World {
 
     fn slow_leader_down(&mut self) -> Result<(), Violation> {
         let Some(leader) = self.leader() else { return Ok(()) };
-        let live = self.processes[leader].live.as_ref().expect("it leads");
-        let led = live.groups.iter().enumerate();
-        let led = led.filter(|(_, served)| served.server.node().role() == Role::Leader);
-        let led = led.map(|(group, _)| group).collect();
-        self.nemesis.trial.slow = Some((leader, led));
+        self.nemesis.trial.slow = Some(leader);
         self.processes[leader].disk_mut().slow_down(Instant(u64::MAX));
         let moved = self.plan.core.election_timeout * MOVED_TIMEOUTS + MOVED_BESIDES;
         self.begin_trial(Hit::LeaderDiskSlow, moved);
@@ -202,15 +198,13 @@ impl World {
     }
 
     fn check_slow_leader(&mut self, began_at: Time) -> Result<(), Violation> {
-        let Some((node, led)) = &self.nemesis.trial.slow else { return Ok(()) };
-        let process = &self.processes[*node];
+        let Some(node) = self.nemesis.trial.slow else { return Ok(()) };
+        let process = &self.processes[node];
         let live = process.live.as_ref().expect("nothing but its disk is wrong");
-        for group in led {
-            if live.groups[*group].server.node().role() == Role::Leader {
-                let since = self.now().since(began_at);
-                let text = format!("{} still leads {since:?} after its disk got slow", process.id);
-                return Err(Violation::new(NAME, format!("node {text}")));
-            }
+        if live.groups[0].server.node().role() == Role::Leader {
+            let since = self.now().since(began_at);
+            let text = format!("node {} still leads {since:?} after its disk got slow", process.id);
+            return Err(Violation::new(NAME, text));
         }
         let quick_from = began_at + self.plan.core.election_timeout * QUICK_TIMEOUTS;
         let before_from =

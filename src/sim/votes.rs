@@ -12,17 +12,28 @@ use std::collections::BTreeMap;
 
 use super::checks::Violation;
 use super::counters::Hit;
-use super::disk::{DiskOptions, SimDisk};
 use super::disk_faults::trouble;
+use super::process::file_of_group;
 use super::world::World;
 use crate::base::{Ballot, Checksum, GroupId, NodeId, Slot};
-use crate::log::DataDir;
 use crate::log::inspect::inspect;
-use crate::log::layout::{FileKind, file_kind, promise_in};
+use crate::log::layout::{FileKind, promise_in};
 
 const NAME: &str = "votes";
 
 impl World {
+    /// Whether a node has started without its vote in any group, and was not seen with it since.
+    pub(super) fn is_voteless(&self, node: usize) -> bool {
+        let id = self.processes[node].id;
+        self.judges.iter().any(|judge| judge.promises.is_voteless(id))
+    }
+
+    /// Whether a node lives, and lacks its vote in any group.
+    pub(super) fn has_lost_vote(&self, node: usize) -> bool {
+        let live = self.processes[node].live.iter();
+        live.flat_map(|live| &live.groups).any(|served| served.server.node().has_lost_vote())
+    }
+
     /// A node is about to tell its first acceptance at this ballot.
     pub(super) fn check_promise_file(
         &mut self,
@@ -35,10 +46,8 @@ impl World {
         if process.damaged || process.impostor.is_some() {
             return Ok(());
         }
-        let folder = DataDir::group_folder(GroupId(group as u16));
-        let is_vote =
-            |name: &String| name.starts_with(&folder) && file_kind(name) == FileKind::Vote;
-        let Some(name) = live.io.disk.file_names().into_iter().find(is_vote) else { return Ok(()) };
+        let vote = file_of_group(&live.io.disk, group, FileKind::Vote);
+        let Some(name) = vote else { return Ok(()) };
         let bytes = live.io.disk.durable_bytes(&name).expect("it has been listed");
         let promised = promise_in(&bytes).unwrap_or_default();
         if promised < ballot {
@@ -55,7 +64,6 @@ impl World {
     /// Looks at each group of a node that has its vote since the last look, and had lost it.
     pub(super) fn check_votes_again(&mut self, node: usize) -> Result<(), Violation> {
         let id = self.processes[node].id;
-        self.processes[node].voteless &= self.has_lost_vote(node);
         for group in 0..self.plan.groups {
             let process = &self.processes[node];
             let Some(live) = &process.live else { return Ok(()) };
@@ -81,8 +89,7 @@ impl World {
         lost: &BTreeMap<Slot, Ballot>,
     ) -> Result<(), Violation> {
         let live = self.processes[node].live.as_ref().expect("it has its vote again");
-        let mut scratch = SimDisk::new(0, DiskOptions::default());
-        scratch.restore_copy(&live.io.disk.save_copy());
+        let mut scratch = live.io.disk.after_power_cut();
         let mut held: BTreeMap<Slot, Checksum> = BTreeMap::new();
         let report = inspect(&mut scratch, &mut |found| {
             if found.group == group {

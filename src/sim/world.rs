@@ -318,9 +318,8 @@ impl World {
                 // What cannot be read may be damaged: a disk that fails reads costs the vote as well.
                 // And the record of a loss stays until it is made good.
                 let is_sound = !damaged
-                    && !process.voteless
+                    && !self.judges.iter().any(|judge| judge.promises.is_voteless(id))
                     && trouble(&live.io.disk) == process.trouble_before;
-                process.voteless = found.iter().any(|found| !found.votes);
                 for (group, found) in found.iter().enumerate() {
                     self.hits.add(Hit::StartedVoteless, u64::from(!found.votes));
                     if !found.votes && is_sound {

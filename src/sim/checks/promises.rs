@@ -130,6 +130,11 @@ impl Promises {
         Ok(())
     }
 
+    /// Whether the node has started without a vote, and was not seen with one since.
+    pub fn is_voteless(&self, node: NodeId) -> bool {
+        self.nodes[usize::from(node.0) - 1].voteless
+    }
+
     /// The node has its vote. If it had started without, and this is seen for the first time: the
     /// acceptances that it had told and lost.
     pub fn votes_again(&mut self, node: NodeId) -> Option<BTreeMap<Slot, Ballot>> {

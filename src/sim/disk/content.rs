@@ -135,6 +135,13 @@ impl Content {
         length
     }
 
+    /// All of it, as reads see it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.length() as usize];
+        self.read(0, &mut bytes);
+        bytes
+    }
+
     /// Whether a block in the range cannot be read.
     pub fn is_unreadable(&self, offset: u64, length: usize) -> bool {
         let first = offset / BLOCK_SIZE as u64;

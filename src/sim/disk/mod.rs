@@ -329,6 +329,13 @@ impl SimDisk {
         DiskCopy { names, files }
     }
 
+    /// A disk of its own with what a power cut right now would leave of this one for sure.
+    pub fn after_power_cut(&self) -> SimDisk {
+        let mut disk = SimDisk::new(0, DiskOptions::default());
+        disk.restore_copy(&self.save_copy());
+        disk
+    }
+
     /// Puts a copy back: an old one of this disk, or one of another disk.
     ///
     /// # Panics
@@ -354,10 +361,7 @@ impl SimDisk {
     /// When there is no such file.
     pub fn durable_bytes(&self, name: &str) -> io::Result<Vec<u8>> {
         let inode = self.names.file(name)?;
-        let file = self.files[&inode].durable_copy();
-        let mut bytes = vec![0; file.length() as usize];
-        file.read(0, &mut bytes);
-        Ok(bytes)
+        Ok(self.files[&inode].durable_copy().bytes())
     }
 
     /// The bytes of a file as reads see them.
@@ -366,9 +370,6 @@ impl SimDisk {
     /// When there is no such file.
     pub fn file_bytes(&self, name: &str) -> io::Result<Vec<u8>> {
         let inode = self.names.file(name)?;
-        let file = &self.files[&inode];
-        let mut bytes = vec![0; file.length() as usize];
-        file.read(0, &mut bytes);
-        Ok(bytes)
+        Ok(self.files[&inode].bytes())
     }
 }
