@@ -105,10 +105,12 @@ fn a_wiped_member_votes_nothing_away() {
     for index in [1, 2] {
         let answer = try_append(&cluster.nodes[index].address);
         assert!(answer.is_err(), "{answer:?}");
-        let status = cluster.nodes[index].status().expect("it runs");
-        let other = status.members.iter().find(|member| member.id == 4 - index as u16);
-        let other = other.expect("it is a member");
-        assert!(other.refused.is_some(), "{status:?}");
+        // Each side is told so at the connection that it has begun itself, the second one later.
+        wait_for("status tells who refuses", || {
+            let status = cluster.nodes[index].status()?;
+            let other = status.members.iter().find(|member| member.id == 4 - index as u16);
+            other.expect("it is a member").refused.is_some().then_some(())
+        });
     }
     assert_eq!(cluster.leader(), None);
     // `init` founds nothing either.
