@@ -127,6 +127,11 @@ mutants! {
     /// A leader sends an unanswered slot again only when nothing at all is answered, and does not
     /// hear that a peer has dropped it: while later slots are answered it waits for ever.
     ResendOnSilenceOnly = 8 "resend-on-silence-only",
+    /// A replica that is behind accepts nothing that is far above its watermark: with a second failure
+    /// there is no quorum until it has caught up.
+    AcceptNeedsPrefix = 8 "accept-needs-prefix",
+    /// Whoever catches up is served one read after the other.
+    ServesReadByRead = 8 "serves-read-by-read",
     /// A leader whose disk completes no writes stays.
     StalledLeaderStays = 8 "stalled-leader-stays",
     /// A leader that is asked to stop ends without handing over.

@@ -29,6 +29,7 @@ pub use founding::InitFailure;
 pub use identity::Identity;
 pub use outbox::Outbox;
 pub use replica::Node;
+pub use serve::read_ahead_bytes_max;
 pub use stages::Stage;
 pub use status::Watermarks;
 

@@ -539,7 +539,7 @@ impl Node {
                 LogEvent::Durable(upto) => self.on_entries_durable(now, upto),
                 LogEvent::VoteDurable(vote) => self.on_vote_durable(now, vote),
                 LogEvent::Read { ticket, result } => {
-                    self.serving.on_read(ticket, result, &mut self.peers, &mut self.answers);
+                    self.serving.on_read(ticket, result, &mut self.answers);
                 }
                 LogEvent::Damaged(damage) => damaged = Some(damage),
             }

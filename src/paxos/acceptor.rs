@@ -5,9 +5,11 @@
 
 use super::Value;
 use super::catchup::FETCH_ANSWER_SLOTS_MAX;
+use super::config::ACCEPT_AHEAD_SLOTS_LIMIT;
 use super::core::{Core, State};
 use super::effect::{Effect, Effects};
 use super::message::{AcceptedSlot, Message, Release};
+use super::window::Entry;
 use crate::base::mutants::{Mutant, planted};
 use crate::base::{Ballot, NodeId, Slot};
 
@@ -122,9 +124,6 @@ impl<V: Value> Core<V> {
         if slot <= self.chosen {
             return self.accept_chosen(peer, ballot, slot, fx);
         }
-        if self.chosen.distance_to(slot) > self.config.accept_ahead_slots_max {
-            return self.reject_accept(peer, ballot, slot, fx);
-        }
         let accepted = Message::Accepted { ballot, slot };
         match self.window.get(slot) {
             Some(held) if held.ballot == ballot => {
@@ -139,7 +138,9 @@ impl<V: Value> Core<V> {
                     self.send(peer, accepted, fx);
                 }
             }
-            _ if self.is_disk_behind() => self.reject_accept(peer, ballot, slot, fx),
+            _ if self.is_disk_behind() || !self.has_room_for(slot, value.size()) => {
+                self.reject_accept(peer, ballot, slot, fx)
+            }
             _ => {
                 let covered = self.promised_durable >= ballot
                     || planted(Mutant::AcceptDoesNotPromise)
@@ -153,6 +154,29 @@ impl<V: Value> Core<V> {
         }
     }
 
+    /// Whether a value of `size` bytes may be held for a slot above the watermark, in place of what is
+    /// held there.
+    ///
+    /// What lies above a slot that is missing must leave room for what extends the prefix. Example: of
+    /// three replicas one is down and one has a full room of values above slots that nobody has
+    /// chosen; those slots are chosen only if it takes them. So the first slot that is missing has a
+    /// room of its own, and the next one to be chosen always is taken.
+    fn has_room_for(&self, slot: Slot, size: usize) -> bool {
+        let ahead = self.chosen.distance_to(slot);
+        let near = self.config.retained_slots_max;
+        if ahead > ACCEPT_AHEAD_SLOTS_LIMIT || (ahead > near && planted(Mutant::AcceptNeedsPrefix))
+        {
+            return false;
+        }
+        let held = self.window.get(slot).map_or(0, |entry| entry.value.size());
+        let bytes = self.window.bytes() - held + size;
+        let bytes_max = self.config.accept_ahead_bytes_max;
+        size <= held
+            || bytes <= bytes_max
+            || slot == self.chosen.next()
+            || (bytes <= bytes_max * 2 && slot == self.window.first_missing())
+    }
+
     /// The acceptance of this slot is told once the promise of its ballot is durable as well: the
     /// promise file must cover whatever the log may lose (see `tears`). Crash example: a follower
     /// accepts at ballot 5, before its promise of 5 stands anywhere else, and says so; the entry rots;
@@ -161,20 +185,24 @@ impl<V: Value> Core<V> {
         self.window.get_mut(slot).expect("it is held").owed = true;
     }
 
-    /// Tells what was withheld and is durable now, and so is the promise.
+    /// A promise is durable: tells what was withheld for it and is durable as well.
     pub(super) fn pay_owed(&mut self, fx: &mut Effects<V>) {
-        let (promised, members) = (self.promised_durable, &self.config.members);
-        let due = self
-            .window
-            .slots_mut()
-            .filter(|(_, entry)| entry.owed && entry.durable && entry.ballot <= promised);
-        for (slot, entry) in due {
-            entry.owed = false;
-            let ballot = entry.ballot;
-            if members.binary_search(&ballot.node).is_ok_and(|peer| peer != self.me) {
-                let message = Message::Accepted { ballot, slot };
-                fx.push(Effect::Send(super::Outgoing { to: ballot.node, message }));
-            }
+        let owed = self.window.above(self.chosen).filter(|(_, entry)| entry.owed);
+        let owed: Vec<Slot> = owed.map(|(slot, _)| slot).collect();
+        owed.into_iter().for_each(|slot| self.pay(slot, fx));
+    }
+
+    /// Tells of this slot's acceptance if that was withheld and nothing is missing any more.
+    pub(super) fn pay(&mut self, slot: Slot, fx: &mut Effects<V>) {
+        let promised = self.promised_durable;
+        let entry = self.window.get_mut(slot);
+        let is_due =
+            |entry: &&mut Entry<V>| entry.owed && entry.durable && entry.ballot <= promised;
+        let Some(entry) = entry.filter(is_due) else { return };
+        entry.owed = false;
+        let ballot = entry.ballot;
+        if let Some(peer) = self.peer_index(ballot.node) {
+            self.send(peer, Message::Accepted { ballot, slot }, fx);
         }
     }
 
@@ -360,7 +388,7 @@ mod tests {
         let leader = NodeId(1);
         let mut config = Config::new(NodeId(2), vec![leader, NodeId(2), NodeId(3)]);
         config.lease = std::time::Duration::ZERO;
-        (config.window_slots_max, config.accept_ahead_slots_max) = (8, 16);
+        (config.window_slots_max, config.retained_slots_max) = (8, 16);
         let mut core = Core::new(config, Recovered::default(), Instant(0), 1).unwrap();
         let ballot = Ballot { round: 1, node: leader };
         let mut held = Vec::new();
@@ -396,5 +424,37 @@ mod tests {
         step(&mut core, Input::Persisted(writes[0]));
         assert_eq!(step(&mut core, accept(17)).len(), 1);
         assert_eq!(step(&mut core, accept(18)).len(), 0);
+    }
+
+    /// What it accepts above a gap is bounded, and leaves room for what extends the prefix.
+    #[test]
+    fn values_above_a_gap_leave_room_for_those_that_fill_it() {
+        let leader = NodeId(1);
+        let mut config = Config::new(NodeId(2), vec![leader, NodeId(2), NodeId(3)]);
+        (config.lease, config.accept_ahead_bytes_max) = (std::time::Duration::ZERO, 50);
+        let mut core = Core::new(config, Recovered::default(), Instant(0), 1).unwrap();
+        let ballot = Ballot { round: 1, node: leader };
+        let mut takes = |slot: u64, size, chosen| {
+            let value = Text { text: slot.to_string(), size };
+            let (slot, chosen) = (Slot(slot), Slot(chosen));
+            let message = Message::Accept { ballot, slot, chosen, value };
+            let mut effects = Vec::new();
+            core.step(Instant(0), Input::Message { from: leader, message }, &mut effects);
+            let is_rejected = |effect: &Effect<Text>| match effect {
+                Effect::Send(out) => matches!(out.message, Message::AcceptRejected { .. }),
+                _ => false,
+            };
+            !effects.iter().any(is_rejected)
+        };
+        assert!((11..=15).all(|slot| takes(slot, 10, 0)), "no prefix is needed");
+        assert!(!takes(16, 10, 0), "what is held above the gap is bounded");
+        assert!(!takes(3, 10, 0), "and nothing but the first slot that is missing has more room");
+        assert!((1..=5).all(|slot| takes(slot, 10, 0)));
+        assert!(!takes(6, 10, 0), "its room is bounded, too");
+        assert!(takes(5, 10, 4), "slots 1 to 4 are chosen and leave");
+        assert!((6..=9).all(|slot| takes(slot, 10, 4)));
+        assert!(takes(5, 10, 4) && !takes(10, 10, 4));
+        assert!(takes(10, 1000, 9), "the next one to be chosen is always taken");
+        assert!(!takes(15 + ACCEPT_AHEAD_SLOTS_LIMIT, 0, 9), "a promise tells of a bounded run");
     }
 }

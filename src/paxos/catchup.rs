@@ -1,9 +1,9 @@
 //! Learning chosen slots that a replica missed, from any member that knows them.
 //!
 //! Called wherever the replica hears that somebody's watermark is above its own, and by its own
-//! timer. One fetch is outstanding at a time, so what arrives is bounded by `fetch_slots_max`; the
-//! next is asked as soon as the last is answered. A learnt value is a chosen value, whoever sends
-//! it: nothing here can harm agreement.
+//! timer. One member is asked at a time, for at most `fetch_slots_max` slots, and for more as soon as
+//! half of them have come, so that it always has something to read. A learnt value is a chosen value,
+//! whoever sends it: nothing here can harm agreement.
 
 use std::hash::{Hash, Hasher};
 
@@ -17,6 +17,10 @@ use crate::base::{Ballot, Instant, Slot};
 /// The most slots that one fetch is answered with, whatever was asked for.
 pub(super) const FETCH_ANSWER_SLOTS_MAX: u64 = 4096;
 
+/// How often the time for which an answer is awaited is doubled, at most: while nobody answers, each
+/// question that is repeated adds to what holds the answers up.
+const PATIENCE_DOUBLINGS_MAX: u32 = 3;
+
 /// The fetch that is outstanding.
 #[derive(Clone, Debug)]
 pub(super) struct Fetching {
@@ -26,19 +30,21 @@ pub(super) struct Fetching {
     pub(super) deadline: Instant,
     /// Whether a part of the answer has come.
     progressed: bool,
+    /// Questions in a row, this one included, to which no answer has come.
+    unanswered: u32,
 }
 
 impl Timeless for Fetching {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
-        let Fetching { peer, last, deadline: _, progressed } = self;
-        (peer, last, progressed).hash(hasher);
+        let Fetching { peer, last, deadline: _, progressed, unanswered } = self;
+        (peer, last, progressed, unanswered).hash(hasher);
     }
 }
 
 impl<V: Value> Core<V> {
     /// Asks for missing chosen slots, of `prefer` if it has them, unless an answer is awaited.
     pub(super) fn catch_up(&mut self, prefer: Option<usize>, fx: &mut Effects<V>) {
-        if !self.may_fetch() {
+        if self.fetching.is_some() || !self.may_fetch() {
             return;
         }
         let knows_more = |peer: &usize| self.peers[*peer].chosen > self.chosen;
@@ -53,26 +59,50 @@ impl<V: Value> Core<V> {
             peers.max_by_key(|peer| (lives(*peer), self.peers[*peer].chosen))
         };
         let Some(peer) = prefer.filter(knows_more).or_else(furthest) else { return };
-        let known = self.peers[peer].chosen;
-        self.fetch(peer, known, fx);
+        self.fetch(peer, self.peers[peer].chosen, 0, fx);
     }
 
+    /// Whether more may be asked for: half of what may wait for the disk is left for the answers to what
+    /// was asked already. Otherwise it is tried again once a write completes.
     fn may_fetch(&self) -> bool {
         // A leader has learnt everything that was chosen before it led.
-        let is_free = self.fetching.is_none() && !matches!(self.state, State::Leading(_));
-        // When the disk takes no more for now, it is asked again once a write completes.
-        is_free
-            && self.persists.bytes() < self.config.retained_bytes_max
-            && (self.persists.count() as u64) < self.config.accept_ahead_slots_max
+        !matches!(self.state, State::Leading(_))
+            && self.persists.bytes() < self.disk_queue_bytes_max() / 2
+            && (self.persists.count() as u64) < self.config.retained_slots_max
+    }
+
+    /// How many slots after the watermark may be under way: as many as the disk's queue has room for, if
+    /// they are like the one learnt last. What finds no room is dropped, and was sent in vain.
+    fn fetch_slots(&self) -> u64 {
+        let room = self.disk_queue_bytes_max().saturating_sub(self.persists.bytes());
+        let slots = room / self.learnt_bytes.max(1);
+        (slots as u64).clamp(1, self.config.fetch_slots_max)
     }
 
     /// Asks `peer` for the slots after the watermark, as far as somebody `known` to have them has.
-    fn fetch(&mut self, peer: usize, known: Slot, fx: &mut Effects<V>) {
+    fn fetch(&mut self, peer: usize, known: Slot, unanswered: u32, fx: &mut Effects<V>) {
         let first = self.chosen.next();
-        let bound = Slot(self.chosen.0.saturating_add(self.config.fetch_slots_max));
-        let last = known.min(bound);
-        let deadline = self.now + self.config.resend_timeout;
-        self.fetching = Some(Fetching { peer, last, deadline, progressed: false });
+        let last = known.min(Slot(self.chosen.0.saturating_add(self.fetch_slots())));
+        let patience = self.config.resend_timeout * (1 << unanswered.min(PATIENCE_DOUBLINGS_MAX));
+        let (deadline, unanswered) = (self.now + patience, unanswered + 1);
+        self.fetching = Some(Fetching { peer, last, deadline, progressed: false, unanswered });
+        self.send(peer, Message::Fetch { first, last }, fx);
+    }
+
+    /// Asks for more of whoever is answering once half of what may be under way has come.
+    fn fetch_more(&mut self, fx: &mut Effects<V>) {
+        let (may_fetch, slots) = (self.may_fetch(), self.fetch_slots());
+        let Some(fetching) = &mut self.fetching else { return };
+        let awaited = self.chosen.distance_to(fetching.last);
+        if !may_fetch || awaited > slots / 2 {
+            return;
+        }
+        let (peer, first) = (fetching.peer, fetching.last.next());
+        let last = self.peers[peer].chosen.min(Slot(self.chosen.0.saturating_add(slots)));
+        if first > last {
+            return;
+        }
+        fetching.last = last;
         self.send(peer, Message::Fetch { first, last }, fx);
     }
 
@@ -89,6 +119,12 @@ impl<V: Value> Core<V> {
         }
         self.note_chosen(peer, slot);
         if slot == self.chosen.next() {
+            if self.persists.bytes() >= self.disk_queue_bytes_max() {
+                // It is asked for again once a write completes.
+                self.fetching = None;
+                return;
+            }
+            self.learnt_bytes = value.size();
             self.learn_next(slot, ballot, value, fx);
         }
         if let Some(fetching) = &mut self.fetching
@@ -97,10 +133,11 @@ impl<V: Value> Core<V> {
             // The caller of the peer may answer a part only: when the stream falls silent, the
             // rest is asked for without waiting as long as for a first answer.
             let silence = self.config.heartbeat_interval.min(self.config.resend_timeout);
-            fetching.progressed = true;
+            (fetching.progressed, fetching.unanswered) = (true, 0);
             fetching.deadline = self.now + silence;
         }
         self.fetch_answered();
+        self.fetch_more(fx);
         self.catch_up(Some(peer), fx);
     }
 
@@ -154,7 +191,7 @@ impl<V: Value> Core<V> {
         let known = self.peer_indices().map(|peer| self.peers[peer].chosen).max();
         match (next, known) {
             (Some(peer), Some(known)) if self.may_fetch() && known > self.chosen => {
-                self.fetch(peer, known, fx);
+                self.fetch(peer, known, fetching.unanswered, fx);
             }
             _ => self.catch_up(Some(fetching.peer), fx),
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::base::NodeId;
 use crate::base::limits::{MEMBERS_MAX, MIB, VALUE_BYTES_MAX};
 
-/// The greatest `accept_ahead_slots_max` that may be configured, so that what one replica may
-/// report in a promise has a bound that every other knows.
+/// A replica accepts no slot that is further above its watermark, so that what it may report in a
+/// promise has a bound that every other knows.
 pub const ACCEPT_AHEAD_SLOTS_LIMIT: u64 = 64 * 1024;
 
 /// Parameters of one replica's core. Every member of a group uses the same members.
@@ -25,8 +25,12 @@ pub struct Config {
     /// The most bytes of values kept in memory for peers that are behind; a peer further behind
     /// fetches what it lacks.
     pub retained_bytes_max: usize,
-    /// Slots this far above its own chosen watermark a replica still accepts.
-    pub accept_ahead_slots_max: u64,
+    /// The most slots kept in memory for peers that are behind; and the most that wait for the own disk.
+    pub retained_slots_max: u64,
+    /// Bytes of values above its watermark that a replica holds before it accepts nothing more ahead
+    /// of a slot that it lacks; up to there it needs no prefix. What extends its prefix has as much
+    /// room again.
+    pub accept_ahead_bytes_max: usize,
     /// The most slots one fetch asks for.
     pub fetch_slots_max: u64,
     /// Whether it may campaign; without, it follows until [`crate::paxos::Input::PermitCampaign`].
@@ -85,7 +89,8 @@ impl Config {
             window_bytes_max: 16 * MIB,
             peer_bytes_max: 16 * MIB,
             retained_bytes_max: 32 * MIB,
-            accept_ahead_slots_max: 1024,
+            retained_slots_max: 1024,
+            accept_ahead_bytes_max: 32 * MIB,
             fetch_slots_max: 512,
             may_campaign: true,
             heartbeat_interval: Duration::from_millis(50),
@@ -119,12 +124,12 @@ impl Config {
         let rules = [
             (self.window_slots_max >= 1, "window_slots_max must be at least 1"),
             (
-                self.accept_ahead_slots_max >= self.window_slots_max,
-                "accept_ahead_slots_max must not be below window_slots_max",
+                self.retained_slots_max >= self.window_slots_max,
+                "retained_slots_max must not be below window_slots_max",
             ),
             (
-                self.accept_ahead_slots_max <= ACCEPT_AHEAD_SLOTS_LIMIT,
-                "accept_ahead_slots_max must not be above 65536",
+                self.window_slots_max <= ACCEPT_AHEAD_SLOTS_LIMIT,
+                "window_slots_max must not be above 65536",
             ),
             (self.fetch_slots_max >= 1, "fetch_slots_max must be at least 1"),
             (self.peer_bytes_max >= VALUE_BYTES_MAX, "peer_bytes_max must hold the largest value"),

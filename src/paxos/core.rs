@@ -121,6 +121,8 @@ pub struct Core<V: Value> {
     /// All members by index; its own place is unused.
     pub(super) peers: Vec<Peer>,
     pub(super) fetching: Option<Fetching>,
+    /// Bytes of the value that was learnt last.
+    pub(super) learnt_bytes: usize,
     /// The last heartbeat's sequence.
     pub(super) sequence: u64,
     /// Whom it has promised to help nobody else for a while.
@@ -200,6 +202,7 @@ impl<V: Value> Core<V> {
             pre_vote_retries: 0,
             peers: vec![Peer::default(); members],
             fetching: None,
+            learnt_bytes: 0,
             sequence: 0,
             disk_full_since: None,
             retiring: false,
@@ -319,7 +322,7 @@ impl<V: Value> Core<V> {
         (0..self.peers.len()).filter(move |index| *index != me)
     }
 
-    fn peer_index(&self, id: NodeId) -> Option<usize> {
+    pub(super) fn peer_index(&self, id: NodeId) -> Option<usize> {
         let index = self.config.members.binary_search(&id).ok()?;
         (index != self.me).then_some(index)
     }
@@ -408,11 +411,8 @@ impl<V: Value> Core<V> {
                     && entry.persist == Some(id)
                 {
                     entry.durable = true;
-                    let owed = entry.owed;
                     self.own_entry_durable(slot, ballot, fx);
-                    if owed {
-                        self.pay_owed(fx);
-                    }
+                    self.pay(slot, fx);
                 }
             }
         }
@@ -589,9 +589,13 @@ impl<V: Value> Core<V> {
     /// a follower whose disk hangs, who hears what the others choose and applies it, would be sent
     /// every slot, and hold all of them for its disk.
     pub(super) fn is_disk_behind(&self) -> bool {
-        let bytes_max = self.config.retained_bytes_max.max(self.config.window_bytes_max);
-        self.persists.count() as u64 >= self.config.accept_ahead_slots_max
-            || self.persists.bytes() >= bytes_max
+        self.persists.count() as u64 >= self.config.retained_slots_max
+            || self.persists.bytes() >= self.disk_queue_bytes_max()
+    }
+
+    /// The most bytes that may wait for the own disk before nothing more is taken in.
+    pub(super) fn disk_queue_bytes_max(&self) -> usize {
+        self.config.retained_bytes_max.max(self.config.window_bytes_max)
     }
 
     pub(super) fn note_answer(&mut self, peer: usize) {

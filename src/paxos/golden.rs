@@ -115,6 +115,7 @@ mod tests {
         partitioned_leader,
         stalled_disk,
         catch_up,
+        far_behind,
         restarts,
         three_leaders,
         late_answers,

@@ -7,6 +7,7 @@
 use std::hash::{Hash, Hasher};
 
 use super::Value;
+use super::config::ACCEPT_AHEAD_SLOTS_LIMIT;
 use super::core::{Core, State};
 use super::effect::Effects;
 use super::give_way::Pace;
@@ -26,6 +27,11 @@ struct Progress {
     acked: Slot,
     /// Bytes sent in `(acked, next)` and not answered.
     unanswered_bytes: usize,
+    /// Slots sent there and not answered.
+    unanswered_slots: u64,
+    /// The peer had no room lately: at most so many slots are sent and not answered, one more with each
+    /// answer.
+    unanswered_slots_max: Option<u64>,
     /// The greatest watermark told on this connection.
     told: Slot,
     /// The stream is unbroken from here on.
@@ -115,6 +121,8 @@ impl Timeless for Leading {
                 next,
                 acked,
                 unanswered_bytes,
+                unanswered_slots,
+                unanswered_slots_max,
                 told,
                 stream_first,
                 probing,
@@ -122,7 +130,7 @@ impl Timeless for Leading {
                 progress_at: _,
             } = progress;
             (next, acked, unanswered_bytes, told, stream_first).hash(hasher);
-            (probing, blocked).hash(hasher);
+            (unanswered_slots, unanswered_slots_max, probing, blocked).hash(hasher);
         }
     }
 }
@@ -182,6 +190,8 @@ impl<V: Value> Core<V> {
             next: start.next(),
             acked: start,
             unanswered_bytes: 0,
+            unanswered_slots: 0,
+            unanswered_slots_max: None,
             told: Slot::NONE,
             stream_first: start.next(),
             probing: false,
@@ -278,7 +288,10 @@ impl<V: Value> Core<V> {
                 entry.votes.add((peer + 1) % self.peers.len());
             }
             if entry.votes.add(peer) && slot > progress.acked && slot < progress.next {
-                progress.unanswered_bytes -= entry.value.size();
+                progress.answered(entry.value.size());
+                let slots_max = self.config.window_slots_max;
+                let more = progress.unanswered_slots_max.map(|count| count + 1);
+                progress.unanswered_slots_max = more.filter(|count| *count <= slots_max);
             }
         }
         self.note_answer(peer);
@@ -288,8 +301,9 @@ impl<V: Value> Core<V> {
         self.pump(peer, fx);
     }
 
-    /// The peer has dropped what it was sent for this slot. The stream goes back to there and rests
-    /// until the peer is heard again.
+    /// The peer has no room and has dropped what it was sent for this slot. The stream goes back to
+    /// there and rests until the peer is heard again; and then it begins with one slot, and sends one more
+    /// with each answer: what is sent beyond the peer's room is sent in vain, time and again.
     pub(super) fn on_accept_rejected(&mut self, peer: usize, ballot: Ballot, slot: Slot) {
         let State::Leading(leading) = &mut self.state else { return };
         if leading.ballot != ballot || planted(Mutant::ResendOnSilenceOnly) {
@@ -299,9 +313,10 @@ impl<V: Value> Core<V> {
         let waits = |slot| self.window.get(slot).filter(|entry| !entry.votes.has(peer));
         if slot > progress.acked && slot < progress.next && waits(slot).is_some() {
             let back = (slot.0..progress.next.0).filter_map(|slot| waits(Slot(slot)));
-            progress.unanswered_bytes -= back.map(|entry| entry.value.size()).sum::<usize>();
+            back.for_each(|entry| progress.answered(entry.value.size()));
             progress.next = slot;
             progress.blocked = true;
+            progress.unanswered_slots_max = Some(1);
         }
         self.note_answer(peer);
     }
@@ -353,7 +368,7 @@ impl<V: Value> Core<V> {
             let slot = self.window.first();
             let slots = slot.distance_to(self.chosen) + 1;
             let over = leading.retained_bytes > self.config.retained_bytes_max
-                || slots > self.config.accept_ahead_slots_max;
+                || slots > self.config.retained_slots_max;
             let peers = (0..leading.progress.len()).filter(|peer| *peer != self.me);
             let answered = peers.clone().all(|peer| leading.progress[peer].acked >= slot);
             if !answered && !over {
@@ -368,7 +383,7 @@ impl<V: Value> Core<V> {
                     continue;
                 }
                 if progress.next > slot && !entry.votes.has(peer) {
-                    progress.unanswered_bytes -= size;
+                    progress.answered(size);
                 }
                 progress.acked = slot;
                 progress.next = progress.next.max(slot.next());
@@ -396,7 +411,6 @@ impl<V: Value> Core<V> {
 
     fn pump_at_most(&mut self, count: usize, peer: usize, fx: &mut Effects<V>) {
         let State::Leading(leading) = &mut self.state else { return };
-        let ahead = self.config.accept_ahead_slots_max;
         let known = self.peers[peer].chosen;
         let ballot = leading.ballot;
         let to = self.config.members[peer];
@@ -411,10 +425,13 @@ impl<V: Value> Core<V> {
             }
             let bytes = progress.unanswered_bytes + entry.value.size();
             let full = progress.unanswered_bytes > 0 && bytes > self.config.peer_bytes_max;
+            let limited =
+                progress.unanswered_slots_max.is_some_and(|max| progress.unanswered_slots >= max);
             let waits = progress.probing && slot > progress.acked.next();
-            // The peer would ignore it: it first has to fetch what lies before.
-            let beyond = progress.chosen_estimate(known).distance_to(slot) > ahead;
-            if full || waits || beyond {
+            // The peer would refuse it: it first has to fetch what lies before.
+            let estimate = progress.chosen_estimate(known);
+            let beyond = estimate.distance_to(slot) > ACCEPT_AHEAD_SLOTS_LIMIT;
+            if full || limited || waits || beyond {
                 break;
             }
             if slot == progress.acked.next() {
@@ -426,6 +443,7 @@ impl<V: Value> Core<V> {
             fx.push(super::Effect::Send(super::Outgoing { to, message }));
             progress.told = progress.told.max(chosen);
             progress.unanswered_bytes = bytes;
+            progress.unanswered_slots += 1;
             progress.next = slot.next();
             sent_count += 1;
         }
@@ -476,7 +494,7 @@ impl<V: Value> Core<V> {
                         && slot < progress.next
                         && !entry.votes.has(peer)
                     {
-                        progress.unanswered_bytes -= entry.value.size();
+                        progress.answered(entry.value.size());
                     }
                     progress.acked = slot;
                     progress.progress_at = self.now;
@@ -536,6 +554,7 @@ impl<V: Value> Core<V> {
         let progress = &mut leading.progress[peer];
         progress.rewind();
         (progress.probing, progress.blocked) = (false, false);
+        progress.unanswered_slots_max = None;
         progress.told = Slot::NONE;
         // The answer tells how far the peer is, which opens the stream again.
         self.sequence += 1;
@@ -561,7 +580,13 @@ impl<V: Value> Core<V> {
 impl Progress {
     fn rewind(&mut self) {
         self.next = self.acked.next();
-        self.unanswered_bytes = 0;
+        (self.unanswered_bytes, self.unanswered_slots) = (0, 0);
+    }
+
+    /// One of the slots that were sent needs no answer any more.
+    fn answered(&mut self, size: usize) {
+        self.unanswered_bytes -= size;
+        self.unanswered_slots -= 1;
     }
 }
 
@@ -700,8 +725,11 @@ mod tests {
         led.wait(interval);
         assert_eq!(led.sent, [Slot(1), Slot(1)]);
         led.accepted(Slot(1));
-        assert_eq!(led.sent[2..], [Slot(2), Slot(3), Slot(4)]);
-        (2..=4).for_each(|slot| led.accepted(Slot(slot)));
+        assert_eq!(led.sent[2..], [Slot(2), Slot(3)], "one more than before");
+        led.receive(Message::AcceptRejected { ballot, slot: Slot(3) });
+        led.accepted(Slot(2));
+        assert_eq!(led.sent[4..], [Slot(3), Slot(4)], "from the beginning");
+        (3..=4).for_each(|slot| led.accepted(Slot(slot)));
         assert_eq!(led.core.chosen(), Slot(4));
     }
 }

@@ -48,6 +48,7 @@ impl<V: Value + Hash> Core<V> {
             pre_vote_retries: _,
             peers,
             fetching,
+            learnt_bytes: _,
             sequence: _,
             grant: _,
             reads: _,

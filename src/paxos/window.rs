@@ -34,12 +34,19 @@ pub(super) struct Entry<V> {
 pub(super) struct Window<V> {
     first: Slot,
     entries: VecDeque<Option<Entry<V>>>,
+    /// Of all values held.
+    bytes: usize,
 }
 
 impl<V: Value> Window<V> {
     /// An empty run whose first slot will be `first`.
     pub(super) fn new(first: Slot) -> Window<V> {
-        Window { first, entries: VecDeque::new() }
+        Window { first, entries: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Bytes of all values held.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The first slot of the run.
@@ -73,20 +80,24 @@ impl<V: Value> Window<V> {
         }
         if let Some(held) = &self.entries[index] {
             assert!(held.ballot < entry.ballot, "slot {slot} is accepted again at a higher ballot");
+            self.bytes -= held.value.size();
         }
+        self.bytes += entry.value.size();
         self.entries[index] = Some(entry);
-    }
-
-    /// The values held, by slot, to be changed.
-    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Entry<V>)> {
-        let slots = (self.first.0..).map(Slot).zip(&mut self.entries);
-        slots.filter_map(|(slot, entry)| Some((slot, entry.as_mut()?)))
     }
 
     /// Lets go of the first slot.
     pub(super) fn pop_front(&mut self) -> Option<Entry<V>> {
         self.first = self.first.next();
-        self.entries.pop_front().flatten()
+        let entry = self.entries.pop_front().flatten()?;
+        self.bytes -= entry.value.size();
+        Some(entry)
+    }
+
+    /// The first slot without a value.
+    pub(super) fn first_missing(&self) -> Slot {
+        let missing = self.entries.iter().position(Option::is_none);
+        Slot(self.first.0 + missing.unwrap_or(self.entries.len()) as u64)
     }
 
     /// The greatest slot with a value.
@@ -113,7 +124,7 @@ impl<V: Value> Window<V> {
 impl<V: Hash> Window<V> {
     /// Hashes the run; writes are named by their distance from `oldest`, the oldest under way.
     pub(super) fn hash_without_ids<H: Hasher>(&self, oldest: PersistId, hasher: &mut H) {
-        let Window { first, entries } = self;
+        let Window { first, entries, bytes: _ } = self;
         (first, entries.len()).hash(hasher);
         for entry in entries {
             entry.is_some().hash(hasher);

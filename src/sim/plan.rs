@@ -53,6 +53,8 @@ pub enum Stream {
     Sessions,
     /// Whether the world is a trial.
     Trials,
+    /// How much is accepted ahead of what is missing.
+    Ahead,
     /// The first client's workload; the others follow.
     Client = 0x100,
     /// The first node's disk; the others follow.
@@ -235,7 +237,9 @@ pub struct CorePlan {
     /// See `paxos::Config`.
     pub window_slots_max: u64,
     /// See `paxos::Config`.
-    pub accept_ahead_slots_max: u64,
+    pub retained_slots_max: u64,
+    /// See `paxos::Config`.
+    pub accept_ahead_bytes_max: usize,
     /// See `paxos::Config`.
     pub fetch_slots_max: u64,
     /// See `paxos::Config`.
@@ -304,7 +308,7 @@ impl Plan {
         let groups = groups.min(limits.clients_max);
         let clients = clients.max(groups);
         let safety = millis(rng, 2_000, 12_000);
-        let core = CorePlan::draw(rng);
+        let core = CorePlan::draw(rng, &mut Stream::Ahead.rng(seed));
         let log = LogPlan::draw(rng, &mut Stream::Checkpoints.rng(seed));
         let operations = pick(rng, &[100, 300, 1000, 2500]);
         let mut workload = Workload::draw(rng, &log, safety, operations);
@@ -367,12 +371,13 @@ impl Plan {
 }
 
 impl CorePlan {
-    fn draw(rng: &mut Rng) -> CorePlan {
+    fn draw(rng: &mut Rng, ahead: &mut Rng) -> CorePlan {
         let window_slots_max = pick(rng, &[1, 2, 4, 16, 256]);
         let election_timeout = millis(rng, 100, 800);
         CorePlan {
             window_slots_max,
-            accept_ahead_slots_max: window_slots_max * pick(rng, &[1, 2, 4, 16]),
+            retained_slots_max: window_slots_max * pick(rng, &[1, 2, 4, 16]),
+            accept_ahead_bytes_max: pick(ahead, &[8 * KIB, 256 * KIB, 32 * MIB, 32 * MIB]),
             fetch_slots_max: pick(rng, &[1, 3, 16, 512]),
             window_bytes_max: pick(rng, &[8 * KIB, 256 * KIB, 16 * MIB]),
             retained_bytes_max: pick(rng, &[8 * KIB, 256 * KIB, 32 * MIB]),

@@ -462,7 +462,8 @@ fn options(
     options.paxos.priority = u8::from(preferred);
     let (core, log) = (&plan.core, &plan.log);
     options.paxos.window_slots_max = core.window_slots_max;
-    options.paxos.accept_ahead_slots_max = core.accept_ahead_slots_max;
+    options.paxos.retained_slots_max = core.retained_slots_max;
+    options.paxos.accept_ahead_bytes_max = core.accept_ahead_bytes_max;
     options.paxos.fetch_slots_max = core.fetch_slots_max;
     options.paxos.window_bytes_max = core.window_bytes_max;
     options.paxos.retained_bytes_max = core.retained_bytes_max;

@@ -11,11 +11,13 @@ use super::frame::{
 };
 use crate::base::limits::KIB;
 use crate::base::{Batch, BlockPool, Checksum, GroupId};
-use crate::paxos::{AcceptedSlot, Fitness, Message, Release};
+use crate::paxos::{ACCEPT_AHEAD_SLOTS_LIMIT, AcceptedSlot, Fitness, Message, Release};
 
-/// The most slots one promise can tell of. The core's window above the chosen watermark
-/// (`accept_ahead_slots_max`) must not be above it.
+/// The most slots one promise can tell of.
 pub const PROMISE_SLOTS_MAX: usize = 64 * KIB;
+
+// A replica accepts no slot further ahead.
+const _: () = assert!(ACCEPT_AHEAD_SLOTS_LIMIT as usize <= PROMISE_SLOTS_MAX);
 
 /// Slot, ballot (round, node) and checksum.
 const ACCEPTED_SLOT_SIZE: usize = 8 + 8 + 2 + 4;

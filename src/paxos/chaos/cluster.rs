@@ -197,7 +197,7 @@ impl Cluster {
         let members: Vec<NodeId> = (1..=count as u16).map(NodeId).collect();
         let mut config = Config::new(members[0], members);
         config.window_slots_max = 1 + rng.below(8);
-        config.accept_ahead_slots_max = config.window_slots_max + rng.below(8);
+        config.retained_slots_max = config.window_slots_max + rng.below(8);
         config.fetch_slots_max = 1 + rng.below(6);
         config.window_bytes_max = 4 << 20;
         config.peer_bytes_max = 2 << 20;
@@ -210,6 +210,8 @@ impl Cluster {
         let lease_ms = config.election_timeout.as_millis() as u64 * lease_percent / 100;
         config.lease = Duration::from_millis(lease_ms);
         config.clock_drift_ppm_max = [0, 1000, 100_000][rng.below(3) as usize];
+        let ahead = &mut Rng::new(seed ^ 0x61_6865_6164);
+        config.accept_ahead_bytes_max = [0, 1 << 20, 32 << 20][ahead.below(3) as usize];
         adjust(&mut config);
         let drift = i64::from(config.clock_drift_ppm_max);
         let faults = Faults {

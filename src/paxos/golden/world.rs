@@ -2,7 +2,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster N [window=S] [ahead=S] [fetch=S] [lease=MS] [prefer=M]` | starts N replicas with empty disks; M has a higher priority |
+//! | `cluster N [window=S] [retained=S] [ahead=BYTES] [fetch=S] [lease=MS] [prefer=M]` | starts N replicas with empty disks; M has a higher priority |
 //! | `timer N` | replica N's clock goes on to its next deadline, and the timer fires |
 //! | `wait N… MS` | the clocks go on by so many milliseconds; due timers fire |
 //! | `run MS` | all clocks go on by so many milliseconds, 50 at a time; due timers fire, and all settles |
@@ -240,7 +240,8 @@ impl World {
         for setting in &words[1..] {
             match setting.split_once('=').expect("a setting is NAME=VALUE") {
                 ("window", slots) => config.window_slots_max = number(slots) as u64,
-                ("ahead", slots) => config.accept_ahead_slots_max = number(slots) as u64,
+                ("ahead", bytes) => config.accept_ahead_bytes_max = number(bytes),
+                ("retained", slots) => config.retained_slots_max = number(slots) as u64,
                 ("lease", ms) => config.lease = Duration::from_millis(number(ms) as u64),
                 ("fetch", slots) => config.fetch_slots_max = number(slots) as u64,
                 ("slow", factor) => config.slow_disk_factor = number(factor) as u32,

@@ -6,6 +6,7 @@
 use super::Violation;
 use crate::base::NodeId;
 use crate::base::limits::MIB;
+use crate::node::read_ahead_bytes_max;
 use crate::server::Gauges;
 use crate::sim::plan::Plan;
 
@@ -35,10 +36,10 @@ impl Bounds {
         let peers = plan.nodes;
         // Every batch takes a power of two of blocks: up to twice its size.
         let window = (plan.core.window_bytes_max + entry) * 2;
-        let ahead = plan.core.accept_ahead_slots_max as usize * entry * 2;
+        let ahead = (plan.core.accept_ahead_bytes_max * 2 + entry) * 2;
         let retained = (plan.core.retained_bytes_max + entry) * 2;
-        let held = window.min(ahead) + retained + plan.cache_bytes_max;
-        let reads = READS_MAX * entry * 2;
+        let held = window.max(ahead) + retained + plan.cache_bytes_max;
+        let reads = READS_MAX * entry * 2 + peers * read_ahead_bytes_max(entry) * 2;
         Bounds {
             block_bytes_max: held * 2 + reads + (peers + plan.clients + 8) * 4 * MIB,
             peer_bytes_max: 64 * MIB,
