@@ -121,6 +121,7 @@ hits! {
         ShortLivedClients = "client left its session for another",
         LeaderDiskSlow = "leader's disk slow for good",
         AllDisksFull = "all disks full for long",
+        SecondFailure = "leader dies when a follower far behind returns",
     }
     Branch {
         ImpostorRefused = "node on another disk refused by a peer, and told so",
@@ -219,6 +220,7 @@ hits! {
         StopChecked = "node found to go on from where it stopped cleanly",
         StopTransferChecked = "leader that stopped found to have asked whoever could take over",
         SlowLeaderChecked = "slow leader found to have given way, and appends to be fast",
+        LagShrunk = "follower far behind found to catch up under load",
         FullDisksChecked = "full disks found to keep their leader and to serve reads",
         ScrubChecked = "scrub of a damaged disk found to be right",
         NewerChecked = "world ended before a slot that nobody knows",

@@ -30,6 +30,7 @@ mod phases;
 pub mod plan;
 mod process;
 pub mod run;
+mod second_failure;
 pub mod shrink;
 mod stops;
 pub mod time;

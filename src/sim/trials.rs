@@ -9,6 +9,8 @@
 //! - *All disks are full for long* ([`Hit::AllDisksFull`]): from when the last one is full, the leadership
 //!   does not change, and reads go on. The liveness phase, for which there is room again, demands that
 //!   appends go on then.
+//! - *The leader dies when a replica that is far behind returns* ([`Hit::SecondFailure`]): see
+//!   `second_failure`.
 
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use super::disk::DiskTiming;
 use super::history::{Kind, Operation};
 use super::phases::Phase;
 use super::plan::{FaultSet, Limits, Plan, Stream, Workload};
+use super::second_failure::{self, Scene};
 use super::time::Time;
 use super::world::{Happening, World};
 use crate::base::Instant;
@@ -63,6 +66,7 @@ pub struct Trial {
     waits: u32,
     /// How many leaders were elected since.
     elected: u32,
+    pub(super) scene: Scene,
 }
 
 impl Trial {
@@ -77,6 +81,7 @@ pub fn class_of(seed: u64) -> Option<Hit> {
     match Stream::Trials.rng(seed).below(WORLDS) {
         0 => Some(Hit::LeaderDiskSlow),
         1 => Some(Hit::AllDisksFull),
+        2 => Some(Hit::SecondFailure),
         _ => None,
     }
 }
@@ -134,6 +139,9 @@ pub fn shape(plan: &mut Plan, class: Hit, limits: &Limits) {
         (plan.log.spare_segments, plan.log.preallocated_segments) = (3, 2);
         (plan.workload.records_max, plan.workload.think_max) = (1, Duration::from_millis(20));
     }
+    if class == Hit::SecondFailure {
+        second_failure::shape(plan);
+    }
     plan.safety = begins_after(plan) + lasts(plan, class) + plan.core.election_timeout;
 }
 
@@ -146,6 +154,7 @@ pub fn begins_after(plan: &Plan) -> Duration {
 fn lasts(plan: &Plan, class: Hit) -> Duration {
     match class {
         Hit::LeaderDiskSlow => plan.core.election_timeout * MOVED_TIMEOUTS * 2 + MOVED_BESIDES,
+        Hit::SecondFailure => second_failure::lasts(plan),
         _ => watched(plan) * (FULL_WAITS_MAX + 2),
     }
 }
@@ -175,6 +184,7 @@ impl World {
         }
         let began_at = self.nemesis.trial.began_at;
         match (class, began_at) {
+            (Hit::SecondFailure, _) => self.second_failure(),
             (Hit::LeaderDiskSlow, None) => self.slow_leader_down(),
             (Hit::LeaderDiskSlow, Some(at)) => self.check_slow_leader(at),
             (_, None) => self.fill_all_disks(),

@@ -167,6 +167,11 @@ impl SimDisk {
         self.files.values().map(Content::held_blocks).sum()
     }
 
+    /// Changes how long a read takes, at least and at most.
+    pub fn set_read_time(&mut self, least: Duration, most: Duration) {
+        self.options.timing.read = (least, most);
+    }
+
     /// Operations started until `until` take `slow_factor` times as long.
     pub fn slow_down(&mut self, until: Instant) {
         self.counters.hit(counts::SLOW);
