@@ -30,6 +30,9 @@ impl<V: Value> Core<V> {
             && !self.is_bound_against(Some(peer), Release::NONE)
             && !self.disk_stalled()
             && self.has_vote();
+        if granted {
+            self.campaign_instead(chosen);
+        }
         let (promised, chosen) = (self.promised, self.chosen);
         if !self.has_vote() {
             // Whoever cannot be elected without it should know why.

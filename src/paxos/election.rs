@@ -5,6 +5,7 @@
 //! durable before its prepares leave, so that no ballot is used twice, not even after a crash.
 
 use std::hash::{Hash, Hasher};
+use std::time::Duration;
 
 use super::Value;
 use super::core::{Core, ROUND_MAX, State};
@@ -175,12 +176,29 @@ impl<V: Value> Core<V> {
         }
     }
 
-    /// A candidate that is far behind leaves the first try to others, once: whoever leads must
-    /// learn the chosen prefix first, and the cluster would wait for it.
+    /// Whether a candidate that knows `chosen` lacks much of what somebody else knows.
+    fn is_far(&self, chosen: Slot, known: Slot) -> bool {
+        let few = self.config.fetch_slots_max.min(self.config.window_slots_max);
+        chosen < known && chosen.distance_to(known) > few
+    }
+
+    /// This replica would promise the ballot of a candidate that knows `chosen`. Where that lacks much, it
+    /// leaves this try to others (see [`Core::campaign_or_defer`]), and now is the time for them: what kept
+    /// the candidate from promising them something may have ended just now, as the time for which it is bound
+    /// after a start does.
+    pub(super) fn campaign_instead(&mut self, chosen: Slot) {
+        let waits = matches!(self.state, State::Following | State::PreVoting(_));
+        if waits && self.is_far(chosen, self.chosen) {
+            let soon = self.rng.between(Duration::ZERO, self.config.heartbeat_interval / 2);
+            self.election_at = self.election_at.min(self.now + soon);
+        }
+    }
+
+    /// A candidate that lacks more than what is under way when a leader dies leaves the first try to
+    /// others, once: whoever leads must learn the chosen prefix first, and the cluster would wait for it.
     fn campaign_or_defer(&mut self, ballot: Ballot, fx: &mut Effects<V>) {
         let ahead = self.peer_indices().map(|peer| self.peers[peer].chosen).max();
-        let behind = ahead.map_or(0, |ahead| self.chosen.distance_to(ahead));
-        if behind > self.config.fetch_slots_max && !self.deferred {
+        if ahead.is_some_and(|ahead| self.is_far(self.chosen, ahead)) && !self.deferred {
             self.deferred = true;
             self.follow(None, fx);
             self.await_election();

@@ -5,7 +5,8 @@
 //! Called by the plan and by `trials`. Properties:
 //!
 //! - *Two of three are a working cluster, though one of them is behind*: an append that is made after the
-//!   failure is acknowledged within a few election timeouts and a second.
+//!   failure is acknowledged within a few election timeouts and a second. One world in three reads so
+//!   slowly that no gap is filled meanwhile.
 //! - *Catching up outruns production*: a while after that the replica lacks a fraction of what it lacked.
 
 use std::time::Duration;
@@ -36,6 +37,10 @@ const PROGRESS_BESIDES: Duration = Duration::from_secs(1);
 /// How long catching up takes at most, and which part of what was missing may be missing then.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(3);
 const LEFT_DIVISOR: u64 = 4;
+/// How many times longer than a durable write a read takes, at least and at most.
+const READ_FACTORS: (u32, u32) = (5, 10);
+/// The least that a replica keeps for others, and lets wait for its disk.
+const KEPT_BYTES_MIN: usize = 256 * KIB;
 /// The dead leader stays so.
 const FOR_GOOD: Duration = Duration::from_secs(3600);
 /// What a segment holds more than it must.
@@ -50,7 +55,7 @@ pub enum Scene {
     /// The replica is away; it knew so many slots to be chosen.
     Away { follower: usize, since: Time, knew: Slot },
     /// It is back, lacks so many slots, and the leader is dead.
-    Failed { follower: usize, at: Time, lacked: u64 },
+    Failed { follower: usize, at: Time, lacked: u64, fills_gap: bool },
     /// Appends go on, and the replica catches up.
     CatchingUp { follower: usize, since: Time, lacked: u64 },
     /// It is over.
@@ -64,6 +69,7 @@ pub fn shape(plan: &mut Plan) {
     core.window_slots_max = core.window_slots_max.min(KEPT_SLOTS_MAX);
     core.retained_slots_max = core.retained_slots_max.min(KEPT_SLOTS_MAX);
     core.fetch_slots_max = core.fetch_slots_max.max(16);
+    core.retained_bytes_max = core.retained_bytes_max.max(KEPT_BYTES_MIN);
     plan.cache_bytes_max = plan.cache_bytes_max.min(64 * KIB);
     // Small segments are used up faster than they are made, and then all logs wait.
     plan.log.segment_bytes = segment_bytes_min(plan.log.entry_bytes_max) + SEGMENT_BYTES_MORE;
@@ -92,15 +98,17 @@ impl World {
         self.nemesis.trial.scene = match scene {
             Scene::Ahead => self.leave_one_behind(),
             Scene::Away { follower, since, knew } => self.look_how_far(follower, since, knew),
-            Scene::Failed { follower, at, lacked } => {
-                self.look_for_appends(follower, at, lacked)?
-            }
+            Scene::Failed { .. } => self.look_for_appends(scene)?,
             Scene::CatchingUp { follower, since, lacked } => {
                 self.look_what_is_left(follower, since, lacked)?
             }
             Scene::Over => Scene::Over,
         };
         if matches!(self.nemesis.trial.scene, Scene::Over) {
+            for process in &mut self.processes {
+                let (least, most) = self.plan.disk_timing.read;
+                process.disk_mut().set_read_time(least, most);
+            }
             // There is nothing more to see before the healing.
             self.queue.after(Duration::ZERO, Happening::Phase);
         } else {
@@ -130,38 +138,43 @@ impl World {
         match self.leader() {
             Some(leader) if is_far => {
                 let other = (0..3).find(|node| *node != leader && *node != follower);
-                self.read_slowly(other.expect("there are three"));
+                let fills_gap = self.read_slowly(other.expect("there are three"));
                 self.queue.after(Duration::ZERO, Happening::Start(follower));
                 self.stop(leader, false, FOR_GOOD);
                 self.hits.hit(Hit::SecondFailure);
-                Scene::Failed { follower, at: self.now(), lacked }
+                Scene::Failed { follower, at: self.now(), lacked, fills_gap }
             }
             _ if self.now().since(since) > AWAY_MAX => Scene::Over,
             _ => Scene::Away { follower, since, knew },
         }
     }
 
-    /// Each read now takes up to four times as long as a durable write.
-    fn read_slowly(&mut self, node: usize) {
-        let (write, flush) = (self.plan.disk_timing.write.1, self.plan.disk_timing.flush.1);
-        let durable = write + flush;
-        let slowest = self.rng.between(durable, durable * 4);
-        self.processes[node].disk_mut().set_read_time(durable, slowest);
+    /// Each read now takes many times as long as a durable write; or longer than any answer is awaited.
+    /// Returns whether a gap is filled in good time all the same.
+    fn read_slowly(&mut self, node: usize) -> bool {
+        let durable = self.plan.disk_timing.write.1 + self.plan.disk_timing.flush.1;
+        let patience = self.plan.core.resend_timeout;
+        let fills_gap = self.rng.below(3) > 0;
+        let (least, most) = match fills_gap {
+            true => (durable * READ_FACTORS.0, durable * READ_FACTORS.1),
+            false => (patience, patience * 2),
+        };
+        self.processes[node].disk_mut().set_read_time(least, most);
+        fills_gap
     }
 
-    fn look_for_appends(
-        &mut self,
-        follower: usize,
-        at: Time,
-        lacked: u64,
-    ) -> Result<Scene, Violation> {
+    fn look_for_appends(&mut self, scene: Scene) -> Result<Scene, Violation> {
+        let Scene::Failed { follower, at, lacked, fills_gap } = scene else { return Ok(scene) };
         let is_new = |operation: &Operation| {
             let append = matches!(operation.kind, Kind::Append { .. });
             append && operation.invoked >= at && operation.acknowledged().is_some()
         };
         let now = self.now();
         if self.histories[0].operations.iter().rev().any(is_new) {
-            return Ok(Scene::CatchingUp { follower, since: now, lacked });
+            return Ok(match fills_gap {
+                true => Scene::CatchingUp { follower, since: now, lacked },
+                false => Scene::Over,
+            });
         }
         let took = now.since(at);
         if took > progress_within(&self.plan) {
@@ -171,7 +184,7 @@ impl World {
             );
             return Err(Violation::new(NAME, text));
         }
-        Ok(Scene::Failed { follower, at, lacked })
+        Ok(scene)
     }
 
     fn look_what_is_left(
