@@ -303,13 +303,10 @@ mod tests {
         }
         assert_eq!(serving.streams[&PEER].last, Slot(40));
         // Slots before the stream, or after a gap, are another stream; reads of the old one end for nobody.
-        for first in [4, 90] {
-            serving.start(PEER, Slot(first), Slot(99));
-            assert_eq!(
-                (serving.streams[&PEER].next, serving.streams[&PEER].last.0),
-                (Slot(first), 99)
-            );
-            assert!(serving.streams[&PEER].reads.is_empty());
+        for (first, last) in [(4, 99), (120, 150)] {
+            serving.start(PEER, Slot(first), Slot(last));
+            let stream = &serving.streams[&PEER];
+            assert_eq!((stream.next.0, stream.last.0, stream.reads.len()), (first, last, 0));
         }
         done(&mut serving, tickets[0], 5, 100);
         assert_eq!(serving.streams[&PEER].read_bytes, 0);
@@ -320,7 +317,7 @@ mod tests {
     fn what_is_read_ahead_is_bounded_in_bytes() {
         let (mut serving, tickets) = reading(5, 2000);
         assert!(serving.streams[&PEER].has_room());
-        done(&mut serving, tickets[1], 6, PEER_READ_BYTES_MAX / 2);
+        done(&mut serving, tickets[1], 6, MIB + 1);
         assert!(!serving.streams[&PEER].has_room(), "two more of that size are under way");
         done(&mut serving, tickets[0], 5, 100);
         assert!(serving.streams[&PEER].has_room(), "the last one was small");

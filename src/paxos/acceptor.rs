@@ -457,7 +457,7 @@ mod tests {
         assert!(takes(5, 10, 4), "slots 1 to 4 are chosen and leave");
         assert!((6..=9).all(|slot| takes(slot, 10, 4)));
         assert!(takes(5, 10, 4) && !takes(10, 10, 4));
-        assert!(takes(10, 1000, 9), "the next one to be chosen is always taken");
+        assert!(takes(9, 10, 9) && takes(10, 1000, 9), "the next one to be chosen is always taken");
         assert!(!takes(15 + ACCEPT_AHEAD_SLOTS_LIMIT, 0, 9), "a promise tells of a bounded run");
     }
 }
