@@ -1,8 +1,8 @@
 //! What a run has hit: every fault class and every branch of interest has a name and a count.
 //!
 //! A class that a thousand seeds never hit is not tested, whatever the code looks like: `loggos
-//! sim` reports it. One branch that is not here: a hole filled with a no-op. A peer's acceptances
-//! have no gap above what it knows to be chosen, as long as connections keep the order of what is
+//! sim` reports it. One branch that is not here: a hole filled with a no-op. Below a
+//! peer's acceptances every slot is accepted or chosen, as long as connections keep the order of what is
 //! sent on them, and they do, by the frames' sequence; only the explorer, the core's chaos tests
 //! and its golden script `holes`, where messages get lost, come there.
 //! Written by the world and its faults, summed over runs by the command.
