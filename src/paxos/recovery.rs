@@ -112,6 +112,9 @@ pub(super) struct Recovering<V> {
     pub(super) reports: Reports<V>,
     /// The greatest watermark among the quorum: to be learnt before anything is proposed.
     target: Slot,
+    /// No value is missing before this slot. Members that are behind may report tens of thousands, each
+    /// of which is fetched: they are not to be gone through from the beginning each time.
+    lacking_from: Slot,
     pub(super) heartbeat_at: Instant,
     progress_at: Instant,
 }
@@ -130,7 +133,15 @@ impl<V: Hash> Timeless for Reports<V> {
 
 impl<V: Hash> Timeless for Recovering<V> {
     fn hash_timeless<H: Hasher>(&self, hasher: &mut H) {
-        let Recovering { ballot, reports, target, heartbeat_at: _, progress_at: _ } = self;
+        // (From where on values are missing follows from the reports and the values held.)
+        let Recovering {
+            ballot,
+            reports,
+            target,
+            lacking_from: _,
+            heartbeat_at: _,
+            progress_at: _,
+        } = self;
         (ballot, target).hash(hasher);
         reports.hash_timeless(hasher);
     }
@@ -151,7 +162,9 @@ impl<V: Value> Core<V> {
         }
         let heartbeat_at = self.now + self.config.heartbeat_interval;
         let progress_at = self.now;
-        let recovering = Recovering { ballot, reports, target, heartbeat_at, progress_at };
+        let lacking_from = Slot::NONE;
+        let recovering =
+            Recovering { ballot, reports, target, lacking_from, heartbeat_at, progress_at };
         self.state = State::Recovering(recovering);
         self.try_finish_recovery(fx);
         if matches!(self.state, State::Recovering(_)) {
@@ -204,7 +217,9 @@ impl<V: Value> Core<V> {
         let lacks = |slot, report: &Report<V>| {
             report.value.is_none() && held(slot).is_none_or(|own| own < report.ballot)
         };
-        if recovering.reports.slots.iter().any(|(slot, report)| lacks(*slot, report)) {
+        let mut unknown = recovering.reports.slots.range(recovering.lacking_from..);
+        if let Some((slot, _)) = unknown.find(|(slot, report)| lacks(**slot, report)) {
+            recovering.lacking_from = *slot;
             return self.fetch_accepted(fx);
         }
         let (ballot, reports) = (recovering.ballot, std::mem::take(&mut recovering.reports));
@@ -216,7 +231,7 @@ impl<V: Value> Core<V> {
         let State::Recovering(recovering) = &mut self.state else { return };
         let mut asks = Vec::new();
         let mut inflight_count = 0;
-        for (slot, report) in &mut recovering.reports.slots {
+        for (slot, report) in recovering.reports.slots.range_mut(recovering.lacking_from..) {
             let own = self.window.get(*slot).map(|entry| entry.ballot);
             if report.value.is_some() || own.is_some_and(|own| own >= report.ballot) {
                 continue;
