@@ -25,6 +25,7 @@ pub const STRIKES: &[Hit] = &[
     Hit::MajorityFormattedAgain,
     Hit::DisksSwapped,
     Hit::DisksSwapped,
+    Hit::DisksSwapped,
     Hit::ForeignDisk,
     Hit::ForeignDisk,
 ];
@@ -58,9 +59,10 @@ impl World {
                 (0..=nodes / 2).map(|step| (node + step) % nodes).collect()
             }
             // Where names are looked up, peers may find a member where its disk is now: it is that member.
-            Hit::DisksSwapped if node == other || self.plan.named => return false,
+            Hit::DisksSwapped if nodes == 1 || self.plan.named => return false,
             // Alone it is nobody's peer: none can refuse it.
             Hit::ForeignDisk if nodes == 1 => return false,
+            Hit::DisksSwapped if node == other => vec![node, (node + 1) % nodes],
             Hit::DisksSwapped => vec![node, other],
             _ => vec![node],
         };
