@@ -60,7 +60,8 @@ fn lost_output_after_an_effect_is_exit_4() {
     let cluster = Cluster::start(1);
     cluster.wait_for_leader();
     let at = cluster.targets();
-    let appended = run_into_full(&["append", "--target", &at], b"one\ntwo\n");
+    // One record: of two the first may go alone, and the second then stays behind with good reason.
+    let appended = run_into_full(&["append", "--target", &at], b"one\n");
     assert_eq!(appended.status.code(), Some(4), "{}", stderr(&appended));
     assert!(stderr(&appended).contains("up to position"), "{}", stderr(&appended));
     let created = run_into_full(&["log", "create", "orders", "--target", &at], b"");
@@ -78,7 +79,7 @@ fn lost_output_after_an_effect_is_exit_4() {
     }
     assert_eq!(run_into_full(&["--help"], b"").status.code(), Some(3));
     // All of it has happened.
-    assert_eq!(stdout(&run(&["read", "--target", &at])), "one\ntwo\n");
+    assert_eq!(stdout(&run(&["read", "--target", &at])), "one\n");
     let shown = objects(&run(&["log", "show", "orders", "--json", "--target", &at]));
     assert_eq!(shown[0]["fence"], 3);
 }
