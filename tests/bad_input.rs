@@ -270,6 +270,35 @@ fn an_unreachable_target_is_named() {
     }
 }
 
+/// The client library tries a name again for as long as it may; a command says at once that it is wrong.
+#[test]
+fn a_target_that_cannot_be_resolved_is_named_at_once() {
+    // No name server is asked for a label of more than 63 characters.
+    let target = format!("{}:7101", "a".repeat(64));
+    let commands = [
+        &["tail"][..],
+        &["status"],
+        &["read", "--from", "0"],
+        &["append"],
+        &["init"],
+        &["log", "list"],
+        &["bench"],
+    ];
+    for command in commands {
+        // Were the time-out used up, this would take for ever.
+        let args = match command {
+            ["bench"] => [command, &["--target", &target]].concat(),
+            _ => [command, &["--target", &target, "--timeout", "100000"]].concat(),
+        };
+        assert_refused(&run(&args), 2, &[&target, "cannot be resolved", "--target"]);
+    }
+    // One that can be is enough.
+    let cluster = Cluster::start(1);
+    let targets = format!("{target},{}", cluster.targets());
+    let tail = run(&["tail", "--target", &targets]);
+    assert!(tail.status.success(), "{tail:?}");
+}
+
 #[test]
 fn damage_in_the_middle_of_the_log_is_found_and_the_node_does_not_start() {
     let mut cluster = Cluster::start(1);

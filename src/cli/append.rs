@@ -9,56 +9,21 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use serde_json::json;
 
-use super::args::{AppendArgs, FILE_BYTES_MAX, TargetArgs};
+use super::args::{AppendArgs, FILE_BYTES_MAX};
 use super::error::{CliError, Exit};
 use super::logs::select;
 use super::output::Output;
+use super::targets::connect;
 use crate::base::limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, RECORD_BYTES_MAX};
 use crate::base::records::RECORD_PREFIX_SIZE;
 use crate::base::{FenceToken, LogId, Position};
 use crate::client::blocking::Client;
-use crate::client::{AppendError, AppendOptions, Appended, ClientError, ClientOptions};
+use crate::client::{AppendError, AppendOptions, Appended};
 
 /// Lines read ahead of the append in flight.
 const LINES_QUEUED_MAX: usize = 4 * APPEND_RECORDS_MAX;
 /// Bytes of standard input read at once.
 const INPUT_BYTES: usize = 256 * 1024;
-
-/// Connects to the cluster that the flags name.
-///
-/// # Errors
-/// Exit 2 when no node can be reached or all refuse.
-pub fn connect(args: &TargetArgs) -> Result<Client, CliError> {
-    connect_with(args, ClientOptions::default())
-}
-
-/// As [`connect`], also where the cluster is not founded yet.
-pub fn connect_to_blank(args: &TargetArgs) -> Result<Client, CliError> {
-    // Whoever is asked to found the cluster is silent until every member has answered it.
-    let stall_timeout = args.timeout;
-    let options = ClientOptions { allow_blank: true, stall_timeout, ..ClientOptions::default() };
-    connect_with(args, options)
-}
-
-/// As [`connect`], but stays with the nodes that the flags name: their replicas are read.
-pub fn connect_to_stay(args: &TargetArgs) -> Result<Client, CliError> {
-    connect_with(args, ClientOptions { stay: true, ..ClientOptions::default() })
-}
-
-fn connect_with(args: &TargetArgs, options: ClientOptions) -> Result<Client, CliError> {
-    let targets = args.target.iter().map(ToString::to_string);
-    let operation_timeout = args.timeout;
-    let options = ClientOptions { operation_timeout, ..options };
-    Client::connect(targets, options).map_err(|error| unreachable_targets(args, &error))
-}
-
-fn unreachable_targets(args: &TargetArgs, error: &ClientError) -> CliError {
-    let targets: Vec<_> = args.target.iter().map(ToString::to_string).collect();
-    CliError::usage(format!(
-        "no connection to {}: {error}; are the nodes running, and is --target right?",
-        targets.join(", ")
-    ))
-}
 
 /// Runs the command.
 pub fn run(args: &AppendArgs) -> Result<(), CliError> {

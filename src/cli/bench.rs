@@ -20,6 +20,7 @@ use super::doctor::FLOOR_TIME;
 use super::error::{CliError, Exit};
 use super::options::fill_ahead_bytes_default;
 use super::output::Output;
+use super::targets::look_up;
 use crate::base::GroupId;
 use crate::client::ClientOptions;
 use crate::client::blocking::Client;
@@ -135,7 +136,10 @@ fn start_target(
         Some(folder) if args.target.is_empty() => {
             start_cluster(args, folder, stop).map(Target::Local)
         }
-        _ => Ok(Target::Elsewhere(args.target.iter().map(ToString::to_string).collect())),
+        _ => {
+            look_up(&args.target, STATUS_TIMEOUT)?;
+            Ok(Target::Elsewhere(args.target.iter().map(ToString::to_string).collect()))
+        }
     }
 }
 

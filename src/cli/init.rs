@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::append::connect_to_blank;
 use super::args::InitArgs;
 use super::error::CliError;
 use super::output::Output;
+use super::targets::connect_to_blank;
 use crate::client::{ClientError, ErrorCode};
 
 /// Runs the command: the first target that answers founds the cluster. Repeating it is safe, so the next

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::append::connect;
 use super::args::LeadArgs;
 use super::error::CliError;
 use super::output::Output;
+use super::targets::connect;
 use crate::base::{GroupId, NodeId};
 use crate::client::blocking::Client;
 use crate::wire::NodeStatus;

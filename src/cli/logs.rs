@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::append::{connect, connect_to_stay, describe};
+use super::append::describe;
 use super::args::{FenceArgs, LogArgs, LogCommand, LogNameArgs};
 use super::error::CliError;
 use super::output::Output;
+use super::targets::{connect, connect_to_stay};
 use crate::base::{DEFAULT_LOG_NAME, FenceToken, LogId};
 use crate::client::blocking::Client;
 use crate::client::{LogStatus, LogTerms, ReadLevel};

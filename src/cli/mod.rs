@@ -25,6 +25,7 @@ mod read;
 mod serve;
 mod sim;
 mod status;
+mod targets;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

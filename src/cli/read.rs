@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::append::connect_to_stay;
 use super::args::{ReadArgs, TailArgs};
 use super::error::CliError;
 use super::logs::select;
 use super::output::Output;
+use super::targets::connect_to_stay;
 use crate::base::Position;
 use crate::base::limits::{APPEND_RECORDS_MAX, MIB};
 use crate::client::{ClientError, ErrorCode, ReadOptions, Record, RecordBatch};

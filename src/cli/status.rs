@@ -5,10 +5,10 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::append::connect_to_blank;
 use super::args::StatusArgs;
 use super::error::CliError;
 use super::output::Output;
+use super::targets::connect_to_blank;
 use crate::base::{GroupId, NodeId};
 use crate::client::NodeStatus;
 use crate::wire::status::RoleStatus;
